@@ -1,0 +1,75 @@
+"""When a name whose process exited may be started again.
+
+Rules:
+ 1. Every exit is counted once, by the instance that ended. The first restart is at once, then after 1, 2, 4, … 30 s.
+ 2. Progress, or a long life, starts the count anew.
+ 3. Only exits with an error of its own count towards `runPolicy.backoffLimit`: a process that was killed, evicted or
+    lost with its node has failed at nothing. The signals of a crash (SEGV, ABRT, BUS, FPE, ILL) are its own errors.
+"""
+
+from __future__ import annotations
+
+from outlast_operator.state import CONFIG_ERROR_EXIT, Attempt, Process
+from outlast_operator.turn import Turn
+
+LONGEST_DELAY_S = 30.0
+LONG_LIFE_S = 60.0
+OWN_SIGNALS = frozenset({4, 6, 7, 8, 11})
+
+
+def delay_s(exits: int) -> float:
+    """Seconds to wait after that many exits in a row."""
+    return 0.0 if exits < 2 else min(2.0 ** (exits - 2), LONGEST_DELAY_S)
+
+
+def is_own_error(process: Process) -> bool:
+    if process.exit_signal:
+        return process.exit_signal in OWN_SIGNALS
+    return process.exit_code not in (None, 0) and process.proven_dead
+
+
+def is_counted(turn: Turn, process: Process) -> bool:
+    """Whether an earlier turn has already dealt with this exit."""
+    attempt = turn.status.attempts.get(process.name)
+    return attempt is not None and attempt.instance == process.instance
+
+
+def count_exit(turn: Turn, process: Process, clock: int | None = None, progressed: bool = False) -> Attempt:
+    """Remember an exit, and until when its name waits. `clock` grows with progress; None where it is not known."""
+    before = turn.status.attempts.get(process.name, Attempt())
+    lived_s = (process.t_exited if process.t_exited is not None else turn.now) - process.t_started
+    mark = before.clock if clock is None else clock
+    if progressed or lived_s >= LONG_LIFE_S or mark > before.clock >= 0:
+        before = Attempt()
+    exits = before.exits + 1
+    failures = before.failures + (1 if is_own_error(process) else 0)
+    extra_s = turn.spec.recovery.failover.delay_seconds if process.role == "server" else 0.0
+    attempt = Attempt(failures, exits, process.instance, turn.now, turn.now + max(delay_s(exits), extra_s), mark)
+    turn.record(attempts={**turn.status.attempts, process.name: attempt})
+    return attempt
+
+
+def may_start(turn: Turn, name: str) -> bool:
+    """Neither held back by a drill nor waiting; if it is, the loop is woken when that ends."""
+    attempt = turn.status.attempts.get(name)
+    waits = attempt is not None and not turn.due(attempt.until)
+    return not (turn.held(name) or waits)
+
+
+def fail(turn: Turn, reason: str, message: str) -> None:
+    """End the job; the first reason stays."""
+    if turn.status.outcome is None:
+        turn.record(outcome="Failed", reason=reason, message=message, t_completed=turn.now)
+        turn.tell(reason, message, warning=True)
+
+
+def fails_for_good(turn: Turn, process: Process, failures: int) -> bool:
+    """Whether this exit ends the job: an error that no restart can mend, or one error too many."""
+    limit = turn.spec.run_policy.backoff_limit
+    if process.exit_code == CONFIG_ERROR_EXIT:
+        fail(turn, "ConfigurationError", f"{process.name}: {process.reason or 'configuration error; see its log'}")
+    elif failures > limit:
+        what = process.reason or f"exit code {process.exit_code}, signal {process.exit_signal}"
+        message = f"{process.name} failed {failures} times in a row without progress, runPolicy.backoffLimit is {limit}"
+        fail(turn, "BackoffLimitExceeded", f"{message}; the last time: {what}")
+    return turn.status.outcome is not None

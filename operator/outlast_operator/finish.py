@@ -1,0 +1,159 @@
+"""How a job ends, and how it pauses: goals, finishing, failure, deadline, suspension.
+
+Rules:
+ 1. A goal, once reached, is recorded (phase Finishing); then every head is told to take no more, until it says
+    `finished`. A rollback meanwhile takes the goal back, unless it was a time.
+ 2. Succeeded: all heads are finished, all workers and the evaluator are done, and a checkpoint holds the result (it is
+    waited for at most `CHECKPOINT_PATIENCE_S`, and the end says if it is missing).
+ 3. Suspended: workers stop first; then, when a checkpoint holds exactly what the heads hold, everything else does.
+    There is no limit to that wait, because what is stopped is lost otherwise.
+ 4. What ends a job is ended with SIGTERM, and with SIGKILL after `TERM_PATIENCE_S`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from outlast_operator.backoff import count_exit, fail, is_counted
+from outlast_operator.conditions import SUSPENDED, condition_holds
+from outlast_operator.state import FinishJob, KillProcess, Process, RequestCheckpoint, TermProcess
+from outlast_operator.turn import Turn
+from outlast_operator.views import Shard
+from outlast_operator.workers import all_done, evaluated
+
+CHECKPOINT_PATIENCE_S = 60.0
+TERM_PATIENCE_S = 3.0
+
+
+def check_fatal(turn: Turn, shards: list[Shard]) -> None:
+    """Fail the job for what no restart can mend, or when its time is up."""
+    for probe in turn.observed.probes.values():
+        if probe.config_error:
+            fail(turn, "ConfigurationError", f"{probe.name}: {probe.config_error}")
+    start_from = turn.spec.recovery.checkpoint.restore_from
+    for s in shards:
+        if s.failed_restore and s.view is not None and s.view.history == 0 and start_from == s.view.restore:
+            why = next((st.message for st in s.standings.values() if st.cause == "RestoreFailed"), "")
+            fail(turn, "RestoreFailed", f"recovery.checkpoint.restoreFrom {start_from} cannot be restored: {why}")
+    limit_s = turn.spec.run_policy.active_deadline_seconds
+    if limit_s is not None and turn.status.t_start is not None and turn.due(turn.status.t_start + limit_s):
+        fail(turn, "DeadlineExceeded", f"the job is not complete {limit_s} s after its start (activeDeadlineSeconds)")
+
+
+# --- finishing --------------------------------------------------------------------------------------------------------
+
+
+def plan_finish(turn: Turn, shards: list[Shard]) -> None:
+    """Record a goal that is reached; then finish the heads, wait for everybody, and record the success."""
+    if turn.status.goal is None:
+        goal = _goal_reached(turn, shards)
+        if goal is None:
+            return
+        turn.record(goal=goal)
+        turn.tell("Finishing", f"stopAfter.{goal} is reached" if goal != "workers" else "all workers are done")
+    ready = True
+    for s in shards:
+        if s.view is None or s.head is None or s.view.head is None:
+            ready = False
+        elif not s.head.finished:
+            ready = False
+            turn.do(FinishJob(s.shard, s.view.head))
+    if ready and all_done(turn) and evaluated(turn):
+        _complete(turn, shards)
+
+
+def _goal_reached(turn: Turn, shards: list[Shard]) -> str | None:
+    stop, status = turn.spec.training.stop_after, turn.status
+    heads = [s.head for s in shards]
+    if any(head is not None and head.finished for head in heads):
+        return "updates"
+    if all_done(turn):
+        return "epochs" if stop.epochs is not None else "workers"
+    if stop.seconds is not None and status.t_running is not None:
+        if turn.due(status.t_running + stop.seconds - status.trained_s):
+            return "seconds"
+    best = [p.evaluation.accuracy for p in heads if p is not None and p.evaluation is not None]
+    return "accuracy" if stop.accuracy is not None and best and max(best) >= stop.accuracy else None
+
+
+def _complete(turn: Turn, shards: list[Shard]) -> None:
+    patient = not turn.lasted("final checkpoint", True, CHECKPOINT_PATIENCE_S)
+    saved = _request_checkpoints(turn, shards)
+    if not saved and patient:
+        turn.explain("waiting for the final checkpoint")
+        return
+    note = "" if saved else f"; no checkpoint of it was written within {CHECKPOINT_PATIENCE_S:g} s"
+    message = f"trained until {turn.status.goal}{note}"
+    turn.record(outcome="Succeeded", reason="Completed", message=message, t_completed=turn.now)
+    turn.tell("Completed", message, warning=not saved)
+
+
+def _request_checkpoints(turn: Turn, shards: list[Shard]) -> bool:
+    """Whether a checkpoint holds what every head holds; asks those for one that have none."""
+    saved = True
+    for s in shards:
+        head = s.head
+        if head is None or s.view is None or s.view.head is None:
+            saved = False
+        elif head.initialised and not any(
+            c.history == head.history and c.version >= head.version for c in head.checkpoints
+        ):
+            saved = False
+            turn.do(RequestCheckpoint(s.shard, s.view.head))
+    return saved
+
+
+# --- ending processes -------------------------------------------------------------------------------------------------
+
+
+def end_all(turn: Turn, why: str) -> None:
+    """End whatever still runs: the job has its outcome."""
+    _end(turn, [p for p in turn.observed.processes.values() if p.alive], why)
+
+
+def _end(turn: Turn, processes: Collection[Process], why: str) -> None:
+    for p in processes:
+        if turn.lasted(f"term:{p.instance}", True, TERM_PATIENCE_S):
+            turn.do(KillProcess(p.name, p.instance, why))
+        else:
+            turn.do(TermProcess(p.name, p.instance, why))
+
+
+# --- suspension -------------------------------------------------------------------------------------------------------
+
+
+def plan_suspension(turn: Turn, shards: list[Shard]) -> bool:
+    """Stop workers, save, stop the rest. Returns whether everything stands still with its state kept."""
+    processes = list(turn.observed.processes.values())
+    for p in processes:
+        if not p.alive and not is_counted(turn, p):
+            count_exit(turn, p, progressed=True)  # we ended it: no failure, and no worker that is done
+    computing = [p for p in processes if p.alive and p.role in ("worker", "evaluator")]
+    _end(turn, computing, "the job is suspended")
+    if computing:
+        return False
+    rest = [p for p in processes if p.alive]
+    stopping = condition_holds(turn.status, SUSPENDED)
+    if rest and not stopping and not _nothing_to_keep(turn, shards) and not _request_checkpoints(turn, shards):
+        turn.explain("suspending: waiting for a checkpoint")
+        return False
+    _end(turn, rest, "the job is suspended")
+    return True
+
+
+def _nothing_to_keep(turn: Turn, shards: list[Shard]) -> bool:
+    return not turn.status.views or all(s.head is not None and not s.head.initialised for s in shards)
+
+
+def note_resumption(turn: Turn) -> None:
+    """First turn after a suspension: time starts anew, what ended has not failed."""
+    if condition_holds(turn.status, SUSPENDED):
+        turn.record(t_start=turn.now, attempts={}, done=())
+        turn.tell("Resumed", "the job goes on")
+
+
+def note_pause(turn: Turn) -> None:
+    """Keep the training time up to now; it goes on counting when all shards serve again."""
+    if turn.status.t_running is not None:
+        trained_s = turn.status.trained_s + turn.now - turn.status.t_running
+        turn.record(trained_s=trained_s, t_running=None)

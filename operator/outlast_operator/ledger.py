@@ -1,0 +1,159 @@
+"""The failover ledger: what was lost, and when each step of the answer was taken.
+
+Rules:
+ 1. One line for each lost member, worker or Redis; opened in the turn that notices it, never opened twice for the same
+    start of a process.
+ 2. Times come from `now` and from servers' own notes (`probe.views`), never from what should have happened.
+ 3. The newest `KEPT` lines stay; `failover_count` counts all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from outlast_operator.health import Standing
+from outlast_operator.servers import runs_redis
+from outlast_operator.state import Failover, Probe, Process
+from outlast_operator.turn import Turn
+from outlast_operator.views import Shard
+from outlast_operator.workers import slot_clocks
+
+KEPT = 100
+
+
+def write_ledger(turn: Turn, shards: list[Shard]) -> None:
+    lines = [_advance(turn, shards, f) for f in turn.status.failovers]
+    opened = [*_lost_members(turn, shards), *_lost_workers(turn, shards), *_lost_redis(turn)]
+    for f in opened:
+        if f.kind == "server":
+            turn.tell("ServerLost", f"{f.target} ({f.role}) is lost: {f.cause}", warning=f.cause != "Planned")
+    lines += [_advance(turn, shards, f) for f in opened]
+    turn.record(failovers=tuple(lines[-KEPT:]), failover_count=turn.status.failover_count + len(opened))
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def _lost_members(turn: Turn, shards: list[Shard]) -> Iterator[Failover]:
+    known = {f.boot for f in turn.status.failovers if f.kind == "server" and not (f.closed and f.cause == "Silent")}
+    for s in shards:
+        if s.view is None:
+            continue
+        following = turn.status.views[s.shard]
+        for i, m in enumerate(s.view.members):
+            st = s.standings[m.boot]
+            dropped = m.boot not in {n.boot for n in following.members} or s.failed_restore
+            if m.boot not in known and (dropped or not st.well):
+                yield Failover(
+                    m.name, _cause(st), turn.now, boot=m.boot, shard=s.shard, role=_role(i, len(s.view.members)),
+                    signal=st.signal, version=st.probe.version if st.probe is not None else 0, message=st.message,
+                )  # fmt: skip
+
+
+def _cause(st: Standing) -> str:
+    return st.cause or ("Planned" if st.leaving else "Unreachable")
+
+
+def _role(position: int, length: int) -> str:
+    if length == 1:
+        return "single"
+    return "head" if position == 0 else "tail" if position == length - 1 else "middle"
+
+
+def _lost_workers(turn: Turn, shards: list[Shard]) -> Iterator[Failover]:
+    """Workers whose exit was counted in this turn and that are to be restarted."""
+    clocks = slot_clocks(shards) or {}
+    for p in _counted_now(turn, "worker"):
+        if p.name not in turn.status.done:
+            slot = int(p.name.rsplit("-", 1)[1])
+            yield Failover(
+                p.name, "Killed" if p.exit_signal else "Exited", turn.now, kind="worker", role="worker",
+                boot=p.instance, shard=slot, signal=p.exit_signal, version=clocks.get(slot, 0), message=p.reason,
+            )  # fmt: skip
+
+
+def _lost_redis(turn: Turn) -> Iterator[Failover]:
+    for p in _counted_now(turn, "redis"):
+        if runs_redis(turn):
+            yield Failover(
+                "redis", "Killed" if p.exit_signal else "Exited", turn.now, kind="redis", role="redis",
+                boot=p.instance, signal=p.exit_signal, message=p.reason,
+            )  # fmt: skip
+
+
+def _counted_now(turn: Turn, role: str) -> Iterator[Process]:
+    for p in turn.observed.processes.values():
+        attempt = turn.status.attempts.get(p.name)
+        before = turn.recorded.attempts.get(p.name)
+        new = attempt is not None and attempt.instance == p.instance
+        if p.role == role and new and (before is None or before.instance != p.instance):
+            yield p
+
+
+# --- following up -----------------------------------------------------------------------------------------------------
+
+
+def _advance(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
+    if f.closed:
+        return f
+    if f.kind == "redis":
+        return _advance_redis(turn, f)
+    return _advance_worker(turn, shards, f) if f.kind == "worker" else _advance_server(turn, shards, f)
+
+
+def _advance_server(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
+    if f.shard >= len(shards):
+        return f
+    s, view = shards[f.shard], turn.status.views[f.shard]
+    if f.t_decided is None:
+        if view is not s.view and (f.boot not in {m.boot for m in view.members} or s.failed_restore):
+            gradients = _lost_gradients(turn, shards, f)
+            f = replace(f, t_decided=turn.now, epoch=view.epoch, restore=view.restore, gradients=gradients)
+        elif s.view is not None and f.boot in s.standings and s.standings[f.boot].well and not s.failed_restore:
+            f = replace(f, t_decided=turn.now, epoch=view.epoch, message="it came back before it was replaced")
+    if f.t_decided is None or f.epoch is None:
+        return f
+    times = [(e, v, p) for p in _probes_of(turn, s) for e, v in p.views.items() if e >= f.epoch]
+    if f.t_promoted is None and s.head is not None and s.head.epoch >= f.epoch and s.head.serving:
+        head = s.head
+        installed = [v.installed_t + p.clock_offset_s for _, v, p in times if v.installed_t is not None and p is head]
+        f = replace(f, t_promoted=min(installed, default=turn.now))
+        if head.backlog:
+            f = replace(f, gradients={**f.gradients, "buffered": head.backlog})
+    updated = [v.first_update_t + p.clock_offset_s for _, v, p in times if v.first_update_t is not None]
+    return replace(f, t_first_update=min(updated)) if updated else f
+
+
+def _probes_of(turn: Turn, s: Shard) -> list[Probe]:
+    if s.view is None:
+        return []
+    return [p for m in s.view.members if (p := turn.probe(m.name, m.boot)) is not None]
+
+
+def _lost_gradients(turn: Turn, shards: list[Shard], f: Failover) -> dict[str, int]:
+    """What a rollback costs this shard: its version when it was lost less the checkpoint's."""
+    s, view = shards[f.shard], turn.status.views[f.shard]
+    if s.view is None or view.history == s.view.history:
+        return {"lost": 0}
+    refs = {c.name: c.version for p in turn.observed.probes.values() for c in p.checkpoints}
+    return {"lost": max(0, f.version - refs.get(view.restore or "", 0))}
+
+
+def _advance_worker(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
+    process = turn.process(f.target)
+    if process is not None and process.instance != f.boot:
+        f = replace(f, t_decided=turn.now if f.t_decided is None else f.t_decided)
+        if f.t_promoted is None and process.phase == "running":
+            f = replace(f, t_promoted=turn.now)
+    clocks = slot_clocks(shards)
+    if f.t_promoted is not None and clocks is not None and clocks.get(f.shard, 0) > f.version:
+        f = replace(f, t_first_update=turn.now)
+    return f
+
+
+def _advance_redis(turn: Turn, f: Failover) -> Failover:
+    process = turn.process("redis")
+    if process is not None and process.instance != f.boot and turn.observed.redis.up:
+        return replace(f, t_decided=turn.now, t_promoted=turn.now, t_first_update=turn.now)
+    return f

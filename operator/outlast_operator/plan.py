@@ -1,0 +1,136 @@
+"""The planner: one pure function from what is wanted, seen and remembered to what is recorded and done.
+
+Rules:
+ 1. Level-based: the plan follows from the observation alone. Planned again before anything was done, it says the same;
+    after it was done, it says nothing more.
+ 2. Status first, actions after: the operator may die between any two lines. So a view is recorded in one turn and
+    installed in a later one, and an incarnation is recorded before its process is started.
+ 3. Installs repeat until each member's probe confirms the epoch.
+ 4. A status that differs in its progress alone is written at most every few seconds.
+
+The order of work is that of recovery: views, then processes, then what follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from outlast_operator import conditions, finish
+from outlast_operator.health import remember_the_dead
+from outlast_operator.ledger import write_ledger
+from outlast_operator.progress import INTERVAL_S, measure
+from outlast_operator.servers import plan_redis, plan_servers
+from outlast_operator.state import (
+    Action,
+    AssignSlot,
+    Emit,
+    FinishJob,
+    InstallView,
+    JobStatus,
+    KillProcess,
+    ObservedJob,
+    Plan,
+    RequestCheckpoint,
+    SetSlots,
+    StartProcess,
+    StartRedis,
+    TermProcess,
+)
+from outlast_operator.turn import Turn
+from outlast_operator.views import Shard, plan_views, survey
+from outlast_operator.workers import plan_evaluator, plan_workers
+
+if TYPE_CHECKING:
+    from outlast.api.spec import JobSpec
+
+_ORDER: tuple[type[Action], ...] = (
+    InstallView, FinishJob, RequestCheckpoint, SetSlots, AssignSlot, KillProcess, TermProcess, StartRedis, StartProcess,
+    Emit,
+)  # fmt: skip
+
+
+def plan(spec: JobSpec, observed: ObservedJob, now: float) -> Plan:
+    """What to record and what to do. `now` is on the runtime's clock (see state.py)."""
+    turn = Turn.begin(spec, observed, now)
+    if turn.status.t_start is None:
+        turn.record(t_start=now)
+    if observed.generation is not None:
+        turn.record(observed_generation=observed.generation)
+    remember_the_dead(turn)
+    shards = survey(turn)
+    suspended = False
+    if turn.status.outcome is None:
+        finish.check_fatal(turn, shards)
+    if turn.status.outcome is None and spec.suspend:
+        suspended = finish.plan_suspension(turn, shards)
+        if suspended:
+            finish.note_pause(turn)
+    elif turn.status.outcome is None:
+        _train(turn, shards)
+    if turn.status.outcome is not None:
+        turn.actions = [a for a in turn.actions if isinstance(a, Emit)]
+        finish.end_all(turn, f"the job has {turn.status.outcome}")
+    conditions.show(turn, shards, suspended)
+    return _conclude(turn, shards)
+
+
+def _train(turn: Turn, shards: list[Shard]) -> None:
+    finish.note_resumption(turn)
+    plan_views(turn, shards)
+    plan_redis(turn)
+    plan_servers(turn, shards)
+    plan_workers(turn, shards)
+    plan_evaluator(turn)
+    if turn.status.t_running is None and all(s.head is not None and s.head.serving for s in shards):
+        turn.record(t_running=turn.now)
+    finish.plan_finish(turn, shards)
+    _install(turn, shards)
+    _set_slots(turn, shards)
+    write_ledger(turn, shards)
+
+
+def _install(turn: Turn, shards: list[Shard]) -> None:
+    """Hand recorded views to members that have not confirmed them. Recorded before installing: two views of one epoch
+    would fork the chain."""
+    for s in shards:
+        view = s.view
+        if view is None or turn.status.views[s.shard] != turn.recorded.views.get(s.shard):
+            continue
+        for m in (*view.members, *view.joining):
+            standing = s.standings[m.boot]
+            if standing.well and not standing.confirms(view.epoch):
+                turn.do(InstallView(view, m))
+                turn.explain(f"shard {s.shard}: epoch {view.epoch} goes to {m.name}")
+
+
+def _set_slots(turn: Turn, shards: list[Shard]) -> None:
+    wanted = turn.spec.workers.replicas
+    for s in shards:
+        if s.head is not None and s.view is not None and s.view.head is not None and turn.status.goal is None:
+            if s.head.initialised and s.head.slots != wanted:
+                turn.do(SetSlots(s.shard, s.view.head, wanted))
+
+
+def _conclude(turn: Turn, shards: list[Shard]) -> Plan:
+    turn.record(since=turn.timers)
+    recorded = turn.recorded
+    status = turn.status
+    quiet = status == recorded
+    if quiet and status.outcome is None and status.t_running is not None and not turn.due(
+        recorded.progress.t + INTERVAL_S
+    ):
+        status = recorded
+    elif not quiet or status.outcome is None:
+        status = replace(status, progress=measure(turn, shards))
+    if any(isinstance(a, InstallView | FinishJob | RequestCheckpoint | SetSlots) for a in turn.actions):
+        turn.wake(turn.now + turn.spec.recovery.failover.heartbeat_seconds)
+    actions = tuple(sorted(turn.actions, key=lambda a: _ORDER.index(type(a))))
+    _assert_recorded_first(recorded, actions)
+    return Plan(status, actions, "; ".join(turn.reasons) or "nothing to do", turn.wake_at)
+
+
+def _assert_recorded_first(recorded: JobStatus, actions: tuple[Action, ...]) -> None:
+    for action in actions:
+        if isinstance(action, InstallView):
+            assert recorded.views.get(action.view.shard) == action.view, "only a recorded view is installed"

@@ -1,0 +1,81 @@
+"""How far the job is and what it costs: for display, written at most every few seconds.
+
+Rule: nothing is decided by what stands here.
+"""
+
+from __future__ import annotations
+
+from outlast_operator.state import Probe, Progress
+from outlast_operator.turn import Turn
+from outlast_operator.views import Shard
+
+INTERVAL_S = 5.0
+
+
+def measure(turn: Turn, shards: list[Shard]) -> Progress:
+    """What the heads say now; what they cannot say stays as it was."""
+    before = turn.recorded.progress
+    heads = [s.head for s in shards if s.head is not None]
+    complete = len(heads) == len(shards)
+    version = min(p.version for p in heads) if complete else before.version
+    shown = max((p.evaluation for p in heads if p.evaluation is not None), key=lambda e: e.version, default=None)
+    percent, eta_s = _share_done(turn, version)
+    processes = turn.observed.processes.values()
+    return Progress(
+        version=version,
+        accuracy=shown.accuracy if shown is not None else before.accuracy,
+        loss=shown.loss if shown is not None else before.loss,
+        percent=percent,
+        eta_s=eta_s,
+        workers_ready=sum(p.role == "worker" and p.phase == "running" for p in processes),
+        servers_ready=sum(p.role == "server" and p.phase == "running" for p in processes),
+        gradients=_gradients(turn, heads) if complete else before.gradients,
+        cost=_cost(turn),
+        t=turn.now,
+    )
+
+
+def trained_s(turn: Turn) -> float:
+    """Seconds of training so far, suspended time not counted."""
+    end = turn.status.t_completed if turn.status.t_completed is not None else turn.now
+    return turn.status.trained_s + (end - turn.status.t_running if turn.status.t_running is not None else 0.0)
+
+
+def _share_done(turn: Turn, version: int) -> tuple[float | None, float | None]:
+    stop, elapsed_s = turn.spec.training.stop_after, trained_s(turn)
+    shares = []
+    if stop.updates:
+        shares.append(version / stop.updates)
+    if stop.seconds:
+        shares.append(elapsed_s / stop.seconds)
+    if not shares:
+        return None, None
+    share = min(1.0, max(shares))
+    eta_s = elapsed_s * (1 - share) / share if share > 0 and elapsed_s > 0 else None
+    return round(100 * share, 1), None if eta_s is None else round(eta_s, 1)
+
+
+def _gradients(turn: Turn, heads: list[Probe]) -> dict[str, int]:
+    lost = sum(f.gradients.get("lost", 0) for f in turn.status.failovers if f.role in ("head", "single"))
+    return {
+        "applied": min(p.applied for p in heads),
+        "duplicates": max(p.duplicates for p in heads),
+        "buffered": max(p.backlog for p in heads),
+        "lost": lost,
+    }
+
+
+def _cost(turn: Turn) -> dict[str, float]:
+    """By the clock: servers and workers for all of the time, workers for outages in which they could not go on."""
+    spec, status = turn.spec, turn.status
+    if status.t_start is None:
+        return {}
+    end = status.t_completed if status.t_completed is not None else turn.now
+    workers = spec.workers.replicas * spec.cost.hourly.worker / 3600
+    servers = spec.servers.replicas * spec.servers.shards * spec.cost.hourly.server / 3600
+    idle_s = 0.0
+    if spec.recovery.strategy in ("Checkpoint", "Chain"):
+        outages = [f for f in status.failovers if f.kind == "server" and f.role in ("head", "single")]
+        idle_s = sum((f.t_first_update or end) - f.t_detected for f in outages)
+    return {"total": round((end - status.t_start) * (workers + servers), 6), "idle": round(idle_s * workers, 6)}
+

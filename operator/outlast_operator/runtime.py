@@ -1,0 +1,36 @@
+"""The one seam between deciding and doing: what a runtime (local processes, Kubernetes pods, a test's fake) provides.
+
+Rules:
+ 1. A turn is `observe -> plan -> write_status (if it changed) -> execute each action`. After a Conflict, observe again
+    and execute nothing.
+ 2. `execute` must be safe to repeat and must not block for long: an unreachable server is no error, the action will be
+    planned again. It refuses what comes late (see each action's docstring).
+ 3. `observe` reads the recorded status in the same breath as it reports its resource_version.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from outlast_operator.state import Action, JobStatus, ObservedJob
+
+
+class Conflict(Exception):
+    """The recorded status is not the one that was observed: somebody else wrote it."""
+
+
+class Runtime(Protocol):
+    def observe(self) -> ObservedJob:
+        """Everything known now, without waiting for anybody who does not answer."""
+        ...
+
+    def write_status(self, status: JobStatus, expected_version: str | None) -> str:
+        """Record `status` durably if the recorded version is `expected_version` (None: nothing recorded yet).
+
+        Returns the new version. Raises `Conflict` otherwise.
+        """
+        ...
+
+    def execute(self, action: Action) -> None:
+        """Carry one action out, or start to. Errors that a repetition may cure are logged, not raised."""
+        ...

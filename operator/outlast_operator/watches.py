@@ -1,0 +1,107 @@
+"""Threads that listen: one to each server (status as it changes), one to Redis. They keep the newest word and wake.
+
+A watch decides nothing. It calls `wake` when something happened that a plan could answer; a version that merely grew
+is no such thing (the planner looks at each heartbeat anyway), but reaching the job's goal is.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from outlast.control import ServerControl
+from outlast.transport import PeerTimeout
+from outlast_operator.redis_process import redis_run_id
+from outlast_operator.state import Probe, RedisState
+
+log = logging.getLogger("outlast.watches")
+
+RETRY_S = 0.05  # between two attempts to connect: a started server answers within this of being ready
+
+
+class ServerWatch:
+    """Listens to the server behind one name and address, across its restarts. `probe` is the last status heard."""
+
+    def __init__(
+        self,
+        address: str,
+        job_uid: str,
+        token: str,
+        silence_s: float,
+        wake: Callable[[], None],
+        goal_version: int | None = None,
+    ) -> None:
+        self.address = address
+        self.control = ServerControl(address, job_uid, token, timeout_s=silence_s)
+        self.probe: Probe | None = None
+        self._silence_s = silence_s
+        self._wake = wake
+        self._goal_version = goal_version
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"watch-{address}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stopped.set()
+        self.control.close()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                for raw in self.control.watch(self._silence_s):
+                    self._heard(Probe.from_json(raw, time.monotonic()))
+            except PeerTimeout:
+                pass  # it may be slow or stopped: `t_heard` tells the planner for how long
+            except OSError:
+                self._refused()
+            except Exception:
+                log.exception("watch of %s: a status that cannot be read", self.address)
+            self._stopped.wait(RETRY_S)
+
+    def _heard(self, probe: Probe) -> None:
+        before, self.probe = self.probe, probe
+        if before is None or self._shape(before) != self._shape(probe):
+            self._wake()
+
+    def _refused(self) -> None:
+        if self.probe is not None and not self.probe.refused:
+            self.probe = replace(self.probe, refused=True)
+            self._wake()
+
+    def _shape(self, probe: Probe) -> tuple[Any, ...]:
+        """What of a status a plan may answer at once."""
+        return (
+            probe.boot, probe.epoch, probe.history, probe.role, probe.serving, probe.initialised, probe.slots,
+            probe.caught_up, probe.broken, probe.leaving, probe.left, probe.finished, probe.checkpoints,
+            probe.restore_error, probe.config_error, probe.evaluation, probe.refused,
+            [epoch for epoch, times in probe.views.items() if times.first_update_t is not None],
+            self._goal_version is not None and probe.version >= self._goal_version,
+        )  # fmt: skip
+
+
+class RedisWatch:
+    """Asks Redis each `interval_s` who it is. `state.run_id` changes when Redis restarts."""
+
+    def __init__(self, url: str, interval_s: float, wake: Callable[[], None]) -> None:
+        self.state = RedisState()
+        self._url = url
+        self._interval_s = interval_s
+        self._wake = wake
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="watch-redis", daemon=True).start()
+
+    def close(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            run_id = redis_run_id(self._url, timeout_s=self._interval_s * 2)
+            state = RedisState(up=run_id is not None, run_id=run_id or self.state.run_id)
+            if state != self.state:
+                self.state = state
+                self._wake()
+            self._stopped.wait(self._interval_s if state.up else RETRY_S)

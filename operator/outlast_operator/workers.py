@@ -1,0 +1,162 @@
+"""Slots and who fills them, and the evaluator.
+
+Rules:
+ 1. A slot's incarnation is recorded before its process is started, and fences the older ones. A start that was
+    recorded and not seen is repeated as it is.
+ 2. A worker that exits with 0 is done; with 3 the job fails; else it is restarted (backoff.py).
+ 3. In Sync and BoundedStaleness the others wait for every slot: one that has had no running worker for
+    `workers.graceSeconds` is given to a living worker too, as another incarnation of it.
+ 4. Once the goal is reached nobody is started again but the evaluator, which still owes the final evaluation.
+"""
+
+from __future__ import annotations
+
+from outlast_operator.backoff import count_exit, fails_for_good, is_counted, may_start
+from outlast_operator.state import AssignSlot, KillProcess, Process, StartProcess, TermProcess
+from outlast_operator.turn import Turn
+from outlast_operator.views import Shard
+
+EVALUATOR = "evaluator"
+FINAL_EVALUATION_PATIENCE_S = 600.0
+
+
+def worker_name(slot: int) -> str:
+    return f"worker-{slot}"
+
+
+def plan_workers(turn: Turn, shards: list[Shard]) -> None:
+    clocks = slot_clocks(shards)
+    for slot in range(turn.spec.workers.replicas):
+        _plan_slot(turn, slot, None if clocks is None else clocks.get(slot, 0))
+        if turn.status.outcome is not None:
+            return
+    for process in turn.observed.processes.values():
+        if process.role == "worker" and process.alive and _slot(process) >= turn.spec.workers.replicas:
+            turn.do(TermProcess(process.name, process.instance, "workers.replicas was lowered"))
+
+
+def slot_clocks(shards: list[Shard]) -> dict[int, int] | None:
+    """Each slot's highest applied step, by the first head's word; None while it has no head that would know."""
+    head = shards[0].head
+    return head.clocks if head is not None and head.initialised else None
+
+
+def all_done(turn: Turn) -> bool:
+    return all(worker_name(slot) in turn.status.done for slot in range(turn.spec.workers.replicas))
+
+
+def _slot(process: Process) -> int:
+    return int(process.name.rsplit("-", 1)[1])
+
+
+def _plan_slot(turn: Turn, slot: int, clock: int | None) -> None:
+    name = worker_name(slot)
+    process = turn.process(name)
+    recorded = turn.status.incarnations.get(slot, 0)
+    if process is not None and not process.alive and not is_counted(turn, process):
+        _count_worker(turn, process, clock)
+    if name in turn.status.done or turn.status.outcome is not None:
+        return
+    if process is not None and process.alive:
+        _keep(turn, slot, process, recorded)
+    elif turn.status.goal is not None:
+        turn.record(done=(*turn.status.done, name))  # nothing is left for a restarted worker to do
+        return
+    elif may_start(turn, name):
+        used = process is not None and recorded <= process.incarnation
+        incarnation = max(1, recorded + 1 if used or slot in turn.status.adopted else recorded)
+        adopted = {k: v for k, v in turn.status.adopted.items() if k != slot}
+        turn.record(incarnations={**turn.status.incarnations, slot: incarnation}, adopted=adopted)
+        replaces = None if process is None else process.instance
+        turn.do(StartProcess(name, "worker", slot=slot, incarnation=incarnation, replaces=replaces))
+        turn.explain(f"{name} is started, incarnation {incarnation}")
+        return
+    _lend(turn, slot, process is not None and process.phase == "running")
+
+
+def _keep(turn: Turn, slot: int, process: Process, recorded: int) -> None:
+    if process.incarnation < recorded and process.phase == "running":
+        # Somebody else was given the slot meanwhile: this one is fenced, and another start gets a newer incarnation.
+        turn.do(KillProcess(process.name, process.instance, f"incarnation {process.incarnation} is fenced"))
+    elif process.incarnation > recorded:  # a record was lost: never fall behind what exists
+        turn.record(incarnations={**turn.status.incarnations, slot: process.incarnation})
+
+
+def _count_worker(turn: Turn, process: Process, clock: int | None) -> None:
+    attempt = count_exit(turn, process, clock)
+    if process.exit_code == 0:
+        turn.record(done=(*turn.status.done, process.name))
+        turn.explain(f"{process.name} is done")
+    elif not fails_for_good(turn, process, attempt.failures):
+        how = f"signal {process.exit_signal}" if process.exit_signal else f"exit code {process.exit_code}"
+        turn.tell("WorkerLost", f"{process.name} ended with {how}; it is restarted", warning=True)
+
+
+def _lend(turn: Turn, slot: int, filled: bool) -> None:
+    waits_for_all = turn.spec.training.consistency in ("Sync", "BoundedStaleness")
+    empty = not filled and turn.status.t_running is not None and turn.status.goal is None and waits_for_all
+    adopter = turn.status.adopted.get(slot)
+    if adopter is not None and adopter not in _running_slots(turn):
+        turn.record(
+            adopted={k: v for k, v in turn.status.adopted.items() if k != slot},
+            incarnations={**turn.status.incarnations, slot: turn.status.incarnations[slot] + 1},  # the lender's is used
+        )
+        adopter = None
+    if not turn.lasted(f"slot:{slot}", empty, turn.spec.workers.grace_seconds):
+        return
+    if adopter is None:
+        free = [k for k in _running_slots(turn) if k not in turn.status.adopted.values()] or _running_slots(turn)
+        if not free:
+            return
+        adopter = free[0]
+        incarnation = turn.status.incarnations.get(slot, 0) + 1
+        turn.record(
+            adopted={**turn.status.adopted, slot: adopter},
+            incarnations={**turn.status.incarnations, slot: incarnation},
+        )
+        turn.tell("SlotLent", f"slot {slot} has had no worker for long; {worker_name(adopter)} fills it too")
+    turn.do(AssignSlot(slot, turn.status.incarnations[slot], worker_name(adopter)))
+
+
+def _running_slots(turn: Turn) -> list[int]:
+    return sorted(
+        _slot(p)
+        for p in turn.observed.processes.values()
+        if p.role == "worker" and p.phase == "running" and _slot(p) < turn.spec.workers.replicas
+    )
+
+
+# --- the evaluator ----------------------------------------------------------------------------------------------------
+
+
+def plan_evaluator(turn: Turn) -> None:
+    if not turn.spec.training.evaluate.enabled or EVALUATOR in turn.status.done:
+        return
+    process = turn.process(EVALUATOR)
+    finishing = turn.status.goal is not None
+    if process is not None and process.alive:
+        if turn.lasted("final evaluation", finishing, FINAL_EVALUATION_PATIENCE_S):
+            turn.do(KillProcess(EVALUATOR, process.instance, "the final evaluation does not end"))
+            _give_up_evaluating(turn, f"it did not end within {FINAL_EVALUATION_PATIENCE_S:g} s")
+        return
+    if process is not None and not is_counted(turn, process):
+        attempt = count_exit(turn, process)
+        if process.exit_code == 0 and finishing:
+            turn.record(done=(*turn.status.done, EVALUATOR))
+            return
+        if finishing and attempt.failures > turn.spec.run_policy.backoff_limit:
+            _give_up_evaluating(turn, process.reason or f"exit code {process.exit_code}")
+            return
+        if fails_for_good(turn, process, attempt.failures):
+            return
+    if may_start(turn, EVALUATOR):
+        turn.do(StartProcess(EVALUATOR, "evaluator", replaces=None if process is None else process.instance))
+
+
+def _give_up_evaluating(turn: Turn, why: str) -> None:
+    turn.record(done=(*turn.status.done, EVALUATOR))
+    turn.tell("NoFinalEvaluation", f"the final evaluation failed: {why}", warning=True)
+
+
+def evaluated(turn: Turn) -> bool:
+    return not turn.spec.training.evaluate.enabled or EVALUATOR in turn.status.done

@@ -1,0 +1,302 @@
+"""The generated CRD: the file in crds/ is up to date, the schema is structural, described, and says what Python says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from outlast.api import crd
+from outlast.api.base import PATTERNS
+from outlast.api.immutable import IMMUTABLE, changed_immutables
+from outlast.api.rules import RULES, Rule
+from outlast.api.spec import JobSpec
+from outlast.api.spec_fields import ReducedRate
+
+FILE = Path(__file__).parents[2] / "crds" / "trainingjobs.outlast.dev.yaml"
+
+
+def schema(cel: bool = True) -> dict[str, Any]:
+    version = crd.generate(cel)["spec"]["versions"][0]
+    found: dict[str, Any] = version["schema"]["openAPIV3Schema"]
+    return found
+
+
+def nodes(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from nodes(child, f"{path}.{name}")
+    if "items" in node:
+        yield from nodes(node["items"], f"{path}[]")
+
+
+def test_file_is_what_the_models_say() -> None:
+    assert FILE.read_text() == crd.render(), "run: python -m outlast.api.crd > crds/trainingjobs.outlast.dev.yaml"
+
+
+def test_every_field_has_a_description() -> None:
+    bare = [
+        path
+        for path, node in nodes(schema())
+        if not path.endswith("[]") and not path.startswith(".metadata") and not node.get("description", "").endswith(".")
+    ]
+    assert bare == []
+
+
+def test_schema_is_structural() -> None:
+    for path, node in nodes(schema()):
+        free = node.get("x-kubernetes-int-or-string")
+        assert free or "type" in node, path
+        assert not {"$ref", "oneOf", "allOf", "title", "const", "additionalProperties"} & set(node), path
+        assert "anyOf" not in node or free, path
+        assert all(isinstance(node.get(key, True), bool) for key in ("exclusiveMinimum", "exclusiveMaximum")), path
+        if node["type"] == "object" if "type" in node else False:
+            assert "properties" in node or node.get("x-kubernetes-preserve-unknown-fields"), path
+
+
+def test_every_pattern_means_the_same_to_go_and_has_a_name() -> None:
+    for path, node in nodes(schema()["properties"]["spec"]):
+        if "pattern" in node:
+            assert "(?" not in node["pattern"], path
+            assert node["pattern"] in PATTERNS or path.endswith("maxBytes")
+
+
+def test_names_columns_and_subresources() -> None:
+    definition = crd.generate()
+    assert definition["metadata"]["name"] == "trainingjobs.outlast.dev"
+    assert definition["spec"]["names"]["shortNames"] == ["tjob"]
+    version = definition["spec"]["versions"][0]
+    names = [column["name"] for column in version["additionalPrinterColumns"]]
+    assert names == ["State", "Strategy", "Workers", "Epoch", "Version", "Accuracy", "Failovers", "Age"]
+    assert set(version["subresources"]) == {"status", "scale"}
+    paths = dict(nodes(schema()))
+    columns = [column["jsonPath"].replace("[0]", "[]") for column in version["additionalPrinterColumns"]]
+    for path in [*columns, *version["subresources"]["scale"].values()]:
+        assert path in paths or path.startswith(".metadata"), path
+
+
+def fill_in(node: dict[str, Any], value: Any) -> Any:
+    """What the API server does: prune nulls that are no value, fill in defaults from the outside in."""
+    if not isinstance(value, dict) or "properties" not in node:
+        return value
+    result = dict(value)
+    for name, child in node["properties"].items():
+        if name in result and result[name] is None and not child.get("nullable"):
+            del result[name]
+        if name not in result and "default" in child:
+            result[name] = child["default"]
+        if name in result:
+            result[name] = fill_in(child, result[name])
+    return result
+
+
+def test_defaults_of_the_api_server_are_those_of_python() -> None:
+    minimal = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}}
+    stored = fill_in(schema()["properties"]["spec"], minimal)
+    assert stored["recovery"]["buffer"]["maxBytes"] == "4Gi"
+    assert stored["workers"]["replicas"] == 2
+    assert JobSpec.from_json(stored) == JobSpec.from_json(minimal)
+
+
+def test_without_cel() -> None:
+    assert "x-kubernetes-validations" not in crd.render(cel=False)
+
+
+def test_helm_template_has_balanced_conditions_around_the_rules_only() -> None:
+    text = crd.render(helm=True)
+    conditions = [line for line in text.splitlines() if "{{" in line]
+    assert conditions == [crd.HELM_CONDITION, "{{- end }}"]
+    kept = "".join(line + "\n" for line in text.splitlines() if "{{" not in line)
+    assert yaml.safe_load(kept) == crd.generate(cel=True)
+    dropped = re.sub(r"\{\{- if.*?\{\{- end \}\}\n", "", text, flags=re.DOTALL)
+    assert yaml.safe_load(dropped) == crd.generate(cel=False)
+
+
+# --- CEL ----------------------------------------------------------------------------------------------------------
+
+
+class Node(SimpleNamespace):
+    """A JSON object as CEL sees it: an attribute for each field that is not null."""
+
+    @staticmethod
+    def of(value: Any) -> Any:
+        if isinstance(value, dict):
+            return Node(**{key: Node.of(item) for key, item in value.items() if item is not None})
+        return value
+
+
+def evaluate(expression: str, **variables: Any) -> Any:
+    """The little CEL that the rules use, as Python."""
+    code = re.sub(r"(\S+)\.isSorted\(\)", r"is_sorted(\1)", expression)
+    code = re.sub(r"has\(([A-Za-z.]+)\.([A-Za-z]+)\)", r"hasattr(\1, '\2')", code)
+    code = code.replace("&&", " and ").replace("||", " or ").replace("true", "True").replace("false", "False")
+    code = re.sub(r"!(?!=)", " not ", code)
+    names = {key: Node.of(value) for key, value in variables.items()}
+    functions = {"string": string, "is_sorted": lambda items: items == sorted(items), "hasattr": hasattr}
+    return eval(code, {"__builtins__": {}}, functions | {f"{key}": value for key, value in names.items()})
+
+
+def string(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_evaluator_itself() -> None:
+    document = {"a": {"b": 1, "c": None}, "d": [1, 2]}
+    assert evaluate("has(self.a.b) && !has(self.a.c) && self.a.b != 2 && self.d.isSorted()", self=document) is True
+    assert evaluate("string(self.a.b) + ' is'", self=document) == "1 is"
+
+
+positive = st.integers(1, 3)
+optional_positive = st.none() | positive
+seconds = st.sampled_from([0.5, 1.0, 2.0, 30.0])
+specs = st.fixed_dictionaries(
+    {
+        "training": st.fixed_dictionaries(
+            {
+                "task": st.sampled_from([None, "a.b"]),
+                "script": st.sampled_from([None, "train.py"]),
+                "consistency": st.sampled_from(["Sync", "Async", "BoundedStaleness"]),
+                "optimizer": st.fixed_dictionaries(
+                    {
+                        "name": st.sampled_from(["SGD", "Adam", "AdamW"]),
+                        "momentum": st.sampled_from([0.0, 0.9]),
+                        "nesterov": st.booleans(),
+                        "betas": st.sampled_from([[0.9, 0.999], [0.5, 0.9]]),
+                        "eps": st.sampled_from([1e-8, 1e-6]),
+                        "schedule": st.none()
+                        | st.fixed_dictionaries(
+                            {
+                                "name": st.sampled_from(["Constant", "Step", "Linear", "Cosine"]),
+                                "everyUpdates": optional_positive,
+                                "milestones": st.none() | st.lists(positive, min_size=1, max_size=3),
+                                "updates": optional_positive,
+                            }
+                        ),
+                    }
+                ),
+                "stopAfter": st.fixed_dictionaries(
+                    {
+                        "updates": optional_positive,
+                        "epochs": optional_positive,
+                        "seconds": st.none() | seconds,
+                        "accuracy": st.sampled_from([None, 0.5]),
+                    }
+                ),
+                "evaluate": st.fixed_dictionaries(
+                    {"everySeconds": st.none() | seconds, "everyUpdates": optional_positive}
+                ),
+            }
+        ),
+        "servers": st.fixed_dictionaries({"replicas": optional_positive}),
+        "workers": st.fixed_dictionaries(
+            {"replicas": positive, "minReplicas": positive, "maxReplicas": optional_positive}
+        ),
+        "recovery": st.fixed_dictionaries(
+            {
+                "strategy": st.sampled_from(["Checkpoint", "Chain", "Stateless", "Hybrid"]),
+                "checkpoint": st.fixed_dictionaries(
+                    {"everyUpdates": optional_positive, "everySeconds": st.none() | seconds}
+                ),
+                "chain": st.fixed_dictionaries(
+                    {"ack": st.sampled_from(["Tail", "Successor", "Head"]), "replicateEveryUpdates": positive}
+                ),
+                "staleness": st.fixed_dictionaries(
+                    {"outage": st.fixed_dictionaries({"mode": st.sampled_from(["StaleGradients", "LocalSteps"])})}
+                ),
+                "failover": st.fixed_dictionaries(
+                    {"heartbeatSeconds": seconds, "timeoutSeconds": seconds, "assumeDeadSeconds": seconds}
+                ),
+            }
+        ),
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(specs)
+def test_cel_and_python_agree(raw: dict[str, Any]) -> None:
+    spec = JobSpec.model_validate(raw, by_alias=True, by_name=False)  # the fields alone, without the rules
+    stored = fill_in(schema()["properties"]["spec"], raw)
+    for rule in RULES:
+        good = evaluate(rule.cel, self=stored)
+        assert good is rule.holds(spec), f"{rule.id}: CEL says {good}"
+        if not good and rule.message_cel is not None:
+            assert evaluate(rule.message_cel, self=stored) == rule.words(spec), rule.id
+
+
+def test_half_a_pair_in_cel() -> None:
+    (rule,) = [rule for rule in RULES if rule.id == "reduced-rate-pair"]
+    for pair, good in (({"above": 1}, False), ({"lr": 0.1}, False), ({}, True), ({"above": 1, "lr": 0.1}, True)):
+        assert evaluate(rule.cel, self={"recovery": {"staleness": {"reducedRate": pair}}}) is good
+    assert set(ReducedRate.model_fields) == {"above", "lr"}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_rule_speaks_of_fields_that_exist(rule: Rule) -> None:
+    paths = dict(nodes(schema()["properties"]["spec"]))
+    assert {f".{'.'.join(field)}" for field in rule.reads} <= set(paths)
+    assert f".{rule.at}" in paths
+    for path in re.findall(r"\{([A-Za-z.]+)\}", rule.message):
+        # Present whenever the rule is broken, else the expression fails: it has a default, or the rule asks has().
+        assert "default" in paths[f".{path}"] or f"has(self.{path})" in rule.cel
+    assert "\n" not in rule.message
+    assert "'" not in rule.message, "it would end the string in CEL"
+
+
+def test_rule_ids_are_unique() -> None:
+    assert len({rule.id for rule in RULES}) == len(RULES)
+
+
+BASE: dict[str, Any] = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}}
+CHANGES = [
+    ("managedBy", {"managedBy": "kueue.x-k8s.io/multikueue"}, "managedBy"),
+    ("task", {"training": {"task": "c.d", "stopAfter": {"updates": 1}}}, "training.task"),
+    ("script", {"training": {"script": "x.py", "stopAfter": {"updates": 1}}}, "training.task training.script"),
+    ("seed", {"training": {**BASE["training"], "seed": 1}}, "training.seed"),
+    ("rate", {"training": {**BASE["training"], "optimizer": {"lr": 1}}}, "training.optimizer"),
+    (
+        "schedule",
+        {"training": {**BASE["training"], "optimizer": {"schedule": {"name": "Constant"}}}},
+        "training.optimizer",
+    ),
+    ("shards", {"servers": {"shards": 2}}, "servers.shards"),
+    ("replicas", {"servers": {"replicas": 2}}, "servers.replicas"),
+    ("strategy", {"recovery": {"strategy": "Chain"}}, "recovery.strategy"),
+    (
+        "reduced rate",
+        {"recovery": {"staleness": {"reducedRate": {"above": 1, "lr": 0.1}}}},
+        "recovery.staleness",
+    ),
+    ("buffer", {"recovery": {"buffer": {"maxBytes": "1Gi"}}}, "recovery.buffer"),
+    ("tls", {"security": {"tls": {"secretName": "s"}}}, "security"),
+    ("suspend may change", {"suspend": True}, ""),
+    ("workers may change", {"workers": {"replicas": 5, "graceSeconds": 1, "template": {"spec": {}}}}, ""),
+    ("the end may change", {"training": {"task": "a.b", "stopAfter": {"epochs": 3}}}, ""),
+    ("policy and cost may change", {"runPolicy": {"backoffLimit": 1}, "cost": {"hourly": {"server": 1}}}, ""),
+]
+
+
+@pytest.mark.parametrize(("change", "paths"), [case[1:] for case in CHANGES], ids=[case[0] for case in CHANGES])
+def test_immutable_in_cel_and_in_python(change: dict[str, Any], paths: str) -> None:
+    changed = {**BASE, **change}
+    spec_schema = schema()["properties"]["spec"]
+    rules = [r for r in spec_schema["x-kubernetes-validations"] if "oldSelf" in r["rule"]]
+    for before, after in ((BASE, changed), (changed, BASE)):
+        old, new = fill_in(spec_schema, before), fill_in(spec_schema, after)
+        broken = [r["fieldPath"].lstrip(".") for r in rules if not evaluate(r["rule"], self=new, oldSelf=old)]
+        assert broken == paths.split()
+        in_python = changed_immutables(JobSpec.from_json(before), JobSpec.from_json(after))
+        assert [error.path.removeprefix("spec.") for error in in_python] == paths.split()
+
+
+def test_every_immutable_field_has_a_rule_but_opaque_objects() -> None:
+    rules = schema()["properties"]["spec"]["x-kubernetes-validations"]
+    covered = {r["fieldPath"].lstrip(".") for r in rules if "oldSelf" in r["rule"]}
+    assert set(IMMUTABLE) - covered == {"training.args"}

@@ -1,0 +1,110 @@
+"""The documentation: links lead somewhere, jobs in it are jobs, generated parts are up to date."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from outlast.api.spec import TrainingJob
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").glob("*.md")])
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that a heading of the page answers to, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def snippets(language: str) -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        found = [body for tag, body in FENCE.findall(page.read_text(encoding="utf-8")) if tag == language]
+        yield from ((f"{page.relative_to(ROOT)}-{i}", body) for i, body in enumerate(found))
+
+
+JOBS = [pytest.param(body, id=name) for name, body in snippets("yaml") if "kind: TrainingJob" in body]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    broken = []
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (fragment and file.suffix == ".md" and fragment not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_every_page_is_reachable_from_the_readme() -> None:
+    seen, pending = set(), [ROOT / "README.md"]
+    while pending:
+        page = pending.pop()
+        if page in seen or page.suffix != ".md" or not page.exists():
+            continue
+        seen.add(page)
+        targets = [t.partition("#")[0] for t in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in t]
+        pending += [(page.parent / target).resolve() for target in targets if target]
+    lost = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")} - {
+        str(page.relative_to(ROOT)) for page in seen if page.is_relative_to(ROOT)
+    }
+    assert lost - {"docs/README.md"} == set()
+
+
+@pytest.mark.parametrize("text", JOBS)
+def test_jobs_in_the_documentation_are_valid(text: str) -> None:
+    job = TrainingJob.load(text)
+    assert job.warnings == [], "an example in the documentation should not need a warning"
+
+
+def test_yaml_and_python_in_the_documentation_parse() -> None:
+    for _, body in snippets("yaml"):
+        list(yaml.safe_load_all(body))
+    for _, body in snippets("python"):
+        ast.parse(body)
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"],
+        cwd=ROOT,
+        env={"PYTHONPATH": "trainer:operator"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_reference_has_every_field() -> None:
+    from outlast.api.spec import JobSpec
+
+    page = (ROOT / "docs" / "reference" / "trainingjob.md").read_text(encoding="utf-8")
+    defined = JobSpec.model_json_schema(by_alias=True)["$defs"].values()
+    missing = [name for model in defined for name in model.get("properties", {}) if f"`{name}`" not in page]
+    assert missing == []
+
+
+def test_imports_in_the_documentation_exist() -> None:
+    modules = {
+        node.module
+        for _, body in snippets("python")
+        for node in ast.walk(ast.parse(body))
+        if isinstance(node, ast.ImportFrom) and node.module
+    }
+    unknown = [m for m in modules if m.startswith("outlast") and importlib.util.find_spec(m) is None]
+    assert unknown == []

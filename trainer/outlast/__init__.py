@@ -1,0 +1,30 @@
+"""Outlast: PyTorch training that outlasts its parameter servers.
+
+`import outlast` is cheap and needs no torch: `outlast.Optimizer`, the drop-in for a torch optimizer, is loaded when
+it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from outlast.optimizer import Optimizer
+
+__version__ = "0.1.0"
+__all__ = ["Optimizer", "__version__"]
+
+_LAZY = {"Optimizer": "outlast.optimizer"}  # name -> the module that defines it, and imports torch
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

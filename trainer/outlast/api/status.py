@@ -1,0 +1,124 @@
+"""The shape of a TrainingJob's `status`, as `kubectl explain tjob.status` shows it.
+
+Rules. (1) Only the operator writes it. (2) Fields described here keep name and type; the operator may keep more beside
+them, so unknown fields are preserved. (3) Nothing here is required: a young job has little of it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+
+
+class StatusModel(BaseModel):
+    """A part of the status: camelCase outside, unknown fields kept."""
+
+    model_config = ConfigDict(extra="allow", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+
+
+class ConditionStatus(StatusModel):
+    type: str = Field(
+        description="Ready, Suspended, Complete, Failed, PrimaryAvailable, ReplicationHealthy, FailoverInProgress, "
+        "BufferHealthy or CheckpointAvailable."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
+    reason: str = Field(default="", description="Why, as one word for programs.")
+    message: str = Field(default="", description="Why, as a sentence for people.")
+    last_transition_time: Time | None = Field(default=None, description="When the condition last changed its status.")
+    observed_generation: int | None = Field(
+        default=None, description="The metadata.generation that the condition speaks of."
+    )
+
+
+class MemberStatus(StatusModel):
+    name: str = Field(description="Name of the server.")
+    boot: str = Field(description="Boot id of the process: a restarted server is another member.")
+    address: str = Field(default="", description="Where it listens.")
+
+
+class ViewStatus(StatusModel):
+    shard: int = Field(default=0, description="Shard that the view orders.")
+    epoch: int = Field(description="Epoch, the fencing token: grows by one with every view.")
+    history: int = Field(default=0, description="History: grows by one with every rollback to a checkpoint.")
+    members: list[MemberStatus] = Field(default_factory=list, description="The chain: head first, tail last.")
+    joining: list[MemberStatus] = Field(default_factory=list, description="Servers that still catch up.")
+    restore: str | None = Field(
+        default=None, description="What members restore from: null (what they hold), buffer, or a checkpoint's name."
+    )
+
+
+class ProgressStatus(StatusModel):
+    accuracy: float | None = Field(default=None, description="Accuracy of the last evaluation, 0 to 1.")
+    loss: float | None = Field(default=None, description="Loss of the last evaluation.")
+    percent: float | None = Field(default=None, description="Share of stopAfter that is done, 0 to 100.")
+    eta_seconds: float | None = Field(default=None, description="Seconds until stopAfter at the present pace.")
+
+
+class WorkersStatus(StatusModel):
+    ready: int | None = Field(default=None, description="Workers that are ready.")
+    active: int | None = Field(default=None, description="Workers that exist and have not ended.")
+    replicas: int | None = Field(default=None, description="Workers counted by the scale subresource.")
+    selector: str | None = Field(default=None, description="Label selector of the worker pods, for autoscalers.")
+
+
+class FailoverGradients(StatusModel):
+    buffered: int | None = Field(default=None, description="Gradients buffered while there was no head.")
+    replayed: int | None = Field(default=None, description="Gradients applied again from the buffer or log.")
+    lost: int | None = Field(default=None, description="Gradients acknowledged and lost.")
+
+
+class FailoverStatus(StatusModel):
+    target: str = Field(description="What was lost: the name of a server or worker, or redis.")
+    cause: str = Field(default="", description="How it was lost, as one word.")
+    detected_time: Time | None = Field(default=None, description="When the loss was noticed.")
+    decided_time: Time | None = Field(default=None, description="When the view that answers it was recorded.")
+    promoted_time: Time | None = Field(default=None, description="When the new head had installed that view.")
+    first_update_time: Time | None = Field(default=None, description="When the first update was applied after it.")
+    gradients: FailoverGradients | None = Field(default=None, description="What became of the gradients meanwhile.")
+
+
+class GradientsStatus(StatusModel):
+    computed: int | None = Field(default=None, description="Gradients computed, each (slot, step) once.")
+    acknowledged: int | None = Field(default=None, description="Gradients acknowledged to workers.")
+    applied: int | None = Field(default=None, description="Gradients that the parameters hold.")
+    buffered: int | None = Field(default=None, description="Gradients in Redis, not yet applied.")
+    lost: int | None = Field(default=None, description="Gradients acknowledged and lost.")
+    duplicates: int | None = Field(default=None, description="Gradients sent again and recognised.")
+
+
+class CostStatus(StatusModel):
+    total: float | None = Field(default=None, description="Cost so far, at the prices of spec.cost.")
+    idle: float | None = Field(default=None, description="The part of it for workers that waited for a server.")
+    recomputed: float | None = Field(default=None, description="The part of it for gradients computed again.")
+
+
+class TrainingJobStatus(StatusModel):
+    state: str | None = Field(default=None, description="One word for display; programs read the conditions.")
+    conditions: list[ConditionStatus] = Field(
+        default_factory=list,
+        description="What holds and what does not (metav1.Condition).",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    observed_generation: int | None = Field(default=None, description="The metadata.generation last acted on.")
+    views: list[ViewStatus] | None = Field(
+        default=None, description="The recorded view of every shard, in the order of the shards."
+    )
+    version: int | None = Field(default=None, description="Updates that the parameters hold.")
+    progress: ProgressStatus | None = Field(default=None, description="How far training is.")
+    workers: WorkersStatus | None = Field(default=None, description="Workers, and what the scale subresource reads.")
+    failovers: list[FailoverStatus] | None = Field(
+        default=None, description="The ledger of losses: what was lost, and when each step of the answer was taken."
+    )
+    failover_count: int | None = Field(default=None, description="Losses so far, also those no longer listed.")
+    gradients: GradientsStatus | None = Field(default=None, description="Counts of gradients.")
+    cost: CostStatus | None = Field(default=None, description="What the job has cost.")
+    start_time: Time | None = Field(default=None, description="When training began, or went on after suspension.")
+    completion_time: Time | None = Field(default=None, description="When the job completed or failed.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, camelCase, without fields that are not set."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)

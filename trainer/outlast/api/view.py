@@ -1,0 +1,95 @@
+"""Who may act, and in which order: members and views.
+
+A view is the unit of agreement: `(epoch, ordered members)` of one shard. It is recorded in the TrainingJob's
+status by compare-and-swap before it is installed anywhere, so that no two views share an epoch. The epoch is the
+fencing token that every message carries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Member:
+    """One server process: a stable name and address, and the boot id that this start of it drew at random.
+
+    A server that restarts under its name is another member: it is empty, and belongs to no view that lacks its
+    boot id.
+    """
+
+    name: str
+    boot: str
+    address: str  # "unix:/path" or "tcp:host:port"
+
+    def to_json(self) -> dict[str, str]:
+        return {"name": self.name, "boot": self.boot, "address": self.address}
+
+    @staticmethod
+    def from_json(raw: dict[str, Any]) -> Member:
+        return Member(str(raw["name"]), str(raw["boot"]), str(raw["address"]))
+
+
+@dataclass(frozen=True)
+class View:
+    """The members of one shard's chain in one epoch: head first, tail last; `joining` ones still catch up.
+
+    `restore` says where the members of a view that keeps nobody take their state from: None (keep what you hold,
+    or wait for a worker's initial weights), `"buffer"` (Redis: snapshot and log), or the name of a complete
+    checkpoint. `history` grows with every rollback.
+    """
+
+    shard: int
+    epoch: int
+    history: int
+    members: tuple[Member, ...]
+    joining: tuple[Member, ...] = ()
+    restore: str | None = None
+
+    @property
+    def head(self) -> Member | None:
+        return self.members[0] if self.members else None
+
+    @property
+    def tail(self) -> Member | None:
+        return self.members[-1] if self.members else None
+
+    def position(self, boot: str) -> int | None:
+        """Index in the chain (0 is the head), or None for a process that is no member."""
+        return next((i for i, m in enumerate(self.members) if m.boot == boot), None)
+
+    def successor(self, boot: str) -> Member | None:
+        i = self.position(boot)
+        return None if i is None or i + 1 >= len(self.members) else self.members[i + 1]
+
+    def predecessor(self, boot: str) -> Member | None:
+        i = self.position(boot)
+        return None if i is None or i == 0 else self.members[i - 1]
+
+    def is_joining(self, boot: str) -> bool:
+        return any(m.boot == boot for m in self.joining)
+
+    def with_(self, **changes: Any) -> View:
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "shard": self.shard,
+            "epoch": self.epoch,
+            "history": self.history,
+            "members": [m.to_json() for m in self.members],
+            "joining": [m.to_json() for m in self.joining],
+            "restore": self.restore,
+        }
+
+    @staticmethod
+    def from_json(raw: dict[str, Any]) -> View:
+        return View(
+            shard=int(raw["shard"]),
+            epoch=int(raw["epoch"]),
+            history=int(raw["history"]),
+            members=tuple(Member.from_json(m) for m in raw["members"]),
+            joining=tuple(Member.from_json(m) for m in raw.get("joining", ())),
+            restore=raw.get("restore"),
+        )

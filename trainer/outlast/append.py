@@ -1,0 +1,89 @@
+"""The worker's thread that appends gradients to the log in Redis.
+
+Redis itself may die: what it has not acknowledged stays in the worker's memory, bounded, and is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from outlast.buffer import GradientLog
+from outlast.buffer_types import AppendResult, BufferFull, BufferUnavailable
+from outlast.session import Outgoing
+
+if TYPE_CHECKING:
+    from outlast.client import Client
+
+log = logging.getLogger("outlast.client")
+
+_RETRY_S = 0.1
+
+
+class Appender:
+    """Appends what the session hands to the buffer, in order."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        spec, config = client.spec, client.config
+        url = spec.recovery.buffer.url or config.redis_url
+        assert url is not None
+        self.log = GradientLog(
+            url, config.job_uid, len(config.servers), max_bytes=spec.recovery.buffer.max_bytes,
+            dtype=spec.recovery.buffer.dtype,
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self._run, name="append", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def highest_step(self) -> int:
+        """The highest step of our slot that the log has seen; waits while Redis does not answer."""
+        client = self._client
+        while True:
+            try:
+                return self.log.highest_step(client.config.slot)
+            except BufferUnavailable as error:
+                log.warning("%s", error)
+                with client.condition:
+                    client.condition.wait(_RETRY_S)
+
+    def _run(self) -> None:
+        client = self._client
+        while True:
+            with client.condition:
+                client.condition.wait_for(lambda: client.closed or client.session.next_for_buffer() is not None)
+                item = client.session.next_for_buffer()
+                if client.closed or item is None:
+                    return
+            self._append(item)
+
+    def _append(self, item: Outgoing) -> None:
+        client = self._client
+        try:
+            result = self.log.append(
+                client.config.slot,
+                client.config.incarnation,
+                item.history,
+                max(item.versions),
+                item.kind,
+                item.first,
+                item.last,
+                item.lr_scale,
+                [item.payload.tensor[a:b] for a, b in client.ranges],
+            )
+        except (BufferUnavailable, BufferFull) as error:
+            log.warning("%s", error)
+            result = AppendResult.FULL
+        with client.condition:
+            if result in (AppendResult.OK, AppendResult.DUPLICATE):
+                client.session.buffered(item)
+            elif result is AppendResult.CLOSED:
+                client.session.buffered(item, closed=True)
+            elif result is AppendResult.FENCED:
+                client.fenced = True
+            else:  # full, or Redis away: keep it, and give the heads a chance
+                client.session.take_back()
+                client.condition.wait(_RETRY_S)
+            client.settle()

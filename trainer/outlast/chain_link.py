@@ -1,0 +1,143 @@
+"""A link down the chain: to the successor, or from the tail to a replica that joins. Lives for one epoch.
+
+Entries and states go out in order from a queue; a second thread hears the acknowledgements. The peer must have
+installed the same epoch before the first entry: else it would have to refuse it, and the order would have a gap.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from outlast.api.messages import DType, Header, Op, ProtocolError
+from outlast.api.view import Member
+from outlast.payloads import flatten
+from outlast.protocol import Acks, Connected, Disconnected, Entry, HigherEpoch
+from outlast.tensors import byte_view
+from outlast.transport import Connection, connect
+from outlast.wire import entry_to_wire
+
+if TYPE_CHECKING:
+    from outlast.server import Server
+
+log = logging.getLogger("outlast.chain")
+
+_RETRY_S = 0.005
+_RETRY_MAX_S = 0.25
+
+
+class ChainLink:
+    """Dials `member` until it answers in `epoch`, then carries what is enqueued."""
+
+    def __init__(self, server: Server, member: Member, epoch: int) -> None:
+        self._server, self._member, self._epoch = server, member, epoch
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._connection: Connection | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"link-{member.name}", daemon=True)
+        self._thread.start()
+
+    def enqueue_entry(self, entry: Entry, stable: int) -> None:
+        self._queue.put((entry, stable))
+
+    def enqueue_state(self, meta: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        self._queue.put((meta, tensors))
+
+    def close(self) -> None:
+        self._closed = True
+        self._queue.put(None)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _run(self) -> None:
+        pause = _RETRY_S
+        while not self._closed:
+            try:
+                if self._dial():
+                    pause = _RETRY_S
+                    self._carry()
+            except ConnectionError as error:
+                if not self._closed:
+                    log.info("link to %s: %s", self._member.name, error)
+                    self._lost()
+            if not self._closed:
+                time.sleep(pause)  # between attempts to reach a peer that has not installed the view, or is gone
+                pause = min(pause * 2, _RETRY_MAX_S)
+
+    def _dial(self) -> bool:
+        """True when the peer is there, in our epoch; the replica then knows what it holds."""
+        server = self._server
+        failover = server.spec.recovery.failover
+        connection, welcome = connect(
+            self._member.address,
+            server.config.job_uid,
+            server.config.token,
+            {"role": "peer", "epoch": self._epoch, "boot": server.boot},
+            failover.timeout_seconds,
+        )
+        self._connection = connection
+        if welcome.get("boot") != self._member.boot:
+            connection.close()
+            raise ConnectionError(f"{self._member.name} has restarted: boot {welcome.get('boot')}")
+        header, meta = connection.receive()
+        if header.op != Op.PEER_STATE:
+            raise ProtocolError("peer did not say what it holds")
+        if header.epoch > self._epoch:
+            connection.close()
+            server.step(HigherEpoch(header.epoch))
+            return False
+        if header.epoch < self._epoch:
+            connection.close()
+            return False
+        connection.set_timeout(None, failover.timeout_seconds)
+        threading.Thread(target=self._hear, args=(connection,), name="acks", daemon=True).start()
+        while not self._queue.empty():  # what an earlier connection of this epoch did not carry is sent anew
+            self._queue.get()
+        with server.lock:
+            if self._closed:
+                return False
+            server.broken.pop(self._member.boot, None)
+            server.step(Connected(self._member.boot, self._epoch, int(meta["last_seq"])))
+        return True
+
+    def _carry(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        while (item := self._queue.get()) is not None:
+            first, second = item
+            if first is None:
+                raise ConnectionResetError("the peer closed the link")
+            if isinstance(first, Entry):
+                connection.send(*entry_to_wire(first, self._epoch, second))
+            else:
+                places, flat = flatten(second)
+                header = Header(Op.STATE, DType.FLOAT32, epoch=self._epoch)
+                connection.send(header, {"state": first, "places": places}, byte_view(flat))
+            del item, first, second  # the gradient's memory goes back to its pool
+
+    def _hear(self, connection: Connection) -> None:
+        try:
+            while True:
+                header, _ = connection.receive()
+                if header.op == Op.ACKS:
+                    self._server.step(Acks(self._member.boot, header.epoch, header.seq, header.version))
+        except ConnectionError as error:
+            log.debug("acks from %s: %s", self._member.name, error)
+            connection.close()
+            if self._connection is connection and not self._closed:
+                self._queue.put((None, None))
+
+    def _lost(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        with self._server.changed:
+            if self._closed:
+                return
+            self._server.broken.setdefault(self._member.boot, time.monotonic())
+            self._server.step(Disconnected(self._member.boot))
+            self._server.changed.notify_all()

@@ -1,0 +1,393 @@
+"""The worker's shell around `Session`: threads that dial, push, pull and append, and the weights that come in.
+
+    main thread     take() a gradient's memory, submit() it, wait, load_weights()
+    one thread a shard   does what session.next_action says, over one connection
+    one thread           appends to the buffer in Redis (Stateless; Hybrid while a head is away)
+
+Incoming weights are received straight into the spare of two vectors a shard and then swapped, so the worker never
+sees half of an update.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from outlast.api.config import ProcessConfig
+from outlast.api.messages import DType, Flag, Header, Op, ProtocolError
+from outlast.api.spec import JobSpec
+from outlast.api.view import Member, View
+from outlast.append import Appender
+from outlast.ledger import Fact, LedgerWriter
+from outlast.memory import Lease, TensorPool
+from outlast.protocol import DataPlan, Kind, Refusal
+from outlast.session import Ask, Dial, Idle, Notice, Outcome, Outgoing, SendPull, SendPush, Session
+from outlast.tensors import Manifest, byte_view, shard_ranges
+from outlast.transport import Connection, connect
+
+log = logging.getLogger("outlast.client")
+
+_MEMORY_BYTES = 1 << 30  # gradients that may wait in a worker's memory
+_STRAGGLER_S = 0.03  # how long to wait for slower servers once one has told its view
+
+FACTS = {Outcome.SERVER: Fact.ACKNOWLEDGED, Outcome.BUFFER: Fact.BUFFERED, Outcome.UNAPPLIED: Fact.UNAPPLIED}
+
+
+@dataclass
+class _Staged:
+    """The newest weights of one shard: float32 [n], and the spare that the next ones are received into."""
+
+    front: torch.Tensor
+    spare: torch.Tensor
+    version: int = -1
+    history: int = 0
+    arrivals: int = 0
+
+
+class Client:
+    """One worker's connection to its job. All public methods belong to the worker's main thread."""
+
+    def __init__(
+        self, config: ProcessConfig, spec: JobSpec, manifest: Manifest, optimizer: dict[str, Any], initial: torch.Tensor
+    ) -> None:
+        self.config, self.spec = config, spec
+        self.ranges = shard_ranges(manifest.numel, len(config.servers))
+        self.session = Session(len(config.servers), spec.recovery.strategy, spec.training.consistency)
+        self.condition = threading.Condition()
+        self.data = DataPlan(slots=spec.workers.replicas)
+        self.clocks: dict[int, int] = {}
+        self.fenced = False
+        self.failure: str | None = None
+        self._resync = False
+        self._initial, self._manifest, self._optimizer = initial, manifest, optimizer
+        self._staged = [_Staged(torch.zeros(b - a), torch.zeros(b - a)) for a, b in self.ranges]
+        limit = max(4, min(_MEMORY_BYTES // (manifest.numel * 4), 256))
+        self._pool = TensorPool(manifest.numel, limit)
+        self._ledger = LedgerWriter(config.ledger_dir, config.slot, config.incarnation) if config.ledger_dir else None
+        self._open: list[Outgoing] = []
+        self._closed = False
+        self._asks: dict[str, threading.Thread] = {}
+        self._threads = [
+            threading.Thread(target=self._serve_shard, args=(i,), name=f"shard-{i}", daemon=True)
+            for i in range(len(config.servers))
+        ]
+        self.appender = Appender(self) if spec.recovery.strategy in ("Stateless", "Hybrid") else None
+
+    # --- the worker's thread ---
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+        if self.appender is not None:
+            self.appender.start()
+
+    def take(self, timeout_s: float | None = None) -> Lease | None:
+        """Memory for one gradient, float32 [numel]; waits while too many are on their way."""
+        return self._pool.take(timeout_s)
+
+    def submit(self, first: int, last: int, lease: Lease, kind: Kind, lr_scale: float) -> Outgoing:
+        """Send a gradient computed on the weights last loaded."""
+        versions = tuple(max(0, s.version) for s in self._staged)
+        item = Outgoing(first, last, versions, max(s.history for s in self._staged), lease, kind, lr_scale)
+        with self.condition:
+            self.session.submit(item)
+            self._open.append(item)
+            self._settle()
+            self.condition.notify_all()
+        return item
+
+    def record(self, fact: Fact, first: int, last: int) -> None:
+        if self._ledger is not None:
+            self._ledger.write(fact, first, last)
+
+    def wait_until(self, ready: Any, timeout_s: float | None = None) -> bool:
+        """Wait (without the lock's knowledge of why) until `ready()`; False after `timeout_s` seconds."""
+        with self.condition:
+            return self.condition.wait_for(lambda: ready() or self.stopped, timeout_s)
+
+    @property
+    def stopped(self) -> bool:
+        return self.session.finished or self.fenced or self.failure is not None or self._closed
+
+    def request_weights(self) -> None:
+        """Ask every shard for its newest weights."""
+        with self.condition:
+            for shard in range(len(self.ranges)):
+                self.session.request(shard)
+            self.condition.notify_all()
+
+    def take_resync(self) -> bool:
+        """True once after the servers said that this worker must pull again (Sync)."""
+        with self.condition:
+            resync, self._resync = self._resync, False
+            return resync
+
+    def synchronise(self) -> int:
+        """Pull from all shards until all are of one version (Sync) or simply there; returns the lowest version.
+
+        Shards ahead keep the version before, which a worker lost between two shards' pushes makes necessary.
+        """
+        exact: list[int | None] = [None] * len(self.ranges)
+        while not self.stopped:
+            seen = [s.arrivals for s in self._staged]
+            with self.condition:
+                self._resync = False
+                for shard, version in enumerate(exact):
+                    self.session.request(shard, version)
+                self.condition.notify_all()
+                self.condition.wait_for(
+                    lambda seen=seen: self.stopped
+                    or self._resync
+                    or all(s.arrivals > n for s, n in zip(self._staged, seen, strict=True))
+                )
+                if self._resync:
+                    exact = [None] * len(self.ranges)
+                    self.condition.wait(0.01)  # a shard has moved on or back meanwhile: look again
+                    continue
+            versions = [s.version for s in self._staged]
+            if self.spec.training.consistency != "Sync" or len(set(versions)) == 1:
+                return min(versions)
+            exact = [min(versions)] * len(versions)
+        return max(0, min(s.version for s in self._staged))
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        return tuple(s.version for s in self._staged)
+
+    @property
+    def arrivals(self) -> int:
+        """Grows whenever weights come in."""
+        return sum(s.arrivals for s in self._staged)
+
+    def copy_weights(self, out: torch.Tensor) -> None:
+        """Copy the newest weights into `out`, float32 [numel]."""
+        with self.condition:
+            for (a, b), staged in zip(self.ranges, self._staged, strict=True):
+                out[a:b].copy_(staged.front)
+
+    def close(self) -> None:
+        with self.condition:
+            self._closed = True
+            self.condition.notify_all()
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+
+    # --- a shard's thread ---
+
+    def _serve_shard(self, index: int) -> None:
+        connection: Connection | None = None
+        while True:
+            with self.condition:
+                action = self.session.next_action(index, time.monotonic())
+                while isinstance(action, Idle) and not self._closed:
+                    pause = None if action.until is None else max(0.0, action.until - time.monotonic())
+                    self.condition.wait(pause)
+                    action = self.session.next_action(index, time.monotonic())
+            if self._closed:
+                break
+            try:
+                if isinstance(action, Ask):
+                    views = self._ask(index)
+                    with self.condition:
+                        self.session.heard(index, views, time.monotonic())
+                elif isinstance(action, Dial):
+                    if connection is not None:
+                        connection.close()
+                    connection = self._dial(action.member)
+                    with self.condition:
+                        self.session.dialled(index, action.member)
+                elif isinstance(action, SendPush):
+                    assert connection is not None
+                    self._push(index, connection, action)
+                elif isinstance(action, SendPull):
+                    assert connection is not None
+                    self._pull(index, connection, action)
+            except ConnectionError as error:
+                log.info("shard %d: %s", index, error)
+                if connection is not None:
+                    connection.close()
+                    connection = None
+                with self.condition:
+                    self.session.lost(index, time.monotonic())
+                    self.settle()
+            del action
+        if connection is not None:
+            connection.close()
+
+    def _dial(self, member: Member) -> Connection:
+        timeout_s = self.spec.recovery.failover.timeout_seconds
+        hello = {"role": "worker", "name": self.config.name}
+        connection, welcome = connect(member.address, self.config.job_uid, self.config.token, hello, timeout_s)
+        if welcome.get("boot") != member.boot:
+            connection.close()
+            raise ConnectionError(f"{member.name} has restarted and is in no view yet")
+        return connection
+
+    def _ask(self, index: int) -> list[View]:
+        """Ask all servers of the shard at once; a paused one must not hold up the others' answers."""
+        answers: queue.SimpleQueue[View | None] = queue.SimpleQueue()
+        asked = 0
+        for server in self.config.servers[index]:
+            running = self._asks.get(server.name)
+            if running is not None and running.is_alive():
+                continue  # still waits for an earlier answer
+            thread = threading.Thread(target=self._ask_one, args=(server.address, answers), daemon=True)
+            self._asks[server.name] = thread
+            thread.start()
+            asked += 1
+        views: list[View] = []
+        deadline = time.monotonic() + self.spec.recovery.failover.timeout_seconds
+        for _ in range(asked):
+            try:
+                view = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if view is not None:
+                views.append(view)
+                deadline = min(deadline, time.monotonic() + _STRAGGLER_S)
+        return views
+
+    def _ask_one(self, address: str, answers: queue.SimpleQueue[View | None]) -> None:
+        view = None
+        try:
+            timeout_s = self.spec.recovery.failover.timeout_seconds
+            connection, _ = connect(address, self.config.job_uid, self.config.token, {"role": "control"}, timeout_s)
+            try:
+                connection.send(Header(Op.VIEW))
+                _, meta = connection.receive()
+                view = None if meta.get("view") is None else View.from_json(meta["view"])
+            finally:
+                connection.close()
+        except ConnectionError as error:
+            log.debug("asked %s for its view: %s", address, error)
+        answers.put(view)
+
+    def _push(self, index: int, connection: Connection, action: SendPush) -> None:
+        item = action.item
+        start, stop = self.ranges[index]
+        init = item.kind is Kind.INIT
+        tensor = item.payload if init else item.payload.tensor
+        meta: dict[str, Any] | None = None
+        if init:
+            meta = {
+                "manifest": self._manifest.to_json(),
+                "optimizer": self._optimizer,
+                "start": start,
+                "stop": stop,
+            }
+        elif item.lr_scale != 1.0:
+            meta = {"lr_scale": item.lr_scale}
+        flags = Flag.INIT if init else Flag.DELTA if item.kind is Kind.DELTA else 0
+        header = Header(
+            Op.PUSH,
+            DType.FLOAT32,
+            flags | (Flag.WANT_WEIGHTS if action.want_weights else 0),
+            slot=self.config.slot,
+            incarnation=self.config.incarnation,
+            epoch=action.epoch,
+            history=item.history,
+            first_step=item.first,
+            step=item.last,
+            version=item.versions[index],
+        )
+        connection.send(header, meta, byte_view(tensor[start:stop]))
+        answer, body = self._answer(index, connection)
+        with self.condition:
+            if answer.op == Op.ACKNOWLEDGED:
+                self._note(answer, body)
+                self.session.acknowledged(index, item)
+                if init:
+                    self.session.request(index)
+            else:
+                self._refused(index, answer, body)
+            self.settle()
+
+    def _pull(self, index: int, connection: Connection, action: SendPull) -> None:
+        header = Header(
+            Op.PULL,
+            flags=0 if action.version is None else Flag.EXACT,
+            slot=self.config.slot,
+            incarnation=self.config.incarnation,
+            epoch=action.epoch,
+            version=action.version or 0,
+        )
+        connection.send(header)
+        answer, body = self._answer(index, connection)
+        with self.condition:
+            if answer.op == Op.WEIGHTS:
+                self._note(answer, body)
+                self.session.pulled(index)
+            else:
+                self._refused(index, answer, body)
+            self.settle()
+
+    def _answer(self, index: int, connection: Connection) -> tuple[Header, dict[str, Any]]:
+        connection.set_timeout(self.spec.recovery.failover.timeout_seconds, None)
+        while True:
+            header, meta = connection.receive()
+            if header.op != Op.WAITING:
+                break
+        if header.op not in (Op.ACKNOWLEDGED, Op.WEIGHTS, Op.REFUSED):
+            raise ProtocolError(f"a server answered with op {header.op}")
+        if header.length:
+            self._receive_weights(index, connection, header)
+        return header, meta
+
+    def _receive_weights(self, index: int, connection: Connection, header: Header) -> None:
+        staged = self._staged[index]
+        if header.length != staged.spare.numel() * 4:
+            raise ProtocolError(f"weights of {header.length} bytes, expected {staged.spare.numel() * 4}")
+        connection.receive_into(byte_view(staged.spare))
+        with self.condition:
+            staged.front, staged.spare = staged.spare, staged.front
+            staged.version, staged.history = header.version, header.history
+            staged.arrivals += 1
+
+    def _note(self, answer: Header, meta: dict[str, Any]) -> None:
+        self.data = DataPlan(*meta["data"])
+        for slot, step in meta.get("clocks", {}).items():
+            self.clocks[int(slot)] = max(int(step), self.clocks.get(int(slot), 0))
+
+    def _refused(self, index: int, answer: Header, meta: dict[str, Any]) -> None:
+        view = None if meta.get("view") is None else View.from_json(meta["view"])
+        reason = Refusal(meta["reason"])
+        log.info("shard %d refused (%s): %s", index, reason, meta.get("detail", ""))
+        self.session.refused(index, reason, view, time.monotonic())
+        if reason is Refusal.EMPTY:
+            a = Outgoing(0, 0, (0,) * len(self.ranges), 0, self._initial, Kind.INIT)
+            self.session.submit_init(a, index)
+
+    # --- with the lock held ---
+
+    def settle(self) -> None:
+        """Pass on what the session has to say, and write down what has become of gradients."""
+        for notice in self.session.take_notices():
+            if notice is Notice.FENCED:
+                self.fenced = True
+            elif notice is Notice.RESYNC:
+                self._resync = True
+        self._settle()
+        self.condition.notify_all()
+
+    def _settle(self) -> None:
+        """Write down what has become of gradients, and let their memory go."""
+        still = []
+        for item in self._open:
+            if item.outcome is None:
+                still.append(item)
+                continue
+            fact = FACTS.get(item.outcome)
+            if fact is not None:
+                self.record(fact, item.first, item.last)
+        self._open = still

@@ -1,0 +1,233 @@
+"""The head's thread that reads the buffer's log and feeds it to the replica (Stateless; Hybrid after an outage).
+
+    claim the log for our epoch ─▶ read manifests ─▶ fetch gradients ─▶ step(FromLog) ─▶ trim
+
+Hybrid reads from the first entry in every epoch: only the table of applied steps says what is new, never the offset.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from outlast.buffer import GradientLog
+from outlast.buffer_types import BufferStats, BufferUnavailable, ClaimNeeded, EntryMissing, LogItem, SnapshotNeeded
+from outlast.protocol import Contribution, FromLog, Record, Replay, Restored
+
+if TYPE_CHECKING:
+    from outlast.server import Server
+
+log = logging.getLogger("outlast.log")
+
+_BLOCK_MS = 100
+_GROUP = 32
+_RETRY_S = 0.05
+_STATS_S = 0.25
+
+
+class LogReader:
+    """One server's side of the gradient log; idle while this server is no head, or the job needs no Redis."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        spec, config = server.spec, server.config
+        url = spec.recovery.buffer.url or config.redis_url
+        strategy = spec.recovery.strategy
+        uses = strategy == "Stateless" or (strategy == "Hybrid" and spec.training.consistency != "Sync")
+        self._stateless = strategy == "Stateless"
+        self.log: GradientLog | None = None
+        if uses:
+            assert url is not None, f"strategy {strategy} needs recovery.buffer.url or a Redis that the job runs"
+            self.log = GradientLog(
+                url, config.job_uid, len(config.servers), spec.recovery.buffer.max_bytes, spec.recovery.buffer.dtype
+            )
+        self._claimed: tuple[int, str] | None = None  # (epoch, run of Redis)
+        self._after = 0
+        self._epoch = 0
+        self._trim = 0
+        self._trimmed = 0
+        self._snapshot_due = False
+        self._closed = False
+        self._stats: BufferStats | None = None
+        self._stats_at = 0.0
+        self._wake = threading.Event()
+
+    def start(self) -> None:
+        if self.log is not None:
+            threading.Thread(target=self._run, name="log-reader", daemon=True).start()
+
+    def backlog(self) -> int:
+        return 0 if self._stats is None else self._stats.entries
+
+    def buffer_bytes(self) -> int:
+        return 0 if self._stats is None else self._stats.bytes
+
+    def trim_to(self, offset: int) -> None:
+        """Entries up to `offset` are as safe as the strategy promises; the reader's thread removes them."""
+        self._trim = max(self._trim, offset)
+        self._wake.set()
+
+    def unread(self) -> list[list[int]]:
+        """Identities that the log holds and the table does not: acknowledged, never applied."""
+        if self.log is None:
+            return []
+        try:
+            found = self.log.unread(self._server.shard, 0)
+        except BufferUnavailable as error:
+            log.warning("%s", error)
+            return []
+        with self._server.lock:
+            applied = self._server.replica.applied
+            return [[i.slot, i.first, i.last] for i in found if not applied.contains(i)]
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if not self._turn():
+                    self._wake.wait(_RETRY_S)
+                    self._wake.clear()
+            except BufferUnavailable as error:
+                log.info("%s", error)
+                time.sleep(_RETRY_S)  # Redis is away: nothing tells us when it is back
+            except (ClaimNeeded, EntryMissing) as error:
+                log.info("%s", error)
+                self._claimed = None
+                self._epoch = 0
+
+    def _turn(self) -> bool:
+        """One round; False when there was nothing for us to do."""
+        server, gradient_log = self._server, self.log
+        assert gradient_log is not None
+        with server.lock:
+            view, status = server.replica.view, server.replica.status()
+            acting = view is not None and view.head is not None and view.head.boot == server.boot
+            if not acting or view is None or not status["serving"] or not status["initialised"]:
+                self._epoch = 0
+                return False
+            epoch, history, finished = view.epoch, view.history, bool(status["finished"])
+            offset = server.replica.offset
+        self.claim_if_needed(epoch, history, offset)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._after = offset if self._stateless else 0
+            self._closed = False
+        self._housekeeping(epoch)
+        if finished:
+            if not self._closed:
+                self._closed = gradient_log.close(epoch, server.shard)
+            return False
+        limit = _GROUP if server.serving.pool is None else max(1, min(_GROUP, server.serving.pool.limit // 3))
+        items = gradient_log.read(server.shard, self._after, limit, _BLOCK_MS)
+        if not items:
+            return True
+        contributions = self._fetch(items)
+        server.step(FromLog(epoch, tuple(contributions)))
+        self._after = items[-1].offset
+        return True
+
+    def claim_if_needed(self, epoch: int, history: int, offset: int = 0) -> None:
+        """Fence lower epochs, in this run of Redis. Raises `BufferUnavailable`."""
+        assert self.log is not None
+        run = self.log.run_id()
+        if self._claimed == (epoch, run):
+            return
+        another_run = self._claimed is not None and self._claimed[1] != run
+        if not self.log.claim(self._server.shard, epoch, history, offset):
+            raise BufferUnavailable(f"a higher epoch than {epoch} has claimed the log; waiting for the next view")
+        self._claimed = (epoch, run)
+        if another_run and self._stateless:
+            with self._server.lock:  # rule 18: first the state, then what comes after it
+                self._server.durability.snapshot_now()
+
+    def _fetch(self, items: list[LogItem]) -> list[tuple[int, int, Contribution]]:
+        assert self.log is not None
+        pool = self._server.serving.pool
+        assert pool is not None
+        leases = []
+        for _ in items:
+            lease = pool.take()
+            assert lease is not None
+            leases.append(lease)
+        self.log.fetch_many(self._server.shard, items, [lease.tensor for lease in leases])
+        return [(i.offset, i.incarnation, i.contribution(p)) for i, p in zip(items, leases, strict=True)]
+
+    def _housekeeping(self, epoch: int) -> None:
+        assert self.log is not None
+        if self._trim > self._trimmed:
+            target = self._trim
+            if self.log.trim(self._server.shard, epoch, target):
+                self._trimmed = target
+        if time.monotonic() - self._stats_at > _STATS_S:
+            self._stats, self._stats_at = self.log.stats(), time.monotonic()
+
+    # --- Stateless: what the replica asks for before it publishes ---
+
+    def record(self, record: Record) -> bool:
+        """Write the decision under our epoch's fence (lock held); False: fenced. Waits while Redis is away."""
+        assert self.log is not None
+        view = self._server.replica.view
+        assert view is not None
+        while True:
+            try:
+                return self.log.record(self._server.shard, view.epoch, record)
+            except ClaimNeeded:
+                self._claimed = None
+                if not self.log.claim(self._server.shard, view.epoch, view.history, record.last_offset):
+                    return False
+                self._claimed = (view.epoch, self.log.run_id())
+            except SnapshotNeeded:
+                self._snapshot_due = True  # this record's result goes into it: nothing to obey on a replay
+                return True
+            except BufferUnavailable as error:
+                log.info("%s", error)
+                time.sleep(_RETRY_S)  # nothing may be published that a rebuilt server could not repeat
+
+    def publish(self) -> None:
+        """After apply, before anybody is answered: a snapshot where Redis asked for one."""
+        if self._snapshot_due:
+            self._snapshot_due = False
+            self._server.durability.snapshot_now()
+
+    def restore_from_log(self) -> None:
+        """Stateless: rebuild from the snapshot in Redis and the records after it."""
+        server, gradient_log = self._server, self.log
+        assert gradient_log is not None
+        with server.lock:
+            view = server.replica.view
+        assert view is not None
+        while True:
+            try:
+                self.claim_if_needed(view.epoch, view.history)
+                loaded = gradient_log.load_snapshot(server.shard)
+                break
+            except BufferUnavailable as error:
+                log.info("%s", error)
+                time.sleep(_RETRY_S)
+        if loaded is None:
+            self._restore_without_snapshot()
+            return
+        meta, tensors = loaded
+        state: dict[str, Any] = meta["server"]
+        server.take_over(state, tensors)
+        for record in gradient_log.records(server.shard, int(state["replica"]["seq"])):
+            self._replay(record)
+
+    def _restore_without_snapshot(self) -> None:
+        """Redis holds nothing of this job: the newest checkpoint, or else a worker's initial weights."""
+        server = self._server
+        available = server.durability.available()
+        if available:
+            server.durability.restore_later(available[0]["name"])
+            return
+        server.step(Restored(seq=0, version=0, history=0, applied={}, data=server.replica.data))
+
+    def _replay(self, record: Record) -> None:
+        assert self.log is not None
+        wanted = {offset for offset, _ in record.parts}
+        first = min(wanted, default=record.last_offset)
+        items = [i for i in self.log.read(self._server.shard, first - 1, record.last_offset) if i.offset in wanted]
+        self._server.step(Replay(record, tuple(self._fetch(items))))

@@ -1,0 +1,60 @@
+"""Preallocated tensors that are lent out and come back by themselves.
+
+First touch of fresh memory runs an order of magnitude slower than a copy into memory that was touched before, so
+servers and workers keep their buffers. A lease returns to its pool when its last reference goes: CPython's reference
+counts do the counting that the chain's log, the links and the readers would otherwise have to agree on.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+import torch
+
+
+class Lease:
+    """A tensor out of a pool. `tensor` is valid while this object lives."""
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+class TensorPool:
+    """Float32 vectors `[numel]`, at most `limit` of them, made (and touched) as they are first needed."""
+
+    def __init__(self, numel: int, limit: int, preallocate: int = 2) -> None:
+        self.numel, self.limit = numel, limit
+        self._condition = threading.Condition(threading.RLock())  # a finalizer may run inside any allocation
+        self._free: list[torch.Tensor] = [torch.zeros(numel) for _ in range(min(preallocate, limit))]
+        self._made = len(self._free)
+
+    def take(self, timeout_s: float | None = None) -> Lease | None:
+        """Borrow a vector; its content is arbitrary. Waits while all are lent; None after `timeout_s` seconds."""
+        with self._condition:
+            while not self._free:
+                if self._made < self.limit:
+                    self._made += 1
+                    self._free.append(torch.zeros(self.numel))
+                elif not self._condition.wait(timeout_s):
+                    return None
+            tensor = self._free.pop()
+        lease = Lease(tensor)
+        weakref.finalize(lease, self._give_back, tensor).atexit = False
+        return lease
+
+    def _give_back(self, tensor: torch.Tensor) -> None:
+        with self._condition:
+            self._free.append(tensor)
+            self._condition.notify()
+
+    @property
+    def lent(self) -> int:
+        with self._condition:
+            return self._made - len(self._free)
+
+    @property
+    def made_bytes(self) -> int:
+        return self._made * self.numel * 4

@@ -1,0 +1,301 @@
+"""`outlast.Optimizer`: a torch optimizer whose state lives on servers that may die.
+
+    optimizer = outlast.Optimizer(model, torch.optim.SGD, lr=0.01)
+    for inputs, targets in loader:
+        optimizer.zero_grad()
+        loss(model(inputs), targets).backward()
+        optimizer.step()          # sends the gradient, takes over fresh weights
+
+Inside a TrainingJob `step()` pushes and pulls; outside one it is the plain optimizer, so the same script runs alone.
+Async pushes overlap with the next gradient's computation (one in flight); Sync and BoundedStaleness wait.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from outlast import optimizers
+from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig
+from outlast.api.spec import JobSpec
+from outlast.client import Client
+from outlast.ledger import Fact
+from outlast.local_steps import LocalSteps
+from outlast.protocol import DataPlan, Kind
+from outlast.session import Outgoing
+from outlast.tensors import FlatModel
+
+log = logging.getLogger("outlast.optimizer")
+
+_PATIENCE_S = 0.25  # Stateless, Hybrid: how long a worker waits for an answer before it computes on
+
+
+class TrainingFinished(SystemExit):
+    """Raised by `step()` when the job has reached its goal. Uncaught, the process ends with exit code 0."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0)
+        self.message = message
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, and no restart would mend it: a loss that is not finite, say."""
+
+
+class Superseded(SystemExit):
+    """Another process has taken over this worker's slot."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Drop-in for a torch optimizer.
+
+    `model`: the module (its buffers, such as BatchNorm's statistics, travel too), or an iterable of parameters or of
+    param groups (without buffers). `cls` and `kwargs`: what to run on the servers; must agree with
+    `spec.training.optimizer`, else `OptimizerMismatch` shows both. Learning-rate schedulers work as usual.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Iterable[Any],
+        cls: type[torch.optim.Optimizer] = torch.optim.SGD,
+        config: ProcessConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        groups, names, buffers = _take_apart(model)
+        self.inner = cls(groups, **kwargs)
+        super().__init__([dict(g) for g in self.inner.param_groups], dict(self.inner.defaults))
+        self.param_groups = self.inner.param_groups  # a scheduler that changes ours changes what we send
+        self.finished = False
+        self._client: Client | None = None
+        if config is None and ENVIRONMENT_VARIABLE not in os.environ:
+            log.info("no TrainingJob around: %s runs locally", cls.__name__)
+            return
+        self._join(config or ProcessConfig.from_environment(), names, buffers)
+
+    # --- joining the job ---
+
+    def _join(self, config: ProcessConfig, names: dict[int, str], buffers: list[tuple[str, torch.Tensor]]) -> None:
+        self.config = config
+        self.spec = JobSpec.from_json(config.spec)
+        training = self.spec.training
+        description = optimizers.describe(self.inner)
+        optimizers.check_agreement(optimizers.spec_description(training.optimizer), description)
+        self._base_rate = float(self.inner.param_groups[0]["lr"])
+        groups = [[(names[id(p)], p) for p in g["params"]] for g in self.inner.param_groups]
+        self._model = FlatModel(groups, buffers)
+        self._weights = torch.zeros(self._model.manifest.numel)
+        self._weights.copy_(self._model.flat)
+        self._sync = training.consistency == "Sync"
+        # SSP bounds how far a slot runs ahead; a push in flight would let it run one further.
+        self._in_flight = 1 if training.consistency == "Async" else 0
+        self._computes_on = self.spec.recovery.strategy in ("Stateless", "Hybrid") and not self._sync
+        self._pulls = self.spec.recovery.strategy == "Stateless"
+        self._clip = self.spec.recovery.staleness.clip_norm
+        local = self.spec.recovery.staleness.outage.mode == "LocalSteps"
+        self._client = Client(config, self.spec, self._model.manifest, description, self._weights.clone())
+        self._local = LocalSteps(self._model, self.inner) if local else None
+        self._client.start()
+        version = self._client.synchronise()
+        self._check_stopped()
+        self._load()
+        self._step = 1 + (version if self._sync else self._highest_step())
+        log.info("slot %d starts at step %d from version %d", config.slot, self._step, version)
+
+    def _highest_step(self) -> int:
+        """Where the slot's last process came to: applied, or waiting in the buffer (rule 13)."""
+        assert self._client is not None
+        buffered = 0 if self._client.appender is None else self._client.appender.highest_step()
+        return max(self._client.clocks.get(self.config.slot, 0), buffered)
+
+    # --- what a loop may want to know ---
+
+    @property
+    def next_step(self) -> int:
+        """The step whose gradient comes next: 1, 2, …; in Sync it may fall back after a rollback."""
+        return self._step if self._client is not None else 0
+
+    @property
+    def data(self) -> DataPlan:
+        """Which batch belongs to which slot and step."""
+        assert self._client is not None
+        return self._client.data
+
+    @property
+    def next_batch(self) -> int:
+        """The index of the batch for the next gradient: no two slots get the same one."""
+        return self.data.batch(self.config.slot, self._step)
+
+    def seed_step(self) -> None:
+        """Seed torch's generators from (seed, slot, step): a restarted worker computes the same gradient."""
+        torch.manual_seed((self.spec.training.seed * 1_000_003 + self.config.slot) * 1_000_003 + self._step)
+
+    # --- the torch interface ---
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.inner.zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The param groups and the step; the optimizer's own state is on the servers, and in their checkpoints."""
+        state = self.inner.state_dict()
+        state["outlast"] = {"next_step": self.next_step}
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over param groups (learning rates); steps and optimizer state are the servers' business."""
+        state = {k: v for k, v in state_dict.items() if k != "outlast"}
+        self.inner.load_state_dict(state)
+        self.param_groups = self.inner.param_groups
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Send the gradient and take over fresh weights.
+
+        Raises `TrainingFinished` once the job's goal is reached, `TrainingError` for a gradient that is not finite.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._client is None:
+            self.inner.step()
+            return loss
+        if self._local is not None and self._step_locally(self._local):
+            return loss
+        self._send()
+        return loss
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything sent is safe, at most `timeout_s` seconds. True when it is."""
+        if self._client is None:
+            return True
+        client = self._client
+        if self._local is not None and self._local.active:
+            client.wait_until(lambda: not client.session.outage(), timeout_s)
+            self._send_delta(self._local)
+        return client.wait_until(lambda: client.session.unanswered == 0, timeout_s)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    # --- one gradient ---
+
+    @torch.no_grad()
+    def _send(self) -> None:
+        client = self._client
+        assert client is not None
+        lease = client.take()
+        assert lease is not None
+        self._pack(lease.tensor)
+        client.record(Fact.COMPUTED, self._step, self._step)
+        item = client.submit(self._step, self._step, lease, Kind.UPDATE, self._lr_scale())
+        del lease
+        self._step += 1
+        if self._pulls:
+            client.request_weights()
+        self._await(item)
+        self._check_stopped()
+        if self._sync and (client.take_resync() or client.versions != (self._step - 1,) * len(client.versions)):
+            self._step = client.synchronise() + 1
+            self._check_stopped()
+        self._load()
+
+    def _pack(self, out: torch.Tensor) -> None:
+        self._model.pack(out)
+        gradient = out[: self._model.manifest.parameters]
+        norm = float(torch.linalg.vector_norm(gradient))
+        if norm != norm or norm == float("inf"):
+            raise TrainingError(
+                f"the gradient of step {self._step} (slot {self.config.slot}) is not finite (norm {norm}); "
+                "lower spec.training.optimizer.lr, or set spec.recovery.staleness.clipNorm"
+            )
+        if self._clip is not None and norm > self._clip:
+            gradient.mul_(self._clip / norm)
+
+    def _lr_scale(self) -> float:
+        return float(self.inner.param_groups[0]["lr"]) / self._base_rate
+
+    def _await(self, item: Outgoing) -> None:
+        client = self._client
+        assert client is not None
+        session = client.session
+        if self._pulls:
+            seen = self._seen
+            client.wait_until(lambda: session.outage() or client.arrivals > seen, _PATIENCE_S)
+        elif self._computes_on:
+            client.wait_until(lambda: session.outage() or session.unanswered <= self._in_flight, _PATIENCE_S)
+        elif self._in_flight == 0:
+            client.wait_until(lambda: item.outcome is not None)
+        else:
+            client.wait_until(lambda: session.unanswered <= self._in_flight)
+
+    def _load(self) -> None:
+        client = self._client
+        assert client is not None
+        self._seen = client.arrivals
+        if self._seen != getattr(self, "_loaded", -1):
+            client.copy_weights(self._weights)
+            self._model.load(self._weights)
+            self._loaded = self._seen
+
+    def _check_stopped(self) -> None:
+        client = self._client
+        assert client is not None
+        if client.fenced:
+            log.warning("a newer process has slot %d; this one ends", self.config.slot)
+            raise Superseded
+        if client.failure is not None:
+            raise TrainingError(client.failure)
+        if client.session.finished:
+            self.finished = True
+            raise TrainingFinished("the job has reached its goal")
+
+    # --- LocalSteps ---
+
+    @torch.no_grad()
+    def _step_locally(self, local: LocalSteps) -> bool:
+        """In an outage: take the step here. Returns False when there is a server to send to."""
+        client = self._client
+        assert client is not None
+        if not client.session.outage():
+            if local.active:
+                self._send_delta(local)
+                self._load()
+            return False
+        local.step(self._step)
+        client.record(Fact.COMPUTED, self._step, self._step)
+        client.record(Fact.LOCAL, self._step, self._step)
+        self._step += 1
+        return True
+
+    def _send_delta(self, local: LocalSteps) -> None:
+        client = self._client
+        assert client is not None
+        lease = client.take()
+        assert lease is not None
+        first, last = local.take_delta(lease.tensor)
+        client.submit(first, last, lease, Kind.DELTA, 1.0)
+
+
+def _take_apart(
+    model: nn.Module | Iterable[Any],
+) -> tuple[list[dict[str, Any]], dict[int, str], list[tuple[str, torch.Tensor]]]:
+    """(param groups, names by id(parameter), buffers) of a module, of parameters or of param groups."""
+    if isinstance(model, nn.Module):
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        return [{"params": [p for _, p in named]}], {id(p): n for n, p in named}, list(model.named_buffers())
+    items = list(model)
+    groups = [copy.copy(g) for g in items] if items and isinstance(items[0], dict) else [{"params": items}]
+    names: dict[int, str] = {}
+    for g, group in enumerate(groups):
+        group["params"] = [p for p in group["params"]]
+        names.update({id(p): f"group{g}.{i}" for i, p in enumerate(group["params"])})
+    return groups, names, []

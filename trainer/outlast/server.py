@@ -1,0 +1,415 @@
+"""A parameter server's shell: receive, step the pure replica, obey what it says, in that order, under one lock.
+
+    connection threads ──▶ step(event) ──▶ obey(Ready): restore, record, apply, send, reply, trim
+    links (to the successor and to joining replicas), the log reader and the checkpoint writer are threads of their own
+
+The server holds no model code: a range of a flat vector, its optimizer's state and the table of applied steps. It
+starts empty under a fresh boot id and acts only in a view that names that boot id.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import torch
+
+from outlast.api.config import ProcessConfig
+from outlast.api.schedule import rate_at
+from outlast.api.spec import JobSpec
+from outlast.api.view import Member, View
+from outlast.chain_link import ChainLink
+from outlast.connections import Serving, Waiter
+from outlast.durability import Durability
+from outlast.log_reader import LogReader
+from outlast.parameters import Parameters, Snapshot
+from outlast.payloads import InitialState, parameters_for
+from outlast.protocol import (
+    Acknowledged,
+    Durable,
+    Entry,
+    Event,
+    Finish,
+    HigherEpoch,
+    Install,
+    Kind,
+    Ready,
+    Refused,
+    SendAcks,
+    SendEntry,
+    SendState,
+    SetSlots,
+    Weights,
+)
+from outlast.replica import Replica
+from outlast.replica_state import ReplicaSettings, restored
+from outlast.transport import Connection, Listener
+
+log = logging.getLogger("outlast.server")
+
+_SPARE_READERS = 8  # snapshots beyond one a worker: evaluator, joining workers
+EXIT_CONFIGURATION = 3
+
+
+def settings_from(spec: JobSpec, group_max: int = 32) -> ReplicaSettings:
+    """The pure replica's settings, from a job's spec."""
+    training, recovery = spec.training, spec.recovery
+    reduced = recovery.staleness.reduced_rate
+    return ReplicaSettings(
+        strategy=recovery.strategy,
+        consistency=training.consistency,
+        slots=spec.workers.replicas,
+        ack=recovery.chain.ack,
+        replicate_every=recovery.chain.replicate_every_updates,
+        max_staleness=training.max_staleness,
+        policy=recovery.staleness.policy,
+        reduced_rate=None if reduced is None else (reduced.above, reduced.lr),
+        base_lr=training.optimizer.lr,
+        rate_at=lambda version: rate_at(training.optimizer.schedule, version),
+        stop_updates=training.stop_after.updates,
+        group_max=group_max,
+    )
+
+
+class Server:
+    """One server process. `lock` guards the replica and the parameters; nothing slow happens under it."""
+
+    def __init__(self, config: ProcessConfig) -> None:
+        self.config = config
+        self.spec = JobSpec.from_json(config.spec)
+        self.boot = secrets.token_hex(8)
+        self.shard = config.shard
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)  # something a watcher should hear of
+        self.replica = Replica(config.name, self.boot, self.shard, settings_from(self.spec))
+        self.parameters: Parameters | None = None
+        self.initial_meta: dict[str, Any] = {}
+        self.pull_copies: dict[int, Snapshot] = {}
+        self.links: dict[str, ChainLink] = {}
+        self.inbound: dict[str, Connection] = {}
+        self.broken: dict[str, float] = {}
+        self.epochs: dict[int, dict[str, float | None]] = {}
+        self.evaluation: dict[str, Any] | None = None
+        self.leaving = threading.Event()
+        self.left = False
+        self.error: str | None = None
+        self.restore_error: str | None = None
+        self.serving = Serving(self)
+        self.durability = Durability(self)
+        self.log_reader = LogReader(self)
+        self._status: dict[str, Any] = {}
+        assert config.listen is not None
+        self.listener = Listener(
+            config.listen, config.job_uid, config.token, self._welcome, self.serving.serve, self.payload_limit
+        )
+
+    # --- life ---
+
+    def start(self) -> None:
+        self.durability.start()
+        self.log_reader.start()
+        self.listener.start()
+        log.info("%s (boot %s) listens on %s", self.config.name, self.boot, self.listener.address)
+
+    def run_until_left(self) -> int:
+        """Serve until SIGTERM; then hand over, or save as the last member, and return the exit code."""
+        while not self.leaving.is_set():
+            # sigtimedwait, not a handler: a handler runs inside whatever the main thread holds at that moment
+            if signal.sigtimedwait({signal.SIGTERM}, 0.5) is not None:
+                self.leaving.set()
+        self.notify()
+        deadline = time.monotonic() + 25.0  # less than Kubernetes' default grace of 30 s
+        while time.monotonic() < deadline:
+            with self.changed:
+                view = self.replica.view
+                member = view is not None and view.position(self.boot) is not None
+                alone = view is not None and member and len(view.members) == 1
+                if not member:
+                    break
+                if alone:
+                    self._stop_acting(view)
+                else:
+                    self.changed.wait(0.05)
+                    continue
+            self.durability.save_and_wait("leaving as the last member")
+            break
+        self.left = True
+        self.notify()
+        return EXIT_CONFIGURATION if self.error else 0
+
+    def _stop_acting(self, view: View | None) -> None:
+        # What we acknowledge after the last checkpoint would be lost with us.
+        assert view is not None
+        self.step(HigherEpoch(view.epoch + 1))
+
+    def fail(self, message: str) -> None:
+        """A fault that no restart can mend: show it in the status, so that the job ends with it."""
+        log.error("%s", message)
+        with self.changed:
+            self.error = message
+            self.changed.notify_all()
+
+    def _welcome(self) -> dict[str, Any]:
+        return {"name": self.config.name, "boot": self.boot}
+
+    def payload_limit(self) -> int:
+        parameters = self.parameters
+        if parameters is None:
+            return 16 << 30
+        states = 2 if self.spec.training.optimizer.name == "SGD" else 3
+        return parameters.numel * 4 * states + 4096
+
+    # --- the replica ---
+
+    def step(self, event: Event) -> None:
+        """Feed the replica one event and do what it asks. Any thread may call this."""
+        with self.lock:
+            self._obey(self.replica.step(event))
+
+    def _obey(self, ready: Ready) -> None:
+        if ready.restore is not None:
+            for reply in ready.reply:
+                self._reply(reply)
+            if ready.restore != "empty":  # empty: the predecessor's state, or a worker's weights, will come
+                self.durability.restore_later(ready.restore)
+            self.changed.notify_all()
+            return
+        for record in ready.records:
+            if not self.log_reader.record(record):
+                view = self.replica.view
+                self._obey(self.replica.step(HigherEpoch((view.epoch if view else 0) + 1)))
+                return
+        for entry in ready.apply:
+            self._apply(entry)
+        self.log_reader.publish()
+        for send in ready.send:
+            self._send(send)
+        for reply in ready.reply:
+            self._reply(reply)
+        if ready.trim is not None:
+            self.log_reader.trim_to(ready.trim)
+        if ready.stop:
+            self._forget_links()
+            self.changed.notify_all()
+
+    def _apply(self, entry: Entry) -> None:
+        payload = entry.payload
+        if entry.parts:
+            payload = entry.payload = self._combine(entry)
+            entry.parts = ()  # the other gradients' memory goes back to its pool
+        if entry.kind is Kind.INIT:
+            assert isinstance(payload, InitialState)
+            self._initialise(payload)
+        elif entry.kind is Kind.UPDATE:
+            assert self.parameters is not None
+            self.parameters.update(payload.tensor, entry.rate, entry.version)
+        elif entry.kind is Kind.DELTA:
+            assert self.parameters is not None
+            self.parameters.add(payload.tensor, entry.version)
+        self._first_update(entry)
+        self.durability.applied(entry)
+
+    def _first_update(self, entry: Entry) -> None:
+        view = self.replica.view
+        if view is None or entry.kind in (Kind.INIT, Kind.CONFIG):
+            return
+        times = self.epochs.get(view.epoch)
+        if times is not None and times["first_update_t"] is None:
+            times["first_update_t"] = time.monotonic()
+            self.changed.notify_all()
+
+    def _combine(self, entry: Entry) -> Any:
+        first = entry.parts[0].payload
+        if entry.kind is Kind.INIT:
+            return first
+        if len(entry.parts) == 1 and entry.parts[0].weight == 1.0 and entry.parts[0].compensate_from is None:
+            return first
+        assert self.parameters is not None
+        parts = []
+        for part in entry.parts:
+            weight, then = part.weight, None
+            if part.compensate_from is not None:
+                copy = self.pull_copies.get(part.identity.slot)
+                if copy is not None and copy.version == part.compensate_from:
+                    then = copy.tensor
+                else:  # no pull copy (a failover, or buffered): InverseStaleness instead
+                    weight /= 1.0 + max(0, self.parameters.version - part.compensate_from)
+            parts.append((part.payload.tensor, weight, then))
+        self.parameters.combine(first.tensor, parts)
+        return first
+
+    def _initialise(self, state: InitialState) -> None:
+        self.make_parameters(state.meta)
+        assert self.parameters is not None
+        self.parameters.initialise(state.tensor)
+
+    def make_parameters(self, meta: dict[str, Any]) -> None:
+        """Allocate for the model that `meta` describes (manifest, optimizer, range)."""
+        self.initial_meta = meta
+        keep = self.spec.training.consistency == "Sync" and self.spec.servers.shards > 1
+        self.parameters = parameters_for(meta, keep, self.spec.workers.replicas + _SPARE_READERS)
+        self.serving.make_pool(self.parameters.numel, self.spec)
+
+    # --- what the replica asks for ---
+
+    def _send(self, send: SendEntry | SendState | SendAcks) -> None:
+        if isinstance(send, SendAcks):
+            self.serving.send_acks(send)
+            return
+        link = self.links.get(send.peer)
+        if link is None:
+            return
+        if isinstance(send, SendEntry):
+            link.enqueue_entry(send.entry, send.stable)
+        else:
+            link.enqueue_state(*self.export())
+
+    def _reply(self, reply: Acknowledged | Weights | Refused) -> None:
+        waiter = reply.token
+        if not isinstance(waiter, Waiter):
+            return
+        snapshot = None
+        if waiter.wants_weights and not isinstance(reply, Refused):
+            assert self.parameters is not None
+            exact = reply.version if self.spec.training.consistency == "Sync" else None
+            snapshot = self.parameters.snapshot(exact)
+            if snapshot is None:
+                snapshot = self.serving.drop_slowest_reader(waiter, exact)
+            if self.spec.recovery.staleness.policy == "DelayCompensation" and waiter.slot is not None and snapshot:
+                self.pull_copies[waiter.slot] = snapshot
+        waiter.answer(reply, snapshot, self.replica.view)
+
+    def export(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """The whole state at this moment: (meta, tensors). Call with the lock held."""
+        assert self.parameters is not None
+        meta = {"replica": self.replica.export_state(), "initial": self.initial_meta}
+        return meta, self.parameters.state_tensors()
+
+    def take_over(self, meta: dict[str, Any], tensors: dict[str, torch.Tensor], epoch: int | None = None) -> None:
+        """Hold this state from now on: from a checkpoint or Redis, or (with its `epoch`) from the predecessor."""
+        with self.lock:
+            if self.parameters is None or self.initial_meta != meta["initial"]:
+                self.make_parameters(meta["initial"])
+            assert self.parameters is not None
+            event = restored(meta["replica"], epoch)
+            self.parameters.load_state(tensors, event.version)
+            self._obey(self.replica.step(event))
+            self.changed.notify_all()
+
+    def durable(self, seq: int, offset: int) -> None:
+        self.step(Durable(seq, offset))
+
+    # --- views ---
+
+    def install(self, view: View) -> None:
+        """Take a recorded view from the operator."""
+        with self.lock:
+            current = self.replica.view
+            if current is None or view.epoch > current.epoch:
+                log.info("view %d: %s%s", view.epoch, [m.name for m in view.members], _joining(view))
+                self._forget_links()
+                self.epochs[view.epoch] = {"installed_t": time.monotonic(), "first_update_t": None}
+            self._obey(self.replica.step(Install(view)))
+            self.relink()
+            self.changed.notify_all()
+
+    def relink(self) -> None:
+        """Dial the successor and the joining replicas that the current view gives us."""
+        view = self.replica.view
+        if view is None:
+            return
+        wanted: list[Member] = [m for m in (self.replica.successor, *self.replica.joiners) if m is not None]
+        for member in wanted:
+            if member.boot not in self.links:
+                self.links[member.boot] = ChainLink(self, member, view.epoch)
+
+    def _forget_links(self) -> None:
+        for link in self.links.values():
+            link.close()
+        self.links.clear()
+        self.broken.clear()
+
+    def finish(self) -> None:
+        self.step(Finish())
+        self.notify()
+
+    def set_slots(self, slots: int) -> None:
+        self.step(SetSlots(slots))
+
+    def notify(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    # --- what we say of ourselves ---
+
+    def status(self) -> dict[str, Any]:
+        """ServerStatus; the last one known while the lock is held by something slow (Redis away, say)."""
+        if self.lock.acquire(timeout=0.05):
+            try:
+                self._status = self._make_status()
+            finally:
+                self.lock.release()
+        return {**self._status, "t": time.monotonic(), "leaving": self.leaving.is_set(), "left": self.left}
+
+    def _make_status(self) -> dict[str, Any]:
+        parameters = self.parameters
+        return {
+            "name": self.config.name,
+            "boot": self.boot,
+            "shard": self.shard,
+            "address": self.listener.address,
+            "pid": os.getpid(),
+            **self.replica.status(),
+            "broken": list(self.broken),
+            "checkpoints": self.durability.available(),
+            "restore_error": self.restore_error,
+            "config_error": self.error,
+            "views": {str(e): dict(t) for e, t in self.epochs.items()},
+            "evaluation": self.evaluation,
+            "pushed_bytes": self.serving.pushed_bytes,
+            "pulled_bytes": self.serving.pulled_bytes,
+            "backlog": self.log_reader.backlog(),
+            "buffer_bytes": self.log_reader.buffer_bytes(),
+            "parameters": 0 if parameters is None else parameters.numel,
+        }
+
+    def table(self) -> dict[str, Any]:
+        """What the surviving state holds, for the report."""
+        with self.lock:
+            state = self.replica.export_state() if self.parameters is not None else {}
+            answer = {
+                "applied": self.replica.applied.to_json(),
+                "applied_total": self.replica.status()["applied_total"],
+                "version": 0 if self.parameters is None else self.parameters.version,
+                "history": state.get("history", 0),
+                "digest": "" if self.parameters is None else self.parameters.digest(),
+            }
+        answer["unread"] = self.log_reader.unread()
+        return answer
+
+
+def _joining(view: View) -> str:
+    return f", joining {[m.name for m in view.joining]}" if view.joining else ""
+
+
+def main() -> None:
+    """Run the server that `OUTLAST_CONFIG` describes, until SIGTERM."""
+    config = ProcessConfig.from_environment()
+    torch.set_num_threads(int(config.extras.get("threads", 1)))
+    sys.setswitchinterval(0.001)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread starts: all inherit it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        server = Server(config)
+    except OSError as error:
+        log.error("%s", error)
+        raise SystemExit(1) from error
+    server.start()
+    raise SystemExit(server.run_until_left())
+

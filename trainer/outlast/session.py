@@ -1,0 +1,334 @@
+"""A worker's dealings with its servers and the buffer: a pure state machine (no sockets, no threads, no clock).
+
+Rules
+    One push a shard is in flight at a time; what is not acknowledged is sent again, under the same identity.
+    The highest epoch heard is believed; only its head is dialled.
+    Silence for `timeout_s`, a closed connection or a refusal by view begins an *outage* of that shard; it ends when
+    the head of a view answers again.
+    Stateless: every gradient goes to the buffer. Hybrid: while any shard is in an outage, whole gradients go to the
+    buffer (a shard that had it already recognises the duplicate). Otherwise they wait for the head.
+
+The shell asks `next_action(shard, now)`, does it, and reports with `heard`, `dialled`, `lost`, `answered`; for the
+buffer `next_for_buffer` and `buffered`. What the worker must learn comes out of `take_notices`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from outlast.api.view import Member, View
+from outlast.protocol import Kind, Refusal
+
+_ASK_INTERVAL_S = 0.005  # grows to the maximum while nobody answers
+_ASK_INTERVAL_MAX_S = 0.1
+
+
+class Outcome(StrEnum):
+    SERVER = "server"  # acknowledged by all shards
+    BUFFER = "buffer"  # acknowledged by Redis
+    UNAPPLIED = "unapplied"  # refused: the job has reached its goal
+    DROPPED = "dropped"  # computed on weights that were rolled back (Sync)
+
+
+@dataclass(eq=False)
+class Outgoing:
+    """A gradient on its way. `versions[shard]` is what it was computed on; `payload` is the shell's."""
+
+    first: int
+    last: int
+    versions: tuple[int, ...]
+    history: int
+    payload: Any
+    kind: Kind = Kind.UPDATE
+    lr_scale: float = 1.0
+    pending: set[int] = field(default_factory=set)
+    outcome: Outcome | None = None
+    in_buffer: bool = False  # handed to the buffer; the heads are not asked any more
+
+
+# --- what the shell is to do ---
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask every server of the shard which view it knows; report with `heard`."""
+
+
+@dataclass(frozen=True)
+class Dial:
+    member: Member
+
+
+@dataclass(frozen=True)
+class SendPush:
+    item: Outgoing
+    epoch: int
+    want_weights: bool
+
+
+@dataclass(frozen=True)
+class SendPull:
+    epoch: int
+    version: int | None
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Nothing to do before `until` (None: before something is submitted)."""
+
+    until: float | None
+
+
+Action = Ask | Dial | SendPush | SendPull | Idle
+
+
+# --- what the worker must learn ---
+
+
+class Notice(StrEnum):
+    FINISHED = "finished"
+    FENCED = "fenced"  # a newer process has this slot
+    EMPTY = "empty"  # the servers have no weights: give them the initial ones
+    RESYNC = "resync"  # Sync: pull, and go on from that version
+
+
+@dataclass
+class _Shard:
+    view: View | None = None
+    up: Member | None = None  # the head we are connected to
+    queue: deque[Outgoing] = field(default_factory=deque)
+    init: Outgoing | None = None
+    pull: list[int | None] = field(default_factory=list)  # at most one request
+    ask_at: float = 0.0
+    ask_pause: float = _ASK_INTERVAL_S
+    outage_since: float | None = None
+    needs_view: bool = True
+
+
+class Session:
+    """One worker's session with `shards` shards."""
+
+    def __init__(self, shards: int, strategy: str, consistency: str) -> None:
+        self._shards = [_Shard() for _ in range(shards)]
+        self._direct = strategy != "Stateless"
+        self._diverts = strategy == "Hybrid" and consistency != "Sync"
+        self._buffer: deque[Outgoing] = deque()
+        self._notices: list[Notice] = []
+        self.finished = False
+        self.unanswered = 0  # items without an outcome
+
+    # --- the worker ---
+
+    def submit(self, item: Outgoing) -> None:
+        """Send this gradient; its `outcome` is set when it is safe, or will never be."""
+        self.unanswered += 1
+        item.pending = set(range(len(self._shards)))
+        if self.finished:
+            self._settle(item, Outcome.UNAPPLIED)
+        elif not self._direct or (self._diverts and self.outage()):
+            self._divert(item)
+        else:
+            for shard in self._shards:
+                shard.queue.append(item)
+
+    def submit_init(self, item: Outgoing, shard: int) -> None:
+        """Offer the initial weights to a shard that has none."""
+        self._shards[shard].init = item
+
+    def request(self, shard: int, version: int | None = None) -> None:
+        """Pull weights: exactly `version`, or the newest."""
+        self._shards[shard].pull = [version]
+
+    def drop_all(self) -> None:
+        """Sync, after a rollback: what waits was computed on weights that are no more."""
+        for shard in self._shards:
+            for item in shard.queue:
+                if item.outcome is None:
+                    self._settle(item, Outcome.DROPPED)
+            shard.queue.clear()
+
+    def outage(self) -> bool:
+        """Is any shard without a head that answers?"""
+        return any(s.outage_since is not None for s in self._shards)
+
+    def take_notices(self) -> list[Notice]:
+        notices, self._notices = self._notices, []
+        return notices
+
+    def epoch(self, shard: int) -> int:
+        view = self._shards[shard].view
+        return 0 if view is None else view.epoch
+
+    # --- the shell's thread of one shard ---
+
+    def next_action(self, index: int, now: float) -> Action:
+        shard = self._shards[index]
+        if shard.needs_view:
+            return Ask() if now >= shard.ask_at else Idle(shard.ask_at)
+        if shard.up is None:
+            assert shard.view is not None and shard.view.head is not None
+            return Dial(shard.view.head) if now >= shard.ask_at else Idle(shard.ask_at)
+        epoch = self.epoch(index)
+        if shard.init is not None:
+            return SendPush(shard.init, epoch, False)
+        if shard.pull:
+            return SendPull(epoch, shard.pull[0])
+        while shard.queue and (shard.queue[0].outcome is not None or shard.queue[0].in_buffer):
+            shard.queue.popleft()
+        if shard.queue:
+            return SendPush(shard.queue[0], epoch, want_weights=len(shard.queue) == 1)
+        return Idle(None)
+
+    def heard(self, index: int, views: list[View], now: float) -> None:
+        """The answers to Ask. Believes the highest epoch, whoever told it."""
+        shard = self._shards[index]
+        best = max((v for v in views if v.head is not None), key=lambda v: v.epoch, default=None)
+        if best is not None and (shard.view is None or best.epoch >= shard.view.epoch):
+            shard.view = best
+            shard.needs_view = False
+            shard.up = None
+        else:
+            self._pause(shard, now)
+
+    def dialled(self, index: int, member: Member) -> None:
+        """Connected to the head of our view. The outage ends with its first answer, not here."""
+        shard = self._shards[index]
+        shard.up = member
+        if shard.outage_since is not None and (self._diverts or not self._direct) and not shard.pull:
+            shard.pull = [None]  # gradients go to the buffer now, so only this can show that the head answers
+
+    def lost(self, index: int, now: float) -> None:
+        """Refused, closed, or silent for too long: ask for the view again."""
+        shard = self._shards[index]
+        shard.up = None
+        shard.needs_view = True
+        if shard.outage_since is None:
+            shard.outage_since = now
+            shard.ask_at = now
+        else:
+            self._pause(shard, now)
+        if self._diverts:
+            self._divert_waiting()
+
+    def acknowledged(self, index: int, item: Outgoing) -> None:
+        """This shard has the gradient (or the initial weights), as safe as its strategy promises."""
+        shard = self._shards[index]
+        self._answering(shard)
+        if item is shard.init:
+            shard.init = None
+            return
+        if shard.queue and shard.queue[0] is item:
+            shard.queue.popleft()
+        item.pending.discard(index)
+        if not item.pending and item.outcome is None:
+            self._settle(item, Outcome.SERVER)
+
+    def pulled(self, index: int) -> None:
+        """The weights asked for have come."""
+        shard = self._shards[index]
+        self._answering(shard)
+        shard.pull = []
+
+    def refused(self, index: int, reason: Refusal, view: View | None, now: float) -> None:
+        """The head said no to the last push or pull."""
+        shard = self._shards[index]
+        if reason in (Refusal.EPOCH, Refusal.NOT_HEAD, Refusal.STOPPED):
+            self._refused_by_view(index, view, now)
+            return
+        self._answering(shard)
+        if reason is Refusal.FINISHED:
+            self._finish()
+        elif reason is Refusal.FENCED:
+            self._notices.append(Notice.FENCED)
+        elif reason is Refusal.EMPTY:
+            self._notices.append(Notice.EMPTY)
+            shard.pull = []
+        else:  # HISTORY, STEP, VERSION: only Sync says so
+            shard.pull = []
+            self.drop_all()
+            self._notices.append(Notice.RESYNC)
+
+    def _refused_by_view(self, index: int, view: View | None, now: float) -> None:
+        shard = self._shards[index]
+        known = 0 if shard.view is None else shard.view.epoch
+        if view is not None and view.head is not None and view.epoch > known:
+            shard.view, shard.up, shard.needs_view = view, None, False
+            if shard.outage_since is None:
+                shard.outage_since = now
+            shard.ask_at = now
+        else:
+            self.lost(index, now)
+
+    def _pause(self, shard: _Shard, now: float) -> None:
+        shard.ask_at = now + shard.ask_pause
+        shard.ask_pause = min(shard.ask_pause * 1.5, _ASK_INTERVAL_MAX_S)
+
+    def _answering(self, shard: _Shard) -> None:
+        shard.outage_since = None
+        shard.ask_pause = _ASK_INTERVAL_S
+
+    def _finish(self) -> None:
+        if not self.finished:
+            self.finished = True
+            self._notices.append(Notice.FINISHED)
+        for shard in self._shards:
+            for item in shard.queue:
+                if item.outcome is None and not item.in_buffer:
+                    self._settle(item, Outcome.UNAPPLIED)
+            shard.queue.clear()
+            shard.pull = []
+
+    def _settle(self, item: Outgoing, outcome: Outcome) -> None:
+        item.outcome = outcome
+        self.unanswered -= 1
+
+    # --- the shell's thread of the buffer ---
+
+    def _divert(self, item: Outgoing) -> None:
+        item.in_buffer = True
+        self._buffer.append(item)
+
+    def _divert_waiting(self) -> None:
+        seen: set[int] = set()
+        for shard in self._shards:
+            for item in shard.queue:
+                if item.outcome is None and not item.in_buffer and id(item) not in seen:
+                    seen.add(id(item))
+                    self._divert(item)
+
+    def next_for_buffer(self) -> Outgoing | None:
+        """The gradient to append next; stays until `buffered` or `take_back`."""
+        while self._buffer and self._buffer[0].outcome is not None:
+            self._buffer.popleft()
+        return self._buffer[0] if self._buffer else None
+
+    def buffered(self, item: Outgoing, closed: bool = False) -> None:
+        """Redis has it (or recognised it); `closed`: it refused, because the job is at its end."""
+        if self._buffer and self._buffer[0] is item:
+            self._buffer.popleft()
+        if item.outcome is None:
+            self._settle(item, Outcome.UNAPPLIED if closed else Outcome.BUFFER)
+        if closed:
+            for waiting in self._buffer:
+                if waiting.outcome is None:
+                    self._settle(waiting, Outcome.UNAPPLIED)
+            self._buffer.clear()
+            self._finish()
+
+    def take_back(self) -> None:
+        """The buffer does not answer and no shard is in an outage: the heads take what waits (Hybrid)."""
+        if not self._direct or self.outage():
+            return
+        while self._buffer:
+            item = self._buffer.popleft()
+            if item.outcome is None:
+                item.in_buffer = False
+                for index, shard in enumerate(self._shards):
+                    if index in item.pending:
+                        shard.queue.append(item)
+
+    def buffer_waiting(self) -> int:
+        return len(self._buffer)

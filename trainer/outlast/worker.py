@@ -1,0 +1,110 @@
+"""The reference worker: a task, trained in a loop that reads from top to bottom; or a user's script.
+
+Exit codes: 0 the job has reached its goal (or this slot was taken over), 3 a fault that no restart would mend,
+anything else a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outlast import optimizers
+from outlast.api.config import ProcessConfig
+from outlast.api.spec import JobSpec
+from outlast.optimizer import Optimizer, TrainingError, TrainingFinished
+from outlast.optimizers import OptimizerMismatch
+from outlast.tasks.base import LoadedTask, TaskError, load_task
+from outlast.tensors import ManifestMismatch
+
+log = logging.getLogger("outlast.worker")
+
+EXIT_CONFIGURATION = 3
+
+
+def train(task: LoadedTask, config: ProcessConfig, spec: JobSpec) -> None:
+    """Compute gradients until the job has reached its goal, or this slot its last epoch."""
+    device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+    log.info("computes on %s", torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU")
+    model = task.model().to(device).train()
+    description = optimizers.spec_description(spec.training.optimizer)
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in description["groups"][0].items()}
+    optimizer = Optimizer(model, optimizers.OPTIMIZERS[description["name"]], config=config, **arguments)
+    epochs = spec.training.stop_after.epochs
+    last_batch = None if epochs is None else int(epochs * task.batches_per_epoch())
+    while last_batch is None or optimizer.data.batch(optimizer.data.slots - 1, optimizer.next_step) < last_batch:
+        optimizer.seed_step()
+        batch = _to(device, task.batch(optimizer.next_batch))
+        loss = task.loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    optimizer.drain()
+    optimizer.close()
+
+
+def _to(device: torch.device, batch: Any) -> Any:
+    if device.type == "cpu":
+        return batch
+    return tuple(part.pin_memory().to(device, non_blocking=True) for part in batch)
+
+
+def run_script(path: str, spec: JobSpec) -> None:
+    """Run a user's script, as `python path` would; it trains through `outlast.Optimizer`."""
+    if not Path(path).is_file():
+        raise TaskError(f'spec.training.script: "{path}" is no file; give a path the worker can read')
+    torch.manual_seed(spec.training.seed)
+    sys.argv = [path]
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    runpy.run_path(path, run_name="__main__")
+
+
+def report_fault(config: ProcessConfig, kind: str, error: BaseException) -> None:
+    """Say why, where the control plane finds it: the log's last line, and a file in a local run."""
+    directory = config.extras.get("errors_dir")
+    if directory:
+        target = Path(directory) / f"{config.name}.json"
+        partial = target.with_suffix(".tmp")
+        partial.write_text(json.dumps({"error": str(error), "kind": kind}))
+        partial.replace(target)
+    log.error("%s", error)
+
+
+FAULTS: dict[type[BaseException], str] = {
+    TaskError: "task",
+    OptimizerMismatch: "config",
+    ManifestMismatch: "shape",
+    TrainingError: "training",
+}
+
+
+def main() -> None:
+    """Run the worker that `OUTLAST_CONFIG` describes."""
+    config = ProcessConfig.from_environment()
+    spec = JobSpec.from_json(config.spec)
+    torch.set_num_threads(int(config.extras.get("threads", 1)))
+    torch.use_deterministic_algorithms(spec.training.consistency == "Sync", warn_only=True)
+    sys.setswitchinterval(0.0005)  # the threads that send and receive must not wait for the loop's Python
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # nothing of a worker needs saving
+    try:
+        if spec.training.script is not None:
+            run_script(spec.training.script, spec)
+        else:
+            assert spec.training.task is not None
+            search = list(config.extras.get("path", []))
+            task = load_task(spec.training.task, spec.training.args, spec.training.seed, search)
+            train(task, config, spec)
+    except TrainingFinished as finished:
+        log.info("%s", finished.message)
+    except tuple(FAULTS) as error:
+        report_fault(config, FAULTS[type(error)], error)
+        raise SystemExit(EXIT_CONFIGURATION) from error
