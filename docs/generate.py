@@ -48,8 +48,8 @@ spec:
 """
 
 RULES_INTRODUCTION = (
-    "The API server and `outlast validate` hold a job to these, in the same words. A field's name in italics stands for "
-    "its value."
+    "The API server and `outlast validate` hold a job to these, in the same words. A field's name in italics stands "
+    "for its value."
 )
 
 

@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 from outlast_operator.failover import policy
-from outlast_operator.state import Condition, JobStatus
+from outlast_operator.state import Condition
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
 
@@ -20,16 +20,13 @@ BUFFER, CHECKPOINT = "BufferHealthy", "CheckpointAvailable"
 Finding = tuple[bool | None, str, str]  # status, reason, message
 
 
-def condition_holds(status: JobStatus, type_: str) -> bool:
-    return any(c.type == type_ and c.status == "True" for c in status.conditions)
-
-
 def show(turn: Turn, shards: list[Shard], suspended: bool = False) -> None:
     """Put conditions and state into the draft."""
     primary = _primary(shards)
+    stopped = (True, "Suspended", "everything is stopped, the state is kept")
     findings: dict[str, Finding] = {
         READY: _ready(turn, primary),
-        SUSPENDED: (True, "Suspended", "everything is stopped, the state is kept") if suspended else _not_suspended(turn),
+        SUSPENDED: stopped if suspended else _not_suspended(turn),
         COMPLETE: _outcome(turn, "Succeeded"),
         FAILED: _outcome(turn, "Failed"),
         PRIMARY: primary,
@@ -57,6 +54,8 @@ def _state(turn: Turn, shards: list[Shard], suspended: bool, primary: bool) -> s
         return status.outcome
     if suspended:
         return "Suspended"
+    if turn.spec.suspend:
+        return turn.recorded.state  # until everything is stopped
     if status.goal is not None:
         return "Finishing"
     if primary:
@@ -107,7 +106,8 @@ def _replication(turn: Turn, shards: list[Shard]) -> Finding:
     short = [s.shard for s in shards if s.view is None or not s.confirmed(s.view.members)]
     short += [s.shard for s in shards if s.view is not None and len(s.view.members) < wanted and s.shard not in short]
     if short:
-        return False, "TooFewMembers", f"shards short of {wanted} caught-up members: {', '.join(map(str, sorted(short)))}"
+        names = ", ".join(map(str, sorted(short)))
+        return False, "TooFewMembers", f"short of {wanted} caught-up members: shard {names}"
     return True, "AllCaughtUp", f"every shard has {wanted} caught-up members"
 
 

@@ -15,14 +15,13 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from outlast_operator.backoff import count_exit, fail, is_counted
-from outlast_operator.conditions import SUSPENDED, condition_holds
 from outlast_operator.state import FinishJob, KillProcess, Process, RequestCheckpoint, TermProcess
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
 from outlast_operator.workers import all_done, evaluated
 
 CHECKPOINT_PATIENCE_S = 60.0
-TERM_PATIENCE_S = 3.0
+TERM_PATIENCE_S = 2.0
 
 
 def check_fatal(turn: Turn, shards: list[Shard]) -> None:
@@ -36,7 +35,8 @@ def check_fatal(turn: Turn, shards: list[Shard]) -> None:
             why = next((st.message for st in s.standings.values() if st.cause == "RestoreFailed"), "")
             fail(turn, "RestoreFailed", f"recovery.checkpoint.restoreFrom {start_from} cannot be restored: {why}")
     limit_s = turn.spec.run_policy.active_deadline_seconds
-    if limit_s is not None and turn.status.t_start is not None and turn.due(turn.status.t_start + limit_s):
+    start = turn.status.t_start
+    if limit_s is not None and start is not None and not turn.spec.suspend and turn.due(start + limit_s):
         fail(turn, "DeadlineExceeded", f"the job is not complete {limit_s} s after its start (activeDeadlineSeconds)")
 
 
@@ -58,6 +58,10 @@ def plan_finish(turn: Turn, shards: list[Shard]) -> None:
         elif not s.head.finished:
             ready = False
             turn.do(FinishJob(s.shard, s.view.head))
+    if turn.lasted("heads finished", ready, turn.spec.workers.grace_seconds):
+        for p in turn.observed.processes.values():
+            if p.role == "worker" and p.alive:
+                turn.do(KillProcess(p.name, p.instance, "it goes on though the job is finished"))
     if ready and all_done(turn) and evaluated(turn):
         _complete(turn, shards)
 
@@ -69,9 +73,9 @@ def _goal_reached(turn: Turn, shards: list[Shard]) -> str | None:
         return "updates"
     if all_done(turn):
         return "epochs" if stop.epochs is not None else "workers"
-    if stop.seconds is not None and status.t_running is not None:
-        if turn.due(status.t_running + stop.seconds - status.trained_s):
-            return "seconds"
+    timed = stop.seconds is not None and status.t_running is not None
+    if timed and turn.due((status.t_running or 0.0) + (stop.seconds or 0.0) - status.trained_s):
+        return "seconds"
     best = [p.evaluation.accuracy for p in heads if p is not None and p.evaluation is not None]
     return "accuracy" if stop.accuracy is not None and best and max(best) >= stop.accuracy else None
 
@@ -121,33 +125,39 @@ def _end(turn: Turn, processes: Collection[Process], why: str) -> None:
 
 # --- suspension -------------------------------------------------------------------------------------------------------
 
+_STOPPING = "stopping"  # timer: since when what the job holds is saved, and everything is being ended
 
-def plan_suspension(turn: Turn, shards: list[Shard]) -> bool:
-    """Stop workers, save, stop the rest. Returns whether everything stands still with its state kept."""
-    processes = list(turn.observed.processes.values())
+
+def is_stopping(turn: Turn) -> bool:
+    return _STOPPING in turn.recorded.since
+
+
+def end_computing(turn: Turn) -> bool:
+    """Suspending: end workers and evaluator. Returns whether they have ended."""
+    processes = turn.observed.processes.values()
     for p in processes:
         if not p.alive and not is_counted(turn, p):
-            count_exit(turn, p, progressed=True)  # we ended it: no failure, and no worker that is done
+            count_exit(turn, p, progressed=True)  # we ended it: neither a failure, nor a worker that is done
     computing = [p for p in processes if p.alive and p.role in ("worker", "evaluator")]
     _end(turn, computing, "the job is suspended")
-    if computing:
-        return False
-    rest = [p for p in processes if p.alive]
-    stopping = condition_holds(turn.status, SUSPENDED)
-    if rest and not stopping and not _nothing_to_keep(turn, shards) and not _request_checkpoints(turn, shards):
+    return not computing
+
+
+def end_saved(turn: Turn, shards: list[Shard]) -> bool:
+    """Suspending: end the servers once a checkpoint holds what they hold. Returns whether everything has ended."""
+    rest = [p for p in turn.observed.processes.values() if p.alive]
+    nothing_yet = not turn.status.views or all(s.head is not None and not s.head.initialised for s in shards)
+    if rest and not is_stopping(turn) and not nothing_yet and not _request_checkpoints(turn, shards):
         turn.explain("suspending: waiting for a checkpoint")
         return False
+    turn.since(_STOPPING)
     _end(turn, rest, "the job is suspended")
-    return True
-
-
-def _nothing_to_keep(turn: Turn, shards: list[Shard]) -> bool:
-    return not turn.status.views or all(s.head is not None and not s.head.initialised for s in shards)
+    return not rest
 
 
 def note_resumption(turn: Turn) -> None:
-    """First turn after a suspension: time starts anew, what ended has not failed."""
-    if condition_holds(turn.status, SUSPENDED):
+    """First turn after a suspension: time starts anew, and what ended has not failed."""
+    if is_stopping(turn):
         turn.record(t_start=turn.now, attempts={}, done=())
         turn.tell("Resumed", "the job goes on")
 

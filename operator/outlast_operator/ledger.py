@@ -36,15 +36,17 @@ def write_ledger(turn: Turn, shards: list[Shard]) -> None:
 
 
 def _lost_members(turn: Turn, shards: list[Shard]) -> Iterator[Failover]:
-    known = {f.boot for f in turn.status.failovers if f.kind == "server" and not (f.closed and f.cause == "Silent")}
+    known = {f.boot for f in turn.status.failovers if f.kind == "server" and not f.closed}
     for s in shards:
         if s.view is None:
             continue
         following = turn.status.views[s.shard]
         for i, m in enumerate(s.view.members):
             st = s.standings[m.boot]
-            dropped = m.boot not in {n.boot for n in following.members} or s.failed_restore
-            if m.boot not in known and (dropped or not st.well):
+            dropped = st.well and m.boot not in {n.boot for n in following.members}
+            failed = st.cause == "RestoreFailed" and following is not s.view
+            # What was lost while the job was suspended is no news: its timer is older than this turn.
+            if m.boot not in known and (dropped or failed or turn.is_new(f"lost:{m.boot}")):
                 yield Failover(
                     m.name, _cause(st), turn.now, boot=m.boot, shard=s.shard, role=_role(i, len(s.view.members)),
                     signal=st.signal, version=st.probe.version if st.probe is not None else 0, message=st.message,

@@ -13,13 +13,12 @@ The order of work is that of recovery: views, then processes, then what follows.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from outlast_operator import conditions, finish
 from outlast_operator.health import remember_the_dead
 from outlast_operator.ledger import write_ledger
-from outlast_operator.progress import INTERVAL_S, measure
+from outlast_operator.measures import INTERVAL_S, measure
 from outlast_operator.servers import plan_redis, plan_servers
 from outlast_operator.state import (
     Action,
@@ -63,9 +62,7 @@ def plan(spec: JobSpec, observed: ObservedJob, now: float) -> Plan:
     if turn.status.outcome is None:
         finish.check_fatal(turn, shards)
     if turn.status.outcome is None and spec.suspend:
-        suspended = finish.plan_suspension(turn, shards)
-        if suspended:
-            finish.note_pause(turn)
+        suspended = _suspend(turn, shards)
     elif turn.status.outcome is None:
         _train(turn, shards)
     if turn.status.outcome is not None:
@@ -77,17 +74,32 @@ def plan(spec: JobSpec, observed: ObservedJob, now: float) -> Plan:
 
 def _train(turn: Turn, shards: list[Shard]) -> None:
     finish.note_resumption(turn)
-    plan_views(turn, shards)
-    plan_redis(turn)
-    plan_servers(turn, shards)
+    _keep_servers(turn, shards)
     plan_workers(turn, shards)
     plan_evaluator(turn)
     if turn.status.t_running is None and all(s.head is not None and s.head.serving for s in shards):
         turn.record(t_running=turn.now)
     finish.plan_finish(turn, shards)
-    _install(turn, shards)
     _set_slots(turn, shards)
     write_ledger(turn, shards)
+
+
+def _suspend(turn: Turn, shards: list[Shard]) -> bool:
+    """Whether everything has been stopped. Until the state is saved, losses are answered as ever."""
+    if not finish.is_stopping(turn) and turn.status.views:
+        _keep_servers(turn, shards)
+        write_ledger(turn, shards)
+    if not (finish.end_computing(turn) and finish.end_saved(turn, shards)):
+        return False
+    finish.note_pause(turn)
+    return True
+
+
+def _keep_servers(turn: Turn, shards: list[Shard]) -> None:
+    plan_views(turn, shards)
+    plan_redis(turn)
+    plan_servers(turn, shards)
+    _install(turn, shards)
 
 
 def _install(turn: Turn, shards: list[Shard]) -> None:
@@ -107,27 +119,27 @@ def _install(turn: Turn, shards: list[Shard]) -> None:
 def _set_slots(turn: Turn, shards: list[Shard]) -> None:
     wanted = turn.spec.workers.replicas
     for s in shards:
-        if s.head is not None and s.view is not None and s.view.head is not None and turn.status.goal is None:
-            if s.head.initialised and s.head.slots != wanted:
-                turn.do(SetSlots(s.shard, s.view.head, wanted))
+        head = s.view.head if s.view is not None else None
+        if head is None or s.head is None or turn.status.goal is not None:
+            continue
+        if s.head.initialised and s.head.slots != wanted:
+            turn.do(SetSlots(s.shard, head, wanted))
 
 
 def _conclude(turn: Turn, shards: list[Shard]) -> Plan:
     turn.record(since=turn.timers)
-    recorded = turn.recorded
-    status = turn.status
-    quiet = status == recorded
-    if quiet and status.outcome is None and status.t_running is not None and not turn.due(
-        recorded.progress.t + INTERVAL_S
-    ):
-        status = recorded
-    elif not quiet or status.outcome is None:
-        status = replace(status, progress=measure(turn, shards))
+    if turn.status != turn.recorded or _progress_is_due(turn):
+        turn.record(progress=measure(turn, shards))
     if any(isinstance(a, InstallView | FinishJob | RequestCheckpoint | SetSlots) for a in turn.actions):
         turn.wake(turn.now + turn.spec.recovery.failover.heartbeat_seconds)
     actions = tuple(sorted(turn.actions, key=lambda a: _ORDER.index(type(a))))
-    _assert_recorded_first(recorded, actions)
-    return Plan(status, actions, "; ".join(turn.reasons) or "nothing to do", turn.wake_at)
+    _assert_recorded_first(turn.recorded, actions)
+    return Plan(turn.status, actions, "; ".join(turn.reasons) or "nothing to do", turn.wake_at)
+
+
+def _progress_is_due(turn: Turn) -> bool:
+    training = turn.status.t_running is not None and turn.status.outcome is None
+    return training and turn.due(turn.recorded.progress.t + INTERVAL_S)
 
 
 def _assert_recorded_first(recorded: JobStatus, actions: tuple[Action, ...]) -> None:

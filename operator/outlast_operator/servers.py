@@ -60,10 +60,11 @@ def _why_end(turn: Turn, s: Shard, process: Process) -> str | None:
     probe = turn.observed.probes.get(process.name)
     if probe is not None and (probe.t_heard < process.t_started or process.boot not in (None, probe.boot)):
         probe = None  # an earlier start's
-    boot = next((b for b, instance in turn.status.boots.items() if instance == process.instance), None)
-    boot = boot if boot is not None else process.boot if process.boot is not None else probe and probe.boot
-    if boot in s.hopeless:
-        return f"lost ({s.standings[boot].cause}) and replaced" if boot else None
+    boot = next((b for b, instance in turn.status.boots.items() if instance == process.instance), process.boot)
+    if boot is None and probe is not None:
+        boot = probe.boot
+    if boot is not None and boot in s.hopeless:
+        return f"lost: {s.standings[boot].cause}"
     if view is not None and boot is not None and any(m.boot == boot for m in (*view.members, *view.joining)):
         return None
     was_in_a_view = boot in turn.status.boots or (probe is not None and probe.epoch > 0)

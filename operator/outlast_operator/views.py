@@ -59,15 +59,14 @@ def plan_views(turn: Turn, shards: list[Shard]) -> None:
         if s.view is not None:
             s.next = _follow(turn, s, rules)
     needy = [s for s in shards if s.view is not None and (s.next is None or s.failed_restore)]
-    if rules.from_buffer and not any(s.failed_restore for s in needy):
-        for s in needy:
-            _rebuild_from_buffer(turn, s)
-    elif needy:
+    if needy and not (rules.from_buffer and not any(s.failed_restore for s in needy)):
         _roll_back(turn, shards, needy, rules)
-    elif any(s.view is None for s in shards):
+    else:
         for s in shards:
             if s.view is None:
                 _first(turn, s, rules)
+            elif s.next is None:
+                _rebuild_from_buffer(turn, s)
     _record(turn, shards)
 
 
@@ -157,7 +156,7 @@ def _follow(turn: Turn, s: Shard, rules: Policy) -> View | None:
     tail = s.standings[view.members[-1].boot]
     tail_says = tail.probe if tail.well and tail.probe is not None and tail.probe.epoch == view.epoch else None
     kept = [s.standings[m.boot] for m in view.members if m.boot not in s.lost]
-    following = next_view(
+    return next_view(
         view,
         lost=s.lost,
         leaving={boot for boot, st in s.standings.items() if st.leaving},
@@ -167,7 +166,6 @@ def _follow(turn: Turn, s: Shard, rules: Policy) -> View | None:
         epoch=_highest_epoch(turn, s),
         restored=all(_has_restored(st, view) for st in kept),
     )
-    return following
 
 
 def _has_restored(st: Standing, view: View) -> bool:
@@ -217,7 +215,7 @@ def _roll_back(turn: Turn, shards: list[Shard], needy: list[Shard], rules: Polic
     candidates = {s.shard: _candidates(s) for s in shards}
     ready = [_enough(turn, s, candidates[s.shard], rules) for s in shards if s in needy or s.view is None]
     proved = [surely_dead(turn, st) for s in needy if s.next is None for st in _members(s)]
-    if not (all(ready) and all(proved)):
+    if not (all(ready) and all(proved) and all(candidates.values())):
         what = "every old server is proved dead" if not all(proved) else "servers are ready"
         turn.explain(f"shards {[s.shard for s in needy]} lost all their servers; waiting until {what}")
         return
@@ -233,7 +231,8 @@ def _roll_back(turn: Turn, shards: list[Shard], needy: list[Shard], rules: Polic
         room = rules.chain_length - len(members)
         s.next = fresh_view(s.shard, _highest_epoch(turn, s) + 1, history, members, joining[:room], restore)
     _forget_what_was_rolled_back(turn)
-    turn.tell("RolledBack", f"history {history}: all shards go back to {restore or 'the initial weights'}", warning=True)
+    where = restore or "the initial weights"
+    turn.tell("RolledBack", f"history {history}: all shards go back to {where}", warning=True)
 
 
 def _members(s: Shard) -> list[Standing]:
@@ -246,7 +245,7 @@ def _candidates(s: Shard) -> list[Member]:
         return s.fresh
     well = [m for m in (*s.view.members, *s.view.joining) if m.boot not in s.lost and s.standings[m.boot].well]
     staying = [m for m in well if not s.standings[m.boot].leaving]
-    return [*staying, *s.fresh]
+    return [*(staying or well), *s.fresh]
 
 
 def _checkpoints(turn: Turn, member: Member) -> tuple[CheckpointRef, ...]:

@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 from outlast_operator.backoff import count_exit, fails_for_good, is_counted, may_start
-from outlast_operator.state import AssignSlot, KillProcess, Process, StartProcess, TermProcess
+from outlast_operator.state import CONFIG_ERROR_EXIT, AssignSlot, KillProcess, Process, StartProcess, TermProcess
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
 
@@ -84,7 +84,8 @@ def _keep(turn: Turn, slot: int, process: Process, recorded: int) -> None:
 
 def _count_worker(turn: Turn, process: Process, clock: int | None) -> None:
     attempt = count_exit(turn, process, clock)
-    if process.exit_code == 0:
+    over = turn.status.goal is not None and process.exit_code != CONFIG_ERROR_EXIT
+    if process.exit_code == 0 or over:
         turn.record(done=(*turn.status.done, process.name))
         turn.explain(f"{process.name} is done")
     elif not fails_for_good(turn, process, attempt.failures):

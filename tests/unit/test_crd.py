@@ -45,7 +45,9 @@ def test_every_field_has_a_description() -> None:
     bare = [
         path
         for path, node in nodes(schema())
-        if not path.endswith("[]") and not path.startswith(".metadata") and not node.get("description", "").endswith(".")
+        if not path.endswith("[]")
+        and not path.startswith(".metadata")
+        and not node.get("description", "").endswith(".")
     ]
     assert bare == []
 

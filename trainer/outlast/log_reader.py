@@ -109,7 +109,7 @@ class LogReader:
                 self._epoch = 0
                 return False
             epoch, history, finished = view.epoch, view.history, bool(status["finished"])
-            offset = server.replica.offset
+            offset = int(status["offset"])
         self.claim_if_needed(epoch, history, offset)
         if epoch != self._epoch:
             self._epoch = epoch

@@ -88,7 +88,7 @@ class Replica:
         """Take one event; say what is to be done now."""
         ready = Ready()
         self._handlers[type(event)](event, ready)
-        if self._acting:
+        if self._acting and self.restoring is None:
             self._downstream.advance(ready)
             self._admission.settle(ready)
             self._acknowledge(ready)
@@ -156,6 +156,11 @@ class Replica:
     def data(self) -> DataPlan:
         """Which batch a slot takes at a step."""
         return self._state.data
+
+    @property
+    def offset(self) -> int:
+        """The buffer's log is consumed to here (duplicates that were passed over included)."""
+        return self._state.offset
 
     @property
     def pending(self) -> int:
@@ -276,28 +281,32 @@ class Replica:
             self.restoring = (name, view.history)
             ready.restore = name
 
-    def _restored(self, event: Restored, ready: Ready) -> None:
+    def takes(self, event: Restored) -> bool:
+        """Whether `step(event)` would replace the state. To be asked before tensors are overwritten, under one lock."""
         view = self.view
         if view is None or self.role == "stopped":
-            return
+            return False
         if event.epoch is None and self.restoring is not None:
-            if event.source not in (None, self.restoring[0]):
-                return  # a newer view named something else
-        elif self.is_head or event.history != view.history:
+            # What the view named; it counts in the view's history from here on. A newer view may name something else.
+            return event.seq > 0 and event.source in (None, self.restoring[0])
+        if self.is_head or event.history != view.history:
+            return False
+        if event.epoch is None:
+            return event.seq > self._state.last_seq  # a peer's state of unknown age never takes us back
+        return event.seq > 0 and self._acting and event.epoch == self.epoch
+
+    def _restored(self, event: Restored, ready: Ready) -> None:
+        if event.epoch is not None:
+            self.current(event.epoch)
+        if self.takes(event):
+            assert self.view is not None
+            self.restoring = None
+            self._state.adopt(event, self.view.history)
+            self._downstream.adopted(ready)
+        elif event.seq == 0 and event.epoch is None and self.restoring is not None:
+            self.restoring = None  # there is nothing to load: empty after all
+        else:
             return
-        elif event.epoch is None:
-            if event.seq <= self._state.last_seq:
-                return  # a peer's state of unknown age never takes us back
-        elif not self.current(event.epoch):
-            return
-        if event.seq == 0:  # there is nothing to load: empty after all
-            if not self._state.initialised:
-                self.restoring = None
-                self._acknowledge(ready, force=True)
-            return
-        self.restoring = None
-        self._state.adopt(event, view.history)
-        self._downstream.adopted(ready)
         if self._acting:
             self._downstream.advance(ready)
             self._acknowledge(ready, force=True)
@@ -306,6 +315,7 @@ class Replica:
 
     def append(self, entry: Entry, ready: Ready) -> None:
         """Apply the next entry and send it on."""
+        assert self.restoring is None
         if entry.kind is Kind.INIT:
             assert self.view is not None
             self._state.initialise(self.view.history)

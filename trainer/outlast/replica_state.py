@@ -144,7 +144,8 @@ class ReplicatedState:
 def restored(exported: dict[str, Any], epoch: int | None = None, source: str | None = None) -> Restored:
     """The event that gives a replica an exported state: a peer's (with the link's epoch) or a stored one.
 
-    Raises `KeyError`, `TypeError`, `ValueError` if malformed."""
+    Raises `KeyError`, `TypeError`, `ValueError` if malformed.
+    """
     return Restored(
         seq=int(exported["seq"]),
         version=int(exported["version"]),

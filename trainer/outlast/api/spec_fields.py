@@ -25,6 +25,7 @@ from outlast.api.base import (
     OpaqueObject,
     Seconds,
 )
+from outlast.api.errors import show
 from outlast.api.schedule import Schedule
 
 Consistency = Literal["Sync", "Async", "BoundedStaleness"]
@@ -38,12 +39,19 @@ StalenessPolicy = Literal["Sum", "Mean", "InverseStaleness", "DelayCompensation"
 OutageMode = Literal["StaleGradients", "LocalSteps"]
 CleanPodPolicy = Literal["Running", "All", "None"]
 
+
+def _pair(raw: Any) -> Any:
+    if isinstance(raw, list) and len(raw) != 2:
+        raise ValueError(f"{show(raw)} is not a pair; write two numbers such as [0.9, 0.999]")
+    return tuple(raw) if isinstance(raw, list) else raw
+
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 Text = Annotated[str, Field(min_length=1, max_length=1024)]
 Betas = Annotated[
     tuple[Beta, Beta],
-    BeforeValidator(lambda raw: tuple(raw) if isinstance(raw, list) else raw),
+    BeforeValidator(_pair),
     WithJsonSchema(
         {
             "type": "array",

@@ -18,7 +18,8 @@ def measure(turn: Turn, shards: list[Shard]) -> Progress:
     heads = [s.head for s in shards if s.head is not None]
     complete = len(heads) == len(shards)
     version = min(p.version for p in heads) if complete else before.version
-    shown = max((p.evaluation for p in heads if p.evaluation is not None), key=lambda e: e.version, default=None)
+    evaluations = [p.evaluation for p in heads if p.evaluation is not None]
+    shown = max(evaluations, key=lambda e: e.version, default=None)
     percent, eta_s = _share_done(turn, version)
     processes = turn.observed.processes.values()
     return Progress(
@@ -42,6 +43,7 @@ def trained_s(turn: Turn) -> float:
 
 
 def _share_done(turn: Turn, version: int) -> tuple[float | None, float | None]:
+    """Percent of stopAfter, and seconds left at the pace so far."""
     stop, elapsed_s = turn.spec.training.stop_after, trained_s(turn)
     shares = []
     if stop.updates:
@@ -66,7 +68,7 @@ def _gradients(turn: Turn, heads: list[Probe]) -> dict[str, int]:
 
 
 def _cost(turn: Turn) -> dict[str, float]:
-    """By the clock: servers and workers for all of the time, workers for outages in which they could not go on."""
+    """By the clock: servers and workers for all of the time; `idle`: workers in outages in which they cannot go on."""
     spec, status = turn.spec, turn.status
     if status.t_start is None:
         return {}
@@ -78,4 +80,3 @@ def _cost(turn: Turn) -> dict[str, float]:
         outages = [f for f in status.failovers if f.kind == "server" and f.role in ("head", "single")]
         idle_s = sum((f.t_first_update or end) - f.t_detected for f in outages)
     return {"total": round((end - status.t_start) * (workers + servers), 6), "idle": round(idle_s * workers, 6)}
-
