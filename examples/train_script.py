@@ -15,12 +15,13 @@ teacher = nn.Linear(20, 3)  # what is to be learned: which of its three outputs 
 
 optimizer = outlast.Optimizer(model, torch.optim.SGD, lr=0.1)
 
-for step in range(100_000):  # the job's stopAfter ends the run
-    optimizer.zero_grad()  # also seeds torch for this worker and step: a restarted worker draws the same batch
+for step in range(2000):  # the job's stopAfter ends the run before that
+    optimizer.seed_step()  # each worker draws other batches, a restarted one the same again
     inputs = torch.randn(64, 20)
     with torch.no_grad():
         targets = teacher(inputs).argmax(dim=1)
 
+    optimizer.zero_grad()
     loss = F.cross_entropy(model(inputs), targets)
     loss.backward()
     optimizer.step()

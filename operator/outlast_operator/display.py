@@ -178,7 +178,9 @@ def render(scene: Scene) -> RenderableType:
     grid.add_row("model", _model(moment))
     for shard in sorted(status.views):
         grid.add_row(f"shard {shard}" if len(status.views) > 1 else "servers", _chain_text(shard, scene))
-    grid.add_row("workers", f"{scene.workers} of {scene.spec.workers.replicas}, {moment.gradients_per_s:.1f} gradients/s")
+    grid.add_row(
+        "workers", f"{scene.workers} of {scene.spec.workers.replicas}, {moment.gradients_per_s:.1f} gradients/s"
+    )
     if scene.redis is not None:
         backlog = sum(p.backlog for p in moment.probes.values() if p.role in ACTING)
         grid.add_row("redis", Text.assemble(_dot(scene.redis), f"{backlog:,} gradients not applied yet"))
@@ -186,8 +188,8 @@ def render(scene: Scene) -> RenderableType:
         grid.add_row("operator", Text("down: training goes on, failovers wait", "bold red"))
     if status.failovers:
         grid.add_row("failovers", _failovers(status))
-    banners = [Text(f" {outage_text(n, s, scene.spec, scene.redis)} ", "bold white on red") for n, s in scene.outages.items()]
-    return Group(Text(), title, grid, *banners)
+    outages = [outage_text(shard, seconds, scene.spec, scene.redis) for shard, seconds in scene.outages.items()]
+    return Group(Text(), title, grid, *[Text(f" {text} ", "bold white on red") for text in outages])
 
 
 def _dot(up: bool) -> tuple[str, str]:

@@ -13,16 +13,14 @@ from dataclasses import replace
 from outlast.api.spec import JobSpec
 from outlast_operator.forkserver_client import ForkServerClient, ProcessRecord
 from outlast_operator.kills import Cast, Kill, KillSchedule, resolve
-from outlast_operator.report_data import Loss
+from outlast_operator.report_failures import Loss
 from outlast_operator.run_directory import RunDirectory
 
 
 class Drill:
     """The kills of one run; `step` is called some times a second."""
 
-    def __init__(
-        self, kills: Sequence[Kill], directory: RunDirectory, client: ForkServerClient, spec: JobSpec
-    ) -> None:
+    def __init__(self, kills: Sequence[Kill], directory: RunDirectory, client: ForkServerClient, spec: JobSpec) -> None:
         self._schedule = KillSchedule(kills)
         self._directory = directory
         self._client = client

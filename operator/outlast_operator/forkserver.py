@@ -40,6 +40,7 @@ PRELOAD_REQUIRED = ("torch", "torch._dynamo")
 PRELOAD_WISHED = ("outlast.server", "outlast.worker", "outlast.evaluate", "outlast_operator.local")
 MAX_UNSENT_BYTES = 8 << 20
 KILL_PATIENCE_S = 5.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def preload() -> None:
@@ -312,7 +313,7 @@ def _redirect(path: str | None) -> None:
     os.closerange(3, 1 << 16)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    logging.getLogger().handlers.clear()  # the target sets up its own
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=LOG_FORMAT, force=True)
 
 
 def _run(request: dict[str, Any]) -> int:
@@ -357,7 +358,7 @@ def main(argv: list[str]) -> int:
     run_dir, parent_pid = Path(argv[1]), int(argv[2])
     prctl.die_with_parent(parent_pid)
     prctl.adopt_orphans()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     started = time.monotonic()
     preload()
     server = ForkServer(socket_path(run_dir))

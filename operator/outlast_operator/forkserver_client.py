@@ -125,10 +125,8 @@ class ForkServerClient:
 
     def shutdown(self) -> None:
         """Kill every process and end the forkserver."""
-        try:
+        with contextlib.suppress(ForkServerError):  # it is gone, which is what was asked for
             self._request({"op": "shutdown"})
-        except ForkServerError:
-            pass  # it is gone, which is what was asked for
 
     def close(self) -> None:
         self._closed = True

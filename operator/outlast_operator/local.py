@@ -21,6 +21,7 @@ from typing import Any
 
 from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig
 from outlast.api.spec import JobSpec
+from outlast.api.view import Member
 from outlast.buffer_types import redis_maxmemory
 from outlast_operator.forkserver_client import ForkServerClient, ForkServerError, ProcessRecord, socket_path
 from outlast_operator.local_template import LocalTemplate
@@ -35,7 +36,6 @@ from outlast_operator.state import (
     InstallView,
     JobStatus,
     KillProcess,
-    Member,
     ObservedJob,
     Plan,
     Process,
@@ -56,6 +56,7 @@ TARGETS = {"server": "outlast.server:main", "worker": "outlast.worker:main", "ev
 # Redis is started before any worker has told the model's size; its limit then leaves room for snapshots of this size.
 ASSUMED_SNAPSHOT_BYTES = 1 << 30
 REAP_PATIENCE_S = 2.0
+TABLE_PATIENCE_S = 1.0
 QUIET_S = 0.002  # events that come together are answered by one turn
 
 
@@ -280,7 +281,7 @@ class LocalRuntime:
                 "run_dir": str(root),
                 "errors_dir": str(root / "errors"),
                 "slots_file": str(self.directory.slots_file(action.name)),
-                "job_dir": c.job_dir,
+                "path": [c.job_dir],
             },
         )
 
@@ -327,12 +328,14 @@ class LocalRuntime:
     def _keep_table(self, name: str) -> None:
         """What a server holds at its end, kept for the report before it is told to leave."""
         watch = self._watches.get(name)
-        if watch is None or watch.probe is None or not watch.probe.initialised or watch.probe.refused:
+        path = self.directory.root / "final" / f"{name}.json"
+        if watch is None or watch.probe is None or not watch.probe.finished or watch.probe.refused or path.exists():
             return
+        asked = self._pool.submit(watch.control.table)
         try:
-            write_json(self.directory.root / "final" / f"{name}.json", watch.control.table())
-        except (OSError, RuntimeError) as error:
-            log.info("no final table from %s: %s", name, error)
+            write_json(path, asked.result(timeout=TABLE_PATIENCE_S))
+        except (OSError, RuntimeError, TimeoutError) as error:
+            log.info("no final table from %s: %r", name, error)
 
     def close(self) -> None:
         for watch in self._watches.values():
@@ -370,9 +373,6 @@ def main() -> int:
 
     from outlast_operator.plan import plan
 
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
     runtime = LocalRuntime(RunDirectory(Path(os.environ[RUN_DIRECTORY_VARIABLE])))
     spec, heartbeat_s = runtime.spec, runtime.spec.recovery.failover.heartbeat_seconds
     reason = ""

@@ -101,7 +101,9 @@ class LedgerTail:
 class Monitor:
     """Starts observing when made; `stop` ends it and leaves everything in `heard`."""
 
-    def __init__(self, directory: RunDirectory, config: RunConfig, list_processes: Callable[[], Iterable[ProcessRecord]]):
+    def __init__(
+        self, directory: RunDirectory, config: RunConfig, list_processes: Callable[[], Iterable[ProcessRecord]]
+    ):
         self.heard = Heard()
         self._lock = threading.Lock()
         self._stopped = threading.Event()

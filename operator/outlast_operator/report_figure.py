@@ -1,8 +1,8 @@
 """The curves of a run: accuracy, gradients per second, version, CPU and memory over one time axis.
 
-One drawing, two palettes: `LIGHT` for the PNG, and one of CSS variables for the page, in which the same SVG follows the
-reader's light or dark theme. Colours tell roles apart (Okabe and Ito's, safe for the colour-blind), dashes the processes
-of a role. Nothing is smoothed: rates are constant between two samples, and what was not recorded is said so.
+One drawing, two palettes: `LIGHT` for the PNG, and one of CSS variables for the page, in which the same SVG follows
+the reader's light or dark theme. Colours tell roles apart (Okabe and Ito's, safe for the colour-blind), dashes the
+processes of a role. Nothing is smoothed: rates are constant between two samples, and what was not recorded is said so.
 
 matplotlib is imported when a figure is drawn, never with this module.
 """
@@ -13,6 +13,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ MIN_INTERVAL_S = 0.5  # rates over less than this are noise
 MAX_POINTS = 600  # a curve of more points is thinned: it could not be told apart at this width
 MAX_LINES = 4  # a role with more processes is drawn as their mean
 LABEL_ROWS = 5
-ROW_PT, TITLE_PT, HEADING_PT = 19.0, 24.0, 34.0  # heights above the first panel: a row of failures, its title, the heading
+ROW_PT, TITLE_PT, HEADING_PT = 19.0, 24.0, 34.0  # above the first panel: a row of failures, its title, the heading
 SIZE_IN = (11.0, 12.6)
+CROSS = "\u2716"
 DASHES = ("-", "--", ":", "-.")
 MIB = 1 << 20
 ROLES = ("server", "worker", "redis", "evaluator", "operator")
@@ -125,12 +127,14 @@ def svg(report: dict[str, Any], interruptions: Sequence[Interruption]) -> str:
     return f'<svg viewBox="{view_box}" role="img" aria-label="{label}">{_without_metadata(rest)}'
 
 
-def _draw(report: dict[str, Any], interruptions: Sequence[Interruption], colours: dict[str, str], title: str | None) -> Any:
+def _draw(
+    report: dict[str, Any], interruptions: Sequence[Interruption], colours: dict[str, str], title: str | None
+) -> Any:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {
+    style: Any = {
         "font.family": "DejaVu Sans",
         "font.size": 10.0,
         "text.color": colours["ink"],
@@ -147,7 +151,9 @@ def _draw(report: dict[str, Any], interruptions: Sequence[Interruption], colours
     with matplotlib.rc_context(style):
         figure = Figure(figsize=SIZE_IN)
         FigureCanvasAgg(figure)
-        axes = figure.subplots(5, 1, sharex=True, gridspec_kw={"height_ratios": [1.7, 1.2, 1.0, 1.2, 1.2], "hspace": 0.42})
+        axes = figure.subplots(
+            5, 1, sharex=True, gridspec_kw={"height_ratios": [1.7, 1.2, 1.0, 1.2, 1.2], "hspace": 0.42}
+        )
         end = _end(report)
         rows = _rows(interruptions, end)
         labels_pt = ROW_PT * (1 + max(rows, default=-1))
@@ -219,10 +225,10 @@ def _label_failures(
         left = _leftwards(one, end)
         above_pt = 9.0 + ROW_PT * row
         base = {"xy": (one.start_s, 1.0), "xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
-        ax.annotate("", xytext=(0, above_pt), arrowprops={"arrowstyle": "-", "color": colours["outage"], "lw": 1.1}, **base)
         ax.annotate(
-            "\u2716", xytext=(0, above_pt), va="center", ha="center", fontsize=12, color=colours["outage"], **base
+            "", xytext=(0, above_pt), arrowprops={"arrowstyle": "-", "color": colours["outage"], "lw": 1.1}, **base
         )
+        ax.annotate(CROSS, xytext=(0, above_pt), va="center", ha="center", fontsize=12, color=colours["outage"], **base)
         ax.annotate(
             one.label, xytext=(-9 if left else 9, above_pt), va="center", ha="right" if left else "left",
             fontsize=9.5, color=colours["ink"], **base,
@@ -250,14 +256,17 @@ def _accuracy(ax: Any, report: dict[str, Any], colours: dict[str, str], end: flo
     points = curve(report.get("series") or [], "accuracy", 100.0)
     final = number((report.get("final") or {}).get("accuracy"))
     if not points and final is None:
-        return _nothing(ax, "no evaluation in this run", colours)
+        _nothing(ax, "no evaluation in this run", colours)
+        return
     values = [v for _, v in points] + ([] if final is None else [100.0 * final])
     if points:
         thinned = _thinned(points)
         markers = {"marker": "o", "markersize": 3.5} if len(thinned) <= 80 else {}
         ax.plot(*zip(*thinned, strict=True), color=colours["accuracy"], linewidth=2.0, **markers)
     if final is not None:  # on all test data, while the curve is on some of it: a mark of its own
-        ax.plot([end], values[-1:], marker="D", markersize=7, color=colours["accuracy"], clip_on=False, linestyle="none")
+        ax.plot(
+            [end], values[-1:], marker="D", markersize=7, color=colours["accuracy"], clip_on=False, linestyle="none"
+        )
     ax.set_ylim(max(0.0, min(values) - 5.0), min(100.0, max(values) + 5.0))
     _at_end(ax, f"{values[-1]:.1f} %" + (" final" if final is not None else ""), values[-1], colours["accuracy"])
 
@@ -266,7 +275,8 @@ def _gradients(ax: Any, report: dict[str, Any], colours: dict[str, str]) -> None
     _title(ax, "Gradients computed (per second)")
     stretches = rates(curve(report.get("series") or [], "gradients"))
     if not stretches:
-        return _nothing(ax, "not recorded", colours)
+        _nothing(ax, "not recorded", colours)
+        return
     times = [t for a, b, _ in stretches for t in (a, b)]
     values = [rate for _, _, rate in stretches for _ in range(2)]
     ax.plot(times, values, color=colours["worker"], linewidth=1.8)
@@ -281,7 +291,8 @@ def _version(ax: Any, report: dict[str, Any], colours: dict[str, str]) -> None:
     _title(ax, "Version (updates the parameters hold)")
     points = _thinned(curve(report.get("series") or [], "version"))
     if not points:
-        return _nothing(ax, "not recorded", colours)
+        _nothing(ax, "not recorded", colours)
+        return
     times, values = zip(*points, strict=True)
     ax.plot(times, values, color=colours["server"], linewidth=2.0)
     ax.set_ylim(0.0, max(values) * 1.12 or 1.0)
@@ -292,7 +303,8 @@ def _version(ax: Any, report: dict[str, Any], colours: dict[str, str]) -> None:
 def _processes(ax: Any, found: dict[str, list[Curve]], title: str, colours: dict[str, str]) -> None:
     _title(ax, title)
     if not any(points for curves in found.values() for points in curves):
-        return _nothing(ax, "not recorded", colours)
+        _nothing(ax, "not recorded", colours)
+        return
     highest = 0.0
     for role in ROLES:
         curves = [c for c in found.get(role, []) if c]
@@ -304,16 +316,20 @@ def _processes(ax: Any, found: dict[str, list[Curve]], title: str, colours: dict
             pieces = _pieces(points)
             times = [t for piece in pieces for t in (*(t for t, _ in piece), math.nan)]
             values = [v for piece in pieces for v in (*(v for _, v in piece), math.nan)]
-            ax.plot(times, values, color=colours[role], linestyle=DASHES[index % len(DASHES)], linewidth=1.5, label=label)
+            ax.plot(
+                times, values, color=colours[role], linestyle=DASHES[index % len(DASHES)], linewidth=1.5, label=label
+            )
             highest = max(highest, *(v for _, v in points))
     ax.set_ylim(0.0, highest * 1.12 or 1.0)
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if highest >= 10 else f"{value:.3g}")
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, handlelength=2.4, borderaxespad=0)
+    ax.legend(
+        loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, handlelength=2.4, borderaxespad=0
+    )
 
 
 def _pieces(points: Curve) -> list[Curve]:
     """Split where a process was away: a gap of more than three usual intervals."""
-    gaps = sorted(b[0] - a[0] for a, b in zip(points, points[1:], strict=False))
+    gaps = sorted(b[0] - a[0] for a, b in pairwise(points))
     usual = gaps[len(gaps) // 2] if gaps else 0.0
     pieces: list[Curve] = [[]]
     for i, point in enumerate(points):

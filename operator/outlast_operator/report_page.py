@@ -1,9 +1,9 @@
 """From report.json to something to read: report.html, one file that needs nothing else, and report.png.
 
 Rules. (1) Every sentence follows from a number in the report; a number that is missing is said to be missing, not
-guessed. (2) The headline is the worst that happened: a run that failed before a recovery that did not end before
-gradients that were lost before time that was lost. (3) Nothing from the report reaches the page unescaped. (4) matplotlib and jinja2 are
-imported when a report is rendered.
+guessed. (2) The headline is the worst that happened: a run that failed, then a recovery that did not end, then
+gradients that were lost or counted twice, then time that was lost. (3) Nothing from the report reaches the page
+unescaped. (4) matplotlib and jinja2 are imported when a report is rendered.
 
 `story` holds all words and is pure; templates/report.html.j2 sets them; report_figure.py draws.
 """
@@ -17,18 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from outlast_operator import report_figure
+from outlast_operator import report_words as words
 from outlast_operator.report_figure import Interruption, number
 
+MAX_GAPS = 3  # named one by one in the headline
 HTML_NAME = "report.html"
 PNG_NAME = "report.png"
-STAGES = (("t_killed_s", "killed"), ("t_detected_s", "detected"), ("t_promoted_s", "promoted"), ("t_first_update_s", "first update"))
+STAGES = (
+    ("t_killed_s", "killed"),
+    ("t_detected_s", "detected"),
+    ("t_promoted_s", "promoted"),
+    ("t_first_update_s", "first update"),
+)
 LEDGER = (
     ("computed", "Computed", "by all workers"),
     ("acknowledged", "Acknowledged", "promised to be kept, by a server or by Redis"),
     ("applied", "Applied", "different gradients that the surviving weights hold"),
     ("buffered", "Buffered", "acknowledged by Redis"),
     ("replayed", "Replayed", "read back from Redis and applied"),
-    ("duplicates", "Duplicates", "sent again, recognised, and not applied twice"),
+    ("duplicates", "Duplicates", "applied more than once"),
     ("unapplied_at_end", "Left at the end", "came when the goal had been reached"),
     ("lost", "Lost", "acknowledged, but not in the surviving weights"),
 )
@@ -94,6 +101,7 @@ class Story:
     failures: tuple[Failure, ...]
     ledger: tuple[LedgerRow, ...]
     verdict: str
+    verdict_tone: str
     configuration: tuple[tuple[str, str], ...]
     spec: str
 
@@ -124,7 +132,7 @@ def interruptions(report: dict[str, Any]) -> list[Interruption]:
     for failure in _failures(report):
         killed, first = number(failure["t_killed_s"]), number(failure.get("t_first_update_s"))
         if killed is not None:
-            label = f"{_target(failure)} {SIGNALS.get(_signal(failure), 'stopped')}"
+            label = f"{_what(failure).removeprefix('the ')} {_verb(failure).partition(' ')[2]}"
             found.append(Interruption(label, killed, first, _waits(failure, report)))
     return found
 
@@ -133,6 +141,7 @@ def story(report: dict[str, Any]) -> Story:
     """The words of the page."""
     failures = _failures(report)
     headline, tone = _headline(report, failures)
+    verdict, verdict_tone = _verdict(report)
     spec = report.get("spec")
     return Story(
         title=str(report.get("job") or "run"),
@@ -142,7 +151,8 @@ def story(report: dict[str, Any]) -> Story:
         cards=tuple(_cards(report, failures)),
         failures=tuple(_failure(f, report) for f in failures),
         ledger=tuple(_ledger(report)),
-        verdict=_verdict(report),
+        verdict=verdict,
+        verdict_tone=verdict_tone,
         configuration=tuple(_configuration(report)),
         spec=json.dumps(spec, indent=2) if isinstance(spec, dict) else "",
     )
@@ -152,26 +162,29 @@ def story(report: dict[str, Any]) -> Story:
 
 
 def _headline(report: dict[str, Any], failures: list[dict[str, Any]]) -> tuple[str, str]:
-    lost = number((report.get("gradients") or {}).get("lost"))
+    """The first sentence a reader sees, and its tone."""
+    gradients = report.get("gradients") or {}
+    lost, twice = number(gradients.get("lost")), number(gradients.get("duplicates"))
     if error := report.get("error"):
         return f"The run failed: {error}", "bad"
+    harm = [f"{words.count(lost, 'gradient')} lost"] if lost else []
+    harm += [f"{words.count(twice, 'gradient')} applied twice"] if twice else []
     if not failures:
-        if lost:
-            return f"No failure, and yet {_count(lost, 'gradient')} lost", "bad"
-        return "Trained without a failure", "good"
-    what = f"the loss of {_the(failures[0])}" if len(failures) == 1 else f"{len(failures)} failures"
+        return ("No failure, and yet " + words.listing(harm), "bad") if harm else ("Trained without a failure", "good")
     waited = [f for f in failures if _waits(f, report)]
     unfinished = [f for f in waited if _gap(f) is None]
+    what = f"the loss of {_what(failures[0])}" if len(failures) == 1 else f"{len(failures)} failures"
     if unfinished:
         of = what if len(failures) == 1 else f"{len(unfinished)} of {what}"
         return f"Training had not recovered from {of} when the run ended", "bad"
-    gaps = [_duration(gap) for f in waited if (gap := _gap(f)) is not None]
-    paused = f"{_list(gaps)} without an update" if gaps else "it did not have to stop"
-    if lost is None:
-        return f"Training outlasted {what}: {paused}", "good"
-    if lost > 0:
-        return f"Training went on after {what}: {paused}, {_count(lost, 'gradient')} lost", "warn"
-    return f"Training outlasted {what}: {paused}, no gradient lost", "good"
+    gaps = [words.duration(gap) for f in waited if (gap := _gap(f)) is not None]
+    if len(gaps) > MAX_GAPS:
+        gaps = [f"at most {words.duration(max(gap for f in waited if (gap := _gap(f)) is not None))}"]
+    paused = f"{words.listing(gaps)} without an update" if gaps else "it did not have to stop"
+    if harm:
+        return f"Training went on after {what}: {', '.join([paused, *harm])}", "bad" if twice else "warn"
+    kept = "" if lost is None else ", no gradient lost"
+    return f"Training outlasted {what}: {paused}{kept}", "good"
 
 
 def _summary(report: dict[str, Any]) -> str:
@@ -181,11 +194,11 @@ def _summary(report: dict[str, Any]) -> str:
     )  # fmt: skip
     parts = []
     if version is not None and duration is not None:
-        parts.append(f"{_count(version, 'update')} in {_duration(duration)}")
+        parts.append(f"{words.count(version, 'update')} in {words.duration(duration)}")
     if accuracy is not None:
-        parts.append(f"test accuracy {_percent(accuracy)}")
+        parts.append(f"test accuracy {words.percent(accuracy)}")
     workers, servers = number(report.get("workers")), number(report.get("servers"))
-    who = [_count(n, noun) for n, noun in ((workers, "worker"), (servers, "server")) if n is not None]
+    who = [words.count(n, noun) for n, noun in ((workers, "worker"), (servers, "server")) if n is not None]
     how = ", ".join(str(report[key]) for key in ("strategy", "consistency") if report.get(key))
     sentences = [", ".join(parts), ", ".join([s for s in (how, " and ".join(who)) if s])]
     return " ".join(f"{s}." for s in sentences if s)
@@ -196,7 +209,7 @@ def _cards(report: dict[str, Any], failures: list[dict[str, Any]]) -> list[Card]
     cards = []
     if (accuracy := number(final.get("accuracy"))) is not None:
         loss = number(final.get("loss"))
-        cards.append(Card("Test accuracy", _percent(accuracy), "" if loss is None else f"loss {loss:.3f}"))
+        cards.append(Card("Test accuracy", words.percent(accuracy), "" if loss is None else f"loss {loss:.3f}"))
     version, duration = number(final.get("version")), number(report.get("duration_s"))
     if version is not None:
         cards.append(Card("Updates", f"{version:,.0f}", f"{version / duration:,.1f} a second" if duration else ""))
@@ -208,29 +221,29 @@ def _cards(report: dict[str, Any], failures: list[dict[str, Any]]) -> list[Card]
     gaps = [gap for f in waited if (gap := _gap(f)) is not None]
     if gaps:
         detected = [d for f in waited if (d := _delay(f, "t_detected_s")) is not None]
-        remark = f"noticed within {_duration(max(detected))}" if detected else "from the kill to the next update"
-        cards.append(Card("Longest gap", _duration(max(gaps)), remark))
+        remark = f"noticed within {words.duration(max(detected))}" if detected else "from the kill to the next update"
+        cards.append(Card("Longest gap", words.duration(max(gaps)), remark))
     moved = report.get("bytes") or {}
     pushed, pulled, peak = (number(moved.get(key)) for key in ("pushed", "pulled", "buffer_peak"))
     if pushed is not None and pulled is not None:
-        cards.append(Card("Data moved", _bytes(pushed + pulled), f"buffer at most {_bytes(peak)}" if peak else "pushed and pulled"))
+        remark = f"buffer at most {words.size(peak)}" if peak else "pushed and pulled"
+        cards.append(Card("Data moved", words.size(pushed + pulled), remark))
     cost = report.get("cost") or {}
     if (total := number(cost.get("total"))) is not None:
         currency, idle = str(cost.get("currency") or ""), number(cost.get("idle"))
-        remark = f"{_money(idle)} of it idle" if idle is not None else ""
-        cards.append(Card(f"Cost ({currency})" if currency else "Cost", _money(total), remark))
+        remark = f"{words.money(idle)} of it idle" if idle is not None else ""
+        cards.append(Card(f"Cost ({currency})" if currency else "Cost", words.money(total), remark))
     return cards
 
 
 def _failure(failure: dict[str, Any], report: dict[str, Any]) -> Failure:
     killed, gap, waits = number(failure["t_killed_s"]), _gap(failure), _waits(failure, report)
     assert killed is not None
-    verb = "were" if _target(failure).endswith("s") and not _target(failure)[-1].isdigit() else "was"
-    title = f"{_the(failure).capitalize()} {verb} {SIGNALS.get(_signal(failure), 'stopped')} at {killed:.1f} s"
+    title = f"{words.sentence(_what(failure))} {_verb(failure)} at {killed:.1f} s"
     if not waits:
         outcome, tone = "training did not stop for it", "good"
     elif gap is not None:
-        outcome, tone = f"first update {_duration(gap)} later", "good"
+        outcome, tone = f"first update {words.duration(gap)} later", "good"
     else:
         outcome, tone = "no update before the run ended", "bad"
     end = number(report.get("duration_s")) if waits and gap is None else None
@@ -243,11 +256,12 @@ def _stages(failure: dict[str, Any], waits: bool, end: float | None) -> list[Sta
     start = times[0]
     assert start is not None
     whole = max([t for t in (*times, end) if t is not None]) - start
-    stages, before = [], start
+    stages: list[Stage] = []
+    before = start
     for (_, name), t in zip(STAGES, times, strict=True):
         if t is not None:
             step = max(0.0, t - before)
-            since = f"+{_duration(step)}" if stages else ""
+            since = f"+{words.duration(step)}" if stages else ""
             stages.append(Stage(name, f"{t:.2f} s", since, 100.0 * step / whole if whole > 0 else 0.0, True))
             before = max(before, t)
         elif waits:
@@ -265,7 +279,8 @@ def _remarks(failure: dict[str, Any]) -> list[str]:
     remarks = [f"Gradients per second: {', '.join(spoken)}."] if spoken else []
     first, backlog = number(failure.get("t_first_update_s")), number(failure.get("t_backlog_applied_s"))
     if backlog is not None and first is not None:
-        remarks.append(f"The buffered gradients had been taken in {_duration(max(0.0, backlog - first))} after that update.")
+        after = words.duration(max(0.0, backlog - first))
+        remarks.append(f"The buffered gradients had been taken in {after} after that update.")
     if number(failure.get("epoch")):
         remarks.append(f"Epoch {int(failure['epoch'])}.")
     return remarks
@@ -279,20 +294,23 @@ def _ledger(report: dict[str, Any]) -> list[LedgerRow]:
     for key, name, meaning in LEDGER:
         count = counts[key]
         if count is not None:
-            tone = ("bad" if count else "good") if key == "lost" else ""
+            tone = ("bad" if count else "good") if key in ("lost", "duplicates") else ""
             rows.append(LedgerRow(name, f"{count:,.0f}", 100.0 * count / largest, meaning, tone))
     return rows
 
 
-def _verdict(report: dict[str, Any]) -> str:
+def _verdict(report: dict[str, Any]) -> tuple[str, str]:
+    """What the ledger comes to, and its tone."""
     gradients = report.get("gradients") or {}
-    lost, acknowledged = number(gradients.get("lost")), number(gradients.get("acknowledged"))
+    lost, acknowledged, twice = (number(gradients.get(key)) for key in ("lost", "acknowledged", "duplicates"))
+    again = f" {words.sentence(words.count(twice, 'gradient'))} applied more than once." if twice else ""
     if lost is None:
-        return "This run did not count what was lost."
+        return "This run did not count what was lost." + again, "bad" if again else "warn"
     if lost == 0:
-        return "Nothing that was acknowledged has been lost."
-    share = f", {_percent(lost / acknowledged, 2)} of what was acknowledged" if acknowledged else ""
-    return f"{_count(lost, 'acknowledged gradient')} lost{share}."
+        kept = "Nothing that was acknowledged has been lost, and nothing was applied twice."
+        return ("Nothing that was acknowledged has been lost." + again, "bad") if again else (kept, "good")
+    share = f", {words.percent(lost / acknowledged, 2)} of what was acknowledged" if acknowledged else ""
+    return f"{words.count(lost, 'acknowledged gradient')} lost{share}.{again}", "bad"
 
 
 def _configuration(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -304,7 +322,7 @@ def _configuration(report: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-# --- words and units --------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 def _failures(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -313,30 +331,41 @@ def _failures(report: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(happened, key=lambda f: float(f["t_killed_s"]))
 
 
+def _targets(failure: dict[str, Any]) -> list[str]:
+    """The processes that were hit: `target` names one or, separated by commas, several."""
+    return [name.strip() for name in str(failure.get("target") or "a server").split(",") if name.strip()]
+
+
+def _what(failure: dict[str, Any]) -> str:
+    """`server-1` -> server-1; `head` -> the head; `servers` -> all servers; `server-0, server-1` -> servers 0 and 1."""
+    names = _targets(failure)
+    roles = {name.rpartition("-")[0] for name in names}
+    if len(names) > 1:
+        if len(roles) > 1 or "" in roles:
+            return words.listing(names)
+        return f"{roles.pop()}s {words.listing([name.rpartition('-')[2] for name in names])}"
+    if names[0] in ("servers", "workers"):
+        return f"all {names[0]}"
+    return f"the {names[0]}" if names[0] in ("head", "tail", "operator", "evaluator") else names[0]
+
+
+def _verb(failure: dict[str, Any]) -> str:
+    plural = len(_targets(failure)) > 1 or _targets(failure)[0] in ("servers", "workers")
+    signal = str(failure.get("signal") or "KILL").removeprefix("SIG")
+    return f"{'were' if plural else 'was'} {SIGNALS.get(signal, 'stopped')}"
+
+
 def _waits(failure: dict[str, Any], report: dict[str, Any]) -> bool:
     """Whether training has to stop for this failure, and whether it went on is therefore a question."""
-    target = _target(failure)
+    return any(_stops(name, report) for name in _targets(failure))
+
+
+def _stops(target: str, report: dict[str, Any]) -> bool:
     if target in ("operator", "evaluator"):
         return False
     if target == "redis":
         return report.get("strategy") == "Stateless"
     return not target.startswith("worker-") or report.get("consistency") == "Sync"
-
-
-def _target(failure: dict[str, Any]) -> str:
-    return str(failure.get("target") or "server")
-
-
-def _the(failure: dict[str, Any]) -> str:
-    """`head` -> the head, `servers` -> all servers, `server-1` -> server-1."""
-    target = _target(failure)
-    if target in ("servers", "workers"):
-        return f"all {target}"
-    return target if target[-1].isdigit() or target == "redis" else f"the {target}"
-
-
-def _signal(failure: dict[str, Any]) -> str:
-    return str(failure.get("signal") or "KILL").removeprefix("SIG")
 
 
 def _delay(failure: dict[str, Any], field: str) -> float | None:
@@ -347,38 +376,3 @@ def _delay(failure: dict[str, Any], field: str) -> float | None:
 
 def _gap(failure: dict[str, Any]) -> float | None:
     return _delay(failure, "t_first_update_s")
-
-
-def _duration(seconds: float) -> str:
-    """340 ms, 2.41 s, 38.2 s, 3 min 05 s."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 9.995:
-        return f"{seconds:.2f} s"
-    if seconds < 119.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
-def _count(value: float, noun: str) -> str:
-    return f"{value:,.0f} {noun}" if value == 1 else f"{value:,.0f} {noun}s"
-
-
-def _percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f} %"
-
-
-def _bytes(value: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= size:
-            return f"{value / size:,.1f} {unit}"
-    return f"{value:,.0f} B"
-
-
-def _money(value: float) -> str:
-    return f"{value:,.2f}" if value >= 0.995 or value == 0 else f"{value:.4f}"
-
-
-def _list(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

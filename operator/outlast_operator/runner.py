@@ -11,15 +11,12 @@ import contextlib
 import logging
 import os
 import queue
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,9 +24,10 @@ from typing import Any
 import psutil
 
 from outlast.api.config import ServerAddress
-from outlast.api.spec import JobSpec, TrainingJob
+from outlast.api.spec import TrainingJob
 from outlast.control import ServerControl
 from outlast_operator import prctl
+from outlast_operator.display import Display, Scene
 from outlast_operator.drill import Drill
 from outlast_operator.forkserver_client import (
     ForkServerClient,
@@ -39,14 +37,12 @@ from outlast_operator.forkserver_client import (
     start_forkserver,
     wait_ready,
 )
-from outlast_operator.kills import Cast, Kill, check_kill
+from outlast_operator.kills import Cast
 from outlast_operator.local import RUN_DIRECTORY_VARIABLE
-from outlast_operator.local_template import LocalTemplate, local_template
 from outlast_operator.monitor import ACTING, Heard, Monitor
-from outlast_operator.display import Display, Scene
-from outlast_operator.redis_process import find_redis_server, redis_url
-from outlast_operator.report_data import Loss, Run
-from outlast_operator.run_directory import RunConfig, RunDirectory, read_json
+from outlast_operator.report_failures import Run, unplanned
+from outlast_operator.run_directory import RunDirectory, read_json
+from outlast_operator.run_setup import Options, make_config
 from outlast_operator.state import JobStatus
 
 log = logging.getLogger("outlast.runner")
@@ -55,19 +51,10 @@ TICK_S = 0.05
 TERM_PATIENCE_S = 3.0
 OPERATOR_CRASHES = 5  # by its own error, within OPERATOR_CRASH_WINDOW_S: the run cannot go on
 OPERATOR_CRASH_WINDOW_S = 20.0
-BUFFERED = ("Stateless", "Hybrid")
 
 
 class RunFailed(RuntimeError):
     """The run itself (not the training) could not go on."""
-
-
-@dataclass(frozen=True)
-class Options:
-    kills: Sequence[Kill] = ()
-    transport: str = "unix"
-    run_dir: Path | None = None
-    checkpoint_on_interrupt: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,85 +66,6 @@ class Result:
     run: Run
     directory: RunDirectory
     ignored: list[str] = field(default_factory=list)
-
-
-def check(job: TrainingJob, kills: Sequence[Kill]) -> None:
-    """Raise `KillError` or `RedisMissing` for what could not work, before anything is started."""
-    spec = job.spec
-    redis_here = spec.recovery.strategy in BUFFERED and spec.recovery.buffer.url is None
-    for kill in kills:
-        check_kill(kill, spec.servers.shards, spec.servers.replicas, spec.workers.replicas, redis_here)
-    if redis_here:
-        find_redis_server()
-
-
-def ignored_fields(spec: JobSpec) -> list[str]:
-    """What the spec says that only pods can do."""
-    found = [
-        f"spec.{role}.template.{path}"
-        for role, template in (("servers", spec.servers.template), ("workers", spec.workers.template))
-        for path in local_template(template).ignored
-    ]
-    if spec.training.source.config_map is not None:
-        found.append("spec.training.source.configMap")
-    if spec.recovery.checkpoint.volume is not None and _host_path(spec) is None:
-        found.append("spec.recovery.checkpoint.volume (a hostPath would be used)")
-    if spec.security.tls.secret_name is not None:
-        found.append("spec.security.tls")
-    return found
-
-
-def _host_path(spec: JobSpec) -> str | None:
-    path = ((spec.recovery.checkpoint.volume or {}).get("hostPath") or {}).get("path")
-    return str(path) if path else None
-
-
-def cuda_present() -> bool:
-    """Whether workers could use CUDA, asked without touching it: a process that has cannot fork any more."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
-        return False
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
-
-
-def make_config(job: TrainingJob, job_dir: Path, directory: RunDirectory, options: Options) -> RunConfig:
-    """Addresses, secrets and folders of a new run."""
-    spec = job.spec
-    names = [f"server-{n}" for n in range(spec.servers.shards * spec.servers.replicas)]
-    if options.transport == "tcp":
-        addresses = [f"tcp:127.0.0.1:{port}" for port in _free_ports(len(names))]
-    else:
-        addresses = [f"unix:{directory.socket(name)}" for name in names]
-    servers = [ServerAddress(name, address) for name, address in zip(names, addresses, strict=True)]
-    r = spec.servers.replicas
-    url = None
-    if spec.recovery.strategy in BUFFERED:
-        url = spec.recovery.buffer.url or redis_url(directory.socket("redis"))
-    return RunConfig(
-        job=job.name,
-        job_uid=str(uuid.uuid4()),
-        token=secrets.token_hex(16),
-        spec=spec.to_json(),
-        servers=tuple(tuple(servers[s * r : (s + 1) * r]) for s in range(spec.servers.shards)),
-        job_dir=str(job_dir),
-        t_start=time.monotonic(),
-        redis_url=url,
-        redis_started_here=url is not None and spec.recovery.buffer.url is None,
-        checkpoint_dir=_host_path(spec),
-        exec_workers=cuda_present(),
-        templates={
-            "server": local_template(spec.servers.template).to_json(),
-            "worker": local_template(spec.workers.template).to_json(),
-            "evaluator": replace(local_template(spec.workers.template), argv=None).to_json(),
-        },
-    )
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
 
 
 class Runner:
@@ -424,22 +332,6 @@ class Runner:
         )
 
 
-def unplanned(status: JobStatus, drilled: Sequence[Loss], records: Sequence[ProcessRecord]) -> list[Loss]:
-    """Losses that the operator recorded and no drill caused: crashes, or kills from outside."""
-    found = []
-    for line in status.failovers:
-        known = any(line.target in loss.names and loss.t_killed <= line.t_detected + 0.1 for loss in drilled)
-        if known:
-            continue
-        ends = [r for r in records if r.name == line.target and r.t_exited is not None and r.t_exited <= line.t_detected]
-        last = max(ends, key=lambda r: r.t_exited or 0.0, default=None)
-        number = (last.signal if last is not None else None) or line.signal
-        name = signal.Signals(number).name.removeprefix("SIG") if number else line.cause
-        t = last.t_exited if last is not None and last.t_exited is not None else line.t_detected
-        found.append(Loss((line.target,), name, t))
-    return found
-
-
 def keep_checkpoints(result: Result, target: Path) -> Path | None:
     """Move the run's checkpoints out of its directory. Returns where they are, or None if there are none."""
     source = result.directory.root / "checkpoints"
@@ -480,6 +372,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-__all__ = ["LocalTemplate", "Options", "Result", "RunFailed", "Runner", "check", "ignored_fields", "keep_checkpoints"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from outlast.buffer import GradientLog
 from outlast.buffer_model import ModelLog
@@ -76,6 +76,11 @@ class LogMachine(RuleBasedStateMachine):
         self.real.destroy()
         assert self.real._call("DBSIZE") == 0, "destroy left keys, or the log wrote outside its prefix"
         self.real.disconnect()
+
+    @initialize(claimed=st.booleans())
+    def begin(self, claimed: bool) -> None:
+        if claimed:
+            self.claim_all()
 
     def both(self, call: Callable[[Any], Any]) -> Any:
         real, model = answer(lambda: call(self.real)), answer(lambda: call(self.model))

@@ -1,4 +1,4 @@
-"""The generated CRD: the file in crds/ is up to date, the schema is structural, described, and says what Python says."""
+"""The generated CRD: the file in crds/ is up to date, the schema is structural, described, says what Python says."""
 
 from __future__ import annotations
 

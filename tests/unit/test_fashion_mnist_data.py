@@ -129,14 +129,20 @@ def test_writes_to_the_data_stay_private(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\0\0\x08", idx(np.zeros((2, 3), np.uint8))[:-1], b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", gzip.compress(b"x" * 99)[:20]],
+    [
+        b"",
+        b"\0\0\x08",
+        idx(np.zeros((2, 3), np.uint8))[:-1],
+        b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0",
+        gzip.compress(b"x" * 99)[:20],
+    ],
     ids=["empty", "no-header", "cut", "floats", "not-packed"],
 )
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_what_is_no_idx_file_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"images{suffix}"
     path.write_bytes(content)
-    with pytest.raises(TaskError, match="is no whole idx file of bytes.*fetch it again"):
+    with pytest.raises(TaskError, match=r"is no whole idx file of bytes.*fetch it again"):
         parse_idx(path)
 
 

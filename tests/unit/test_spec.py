@@ -428,11 +428,6 @@ INVALID: list[tuple[str, str]] = [
         BATCH + "recovery.strategy Hybrid, which acknowledges only what outlives the head (a batch does not); use 1, "
         "or choose Chain",
     ),
-    (
-        "recovery: {strategy: Chain, chain: {replicateEveryUpdates: 100, ack: Head}}\ntraining.consistency: Sync",
-        BATCH + "training.consistency Sync, where a round begins with what the tail holds (the next round would wait "
-        "for a batch that waits for it); use 1, or choose Async",
-    ),
     ("recovery.staleness.reducedRate: {above: 50}", PAIR),
     ("recovery.staleness.reducedRate: {above: , lr: 0.001}", PAIR),
     (
@@ -442,8 +437,8 @@ INVALID: list[tuple[str, str]] = [
     ),
     (
         "recovery: {strategy: Chain, staleness: {outage: {mode: LocalSteps}}}",
-        "spec.recovery.staleness.outage.mode: LocalSteps is refused with recovery.strategy Chain, whose workers wait in "
-        "an outage; use StaleGradients, or choose Stateless or Hybrid",
+        "spec.recovery.staleness.outage.mode: LocalSteps is refused with recovery.strategy Chain, whose workers wait "
+        "in an outage; use StaleGradients, or choose Stateless or Hybrid",
     ),
     (
         "recovery.failover: {heartbeatSeconds: 1.5, timeoutSeconds: 2}",
@@ -600,6 +595,11 @@ WARNINGS: list[tuple[str, str]] = [
         "recovery.chain.ack: Head",
         "spec.recovery.chain.ack: Head can lose acknowledged gradients with the head, which Hybrid's buffer otherwise "
         "prevents",
+    ),
+    (
+        "recovery: {strategy: Chain, chain: {replicateEveryUpdates: 100, ack: Head}}\ntraining.consistency: Sync",
+        "spec.recovery.chain.ack: Head with consistency Sync: rounds that die with the head are computed again, and a "
+        "run with failovers does not end exactly as one without",
     ),
     (
         "training.maxStaleness: 3",

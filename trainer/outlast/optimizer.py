@@ -103,6 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         local = self.spec.recovery.staleness.outage.mode == "LocalSteps"
         self._client = Client(config, self.spec, self._model.manifest, description, self._weights.clone())
         self._local = LocalSteps(self._model, self.inner) if local else None
+        self._gave_up = False  # the last wait was in vain: do not wait again before something comes in
         self._client.start()
         version = self._client.synchronise()
         self._check_stopped()
@@ -224,18 +225,26 @@ class Optimizer(torch.optim.Optimizer):
         return float(self.inner.param_groups[0]["lr"]) / self._base_rate
 
     def _await(self, item: Outgoing) -> None:
+        """Wait for what the consistency asks for; strategies that compute on wait for no dead or slow server."""
         client = self._client
         assert client is not None
         session = client.session
+        if not self._computes_on:
+            if self._in_flight == 0:
+                client.wait_until(lambda: item.outcome is not None)
+            else:
+                client.wait_until(lambda: session.unanswered <= self._in_flight)
+            return
+        seen = self._seen
+        if self._pulls or session.outage():  # to Redis: no faster than it takes them; memory is for when it is away
+            client.wait_until(lambda: session.unanswered <= self._in_flight or session.buffer_down)
+        if self._gave_up and client.arrivals == seen:
+            return
         if self._pulls:
-            seen = self._seen
-            client.wait_until(lambda: session.outage() or client.arrivals > seen, _PATIENCE_S)
-        elif self._computes_on:
-            client.wait_until(lambda: session.outage() or session.unanswered <= self._in_flight, _PATIENCE_S)
-        elif self._in_flight == 0:
-            client.wait_until(lambda: item.outcome is not None)
+            came = client.wait_until(lambda: session.outage() or client.arrivals > seen, _PATIENCE_S)
         else:
-            client.wait_until(lambda: session.unanswered <= self._in_flight)
+            came = client.wait_until(lambda: session.outage() or session.unanswered <= self._in_flight, _PATIENCE_S)
+        self._gave_up = not came
 
     def _load(self) -> None:
         client = self._client

@@ -49,6 +49,7 @@ from outlast.protocol import (
 )
 from outlast.replica import Replica
 from outlast.replica_state import ReplicaSettings, restored
+from outlast.staleness import ReducedRate
 from outlast.transport import Connection, Listener
 
 log = logging.getLogger("outlast.server")
@@ -69,7 +70,7 @@ def settings_from(spec: JobSpec, group_max: int = 32) -> ReplicaSettings:
         replicate_every=recovery.chain.replicate_every_updates,
         max_staleness=training.max_staleness,
         policy=recovery.staleness.policy,
-        reduced_rate=None if reduced is None else (reduced.above, reduced.lr),
+        reduced_rate=None if reduced is None else ReducedRate(reduced.above, reduced.lr),
         base_lr=training.optimizer.lr,
         rate_at=lambda version: rate_at(training.optimizer.schedule, version),
         stop_updates=training.stop_after.updates,

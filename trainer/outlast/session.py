@@ -119,6 +119,7 @@ class Session:
         self._notices: list[Notice] = []
         self.finished = False
         self.unanswered = 0  # items without an outcome
+        self.buffer_down = False  # Redis does not answer, or has no room: gradients wait in the worker's memory
 
     # --- the worker ---
 
@@ -307,6 +308,7 @@ class Session:
 
     def buffered(self, item: Outgoing, closed: bool = False) -> None:
         """Redis has it (or recognised it); `closed`: it refused, because the job is at its end."""
+        self.buffer_down = False
         if self._buffer and self._buffer[0] is item:
             self._buffer.popleft()
         if item.outcome is None:
@@ -319,7 +321,8 @@ class Session:
             self._finish()
 
     def take_back(self) -> None:
-        """The buffer does not answer and no shard is in an outage: the heads take what waits (Hybrid)."""
+        """The buffer does not answer; where no shard is in an outage the heads take what waits (Hybrid)."""
+        self.buffer_down = True
         if not self._direct or self.outage():
             return
         while self._buffer:

@@ -1,8 +1,8 @@
 """The CustomResourceDefinition of TrainingJob, generated from the models: `python -m outlast.api.crd`.
 
-Rules. (1) Nothing is written by hand: fields, limits, defaults and descriptions come from spec_fields.py, spec.py,
-schedule.py and status.py, rules from rules.py and immutable.py. (2) The schema is structural: references inlined, null
-as `nullable`, no `additionalProperties: false` (the API server prunes what it does not know). (3) An object that may be
+Rules. (1) Nothing is written by hand: fields, limits, defaults and descriptions come from the models (spec.py and what
+it imports, status.py), rules from rules.py and immutable.py. (2) The schema is structural: references inlined, null as
+`nullable`, no `additionalProperties: false` (the API server prunes what it does not know). (3) An object that may be
 left out has the default {}, so that the defaults inside it are filled in. (4) API servers before 1.29 know CEL, its
 field paths or its message expressions not at all or in part: `--no-cel` leaves the rules out, `--helm` puts them behind
 a condition on the cluster's version. The operator checks them in any case.

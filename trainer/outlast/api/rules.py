@@ -250,14 +250,6 @@ RULES: tuple[Rule, ...] = (
         "outlives the head (a batch does not); use 1, or choose Chain",
     ),
     Rule(
-        "batches-are-not-sync",
-        "recovery.chain.replicateEveryUpdates",
-        "self.recovery.chain.replicateEveryUpdates == 1 || self.training.consistency != 'Sync'",
-        lambda s: s.recovery.chain.replicate_every_updates == 1 or s.training.consistency != "Sync",
-        "{recovery.chain.replicateEveryUpdates} is refused with training.consistency Sync, where a round begins with "
-        "what the tail holds (the next round would wait for a batch that waits for it); use 1, or choose Async",
-    ),
-    Rule(
         "reduced-rate-pair",
         "recovery.staleness.reducedRate",
         "!has(self.recovery.staleness.reducedRate) || "

@@ -31,7 +31,8 @@ from outlast.api.errors import (
     unknown_field,
 )
 from outlast.api.rules import broken_rules, half_missing, name_error
-from outlast.api.spec_fields import Cost, Recovery, RunPolicy, Security, Servers, Training, Workers
+from outlast.api.spec_fields import Recovery, Servers, Training, Workers
+from outlast.api.spec_policy import Cost, RunPolicy, Security
 from outlast.api.spec_warnings import warnings_for
 
 __all__ = ["API_VERSION", "KIND", "FieldError", "JobSpec", "SpecError", "SpecWarning", "TrainingJob"]

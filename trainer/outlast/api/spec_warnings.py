@@ -58,6 +58,12 @@ def _chain(spec: JobSpec) -> Iterator[tuple[str, str]]:
     if strategy not in ("Chain", "Hybrid"):
         for name in _changed(chain, Chain()):
             yield f"recovery.chain.{name}", f"has no effect with strategy {strategy}, which has no chain"
+    elif spec.training.consistency == "Sync" and chain.ack != "Tail":
+        yield (
+            "recovery.chain.ack",
+            f"{chain.ack} with consistency Sync: rounds that die with the head are computed again, and a run with "
+            "failovers does not end exactly as one without",
+        )
     elif strategy == "Hybrid" and chain.ack != "Tail":
         yield (
             "recovery.chain.ack",

@@ -2,8 +2,8 @@
 
 A task says what is trained on which data; how it is made to outlast its servers is no concern of it. The rules:
 
-1. A task is deterministic: `model()` follows from the seed alone, `batch(index)` from (seed, index) alone. A worker that
-   takes over another's slot computes the same gradient from the same weights.
+1. A task is deterministic: `model()` follows from the seed alone, `batch(index)` from (seed, index) alone. A worker
+   that takes over another's slot computes the same gradient from the same weights.
 2. `batch(index)` is random access. Batch indices are handed out to slots by the servers and may skip or repeat.
 3. Building a task starts no thread and draws nothing from the global random state: processes fork after it. Data is
    read-only and shared between them.
@@ -84,7 +84,7 @@ class Task:
 class LoadedTask(Task):
     """What `load_task` returns: the user's task with its defaults filled in and its answers checked."""
 
-    def __init__(self, path: str, inner: object, args: Mapping[str, Any], seed: int) -> None:
+    def __init__(self, path: str, inner: Any, args: Mapping[str, Any], seed: int) -> None:
         super().__init__(args, seed)
         self.path = path
         self.inner = inner
@@ -95,14 +95,14 @@ class LoadedTask(Task):
                 f"{', '.join(f'{r}()' for r in REQUIRED)} in a class or at the module's top level "
                 f"(outlast.tasks.synthetic is a short example)"
             )
-        self._batch: Callable[[int], Batch] = getattr(inner, "batch")
+        self._batch: Callable[[int], Batch] = inner.batch
         self._loss: Callable[[nn.Module, Batch], Tensor] = getattr(inner, "loss", super().loss)
 
     def model(self) -> nn.Module:
         """The model, the same for the same seed. Leaves torch's global generator as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = _guarded(self.path, "model()", getattr(self.inner, "model"))
+            model = _guarded(self.path, "model()", self.inner.model)
         if not isinstance(model, nn.Module):
             raise TaskError(
                 f"training.task {self.path!r}: model() returned {type(model).__name__}; return a torch.nn.Module"
@@ -110,7 +110,7 @@ class LoadedTask(Task):
         return model
 
     def batches_per_epoch(self) -> int:
-        count = _guarded(self.path, "batches_per_epoch()", getattr(self.inner, "batches_per_epoch"))
+        count = _guarded(self.path, "batches_per_epoch()", self.inner.batches_per_epoch)
         if not isinstance(count, int) or count < 1:
             raise TaskError(f"training.task {self.path!r}: batches_per_epoch() returned {count!r}; return 1 or more")
         return count
@@ -144,7 +144,7 @@ def load_task(path: str, args: Mapping[str, Any], seed: int, search: Sequence[st
         if folder not in sys.path:
             sys.path.insert(0, folder)
     target = _resolve(path)
-    inner: object
+    inner: Any
     if isinstance(target, ModuleType):
         inner = target
         setup = getattr(target, "setup", None)
@@ -170,8 +170,8 @@ def read_args(args: Mapping[str, Any], defaults: Mapping[str, T], task: str) -> 
         default = defaults[name]
         if default is not None and not _fits(value, default):
             raise TaskError(
-                f"training.args.{name}: {value!r} is a {type(value).__name__}; {task} wants a {type(default).__name__}, "
-                f"such as {default!r}"
+                f"training.args.{name}: {value!r} is of type {type(value).__name__}; {task} wants "
+                f"{type(default).__name__}, such as {default!r}"
             )
         merged[name] = value
     return merged
@@ -252,7 +252,9 @@ def _task_of(path: str, module: ModuleType) -> ModuleType | type[Any]:
         return subclasses[0]
     if subclasses:
         names = ", ".join(c.__name__ for c in subclasses)
-        raise TaskError(f"training.task {path!r} has several tasks ({names}); name one: {path}:{subclasses[0].__name__}")
+        raise TaskError(
+            f"training.task {path!r} has several tasks ({names}); name one: {path}:{subclasses[0].__name__}"
+        )
     return module  # LoadedTask names what it lacks
 
 
@@ -264,8 +266,8 @@ def _import_remedy(path: str, error: ImportError) -> str:
     missing = error.name or str(error)
     if path.startswith(missing) or missing in path.split(":")[0]:
         return (
-            f"training.task {path!r} cannot be imported: no module named {missing!r}; check the path, and that its code "
-            "lies beside the job's file, in training.source or in the image"
+            f"training.task {path!r} cannot be imported: no module named {missing!r}; check the path, and that "
+            "its code lies beside the job's file, in training.source or in the image"
         )
     return (
         f"training.task {path!r} cannot be imported: it needs {missing!r} ({error}); "
@@ -283,7 +285,7 @@ def _guarded(path: str, what: str, call: Callable[..., Any], *arguments: object)
 
 
 def _evaluate_batches(task: Task, model: nn.Module, samples: int | None) -> Evaluation:
-    """The default evaluation: the first batches of the training data, `samples` of them or EVALUATION_BATCHES batches."""
+    """The default evaluation: on the first training batches, `samples` samples or EVALUATION_BATCHES of them."""
     was_training = model.training
     model.eval()
     total, correct, seen = 0.0, 0.0, 0

@@ -3,9 +3,9 @@
 Two convolutions (3×3, 16 and 32 channels, padding 1), each with ReLU and 2×2 max-pooling, a hidden layer of 512 with
 dropout 0.25, and 10 classes: 813,258 parameters. Batch 32, images normalised with mean 0.5 and deviation 0.5.
 
-`training.args` (defaults): `batchSize` 32 · `dropout` 0.25 · `finalRelu` false: the authors' code ends in one more ReLU on
-the logits, which their text does not mention; set it to repeat their runs (a class whose logit is negative for all inputs
-then gets no gradient) · `dataDir`, `download`: see fashion_mnist_data.
+`training.args` (defaults): `batchSize` 32 · `dropout` 0.25 · `finalRelu` false: the authors' code ends in one more ReLU
+on the logits, which their text does not mention; set it to repeat their runs (it learns more slowly at first, as a
+negative score gets no gradient) · `dataDir`, `download`: see fashion_mnist_data.
 """
 
 from __future__ import annotations

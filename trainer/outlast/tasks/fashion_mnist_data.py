@@ -1,9 +1,9 @@
 """FashionMNIST without a download where it can be had without one.
 
-The four idx files are looked for in `args.dataDir`, `$OUTLAST_DATA`, where Debian's package `dataset-fashion-mnist` puts
-them, and in the user's cache; last of all torchvision downloads them. What is found is parsed once and kept as `.npy` in
-the cache, written under a temporary name and renamed: later loads map that file (copy on write), so that they take about
-a millisecond and all processes of a machine share one copy in the page cache.
+The four idx files are looked for in `args.dataDir`, `$OUTLAST_DATA`, where Debian's package `dataset-fashion-mnist`
+puts them, and in the user's cache; last of all torchvision downloads them. What is found is parsed once and kept as
+`.npy` in the cache, written under a temporary name and renamed: later loads map that file (copy on write), so that
+they take milliseconds and all processes of a machine share one copy in the page cache.
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ def _find(split: str, data_dir: str | None) -> tuple[Path, Path] | None:
             found = _in_folder(Path(folder), split)
             if found is None:
                 raise TaskError(
-                    f"{name} {folder!r} holds no FashionMNIST: expected {FILES[split][0]}[.gz] and {FILES[split][1]}[.gz] "
-                    f"there or in {folder}/FashionMNIST/raw; correct it, or leave it out to search or download"
+                    f"{name} {folder!r} holds no FashionMNIST: expected {FILES[split][0]}[.gz] and "
+                    f"{FILES[split][1]}[.gz] there or in {folder}/FashionMNIST/raw; correct it, or "
+                    "leave it out to search or download"
                 )
             return found
     cache = cache_dir()
@@ -116,9 +117,9 @@ def _download(split: str) -> tuple[Path, Path] | None:
 
 def _not_found(why: str = "") -> str:
     return (
-        f"FashionMNIST is not on this machine (looked in ${DATA_VARIABLE}, {DEBIAN_DIR}, {cache_dir()}){why}; install the "
-        "package dataset-fashion-mnist (Debian, Ubuntu), or copy the four idx files somewhere and name the folder in "
-        f"training.args.dataDir or ${DATA_VARIABLE}"
+        f"FashionMNIST is not on this machine (looked in ${DATA_VARIABLE}, {DEBIAN_DIR}, {cache_dir()}){why}; install "
+        "the package dataset-fashion-mnist (Debian, Ubuntu), or copy the four idx files somewhere and name the folder "
+        f"in training.args.dataDir or ${DATA_VARIABLE}"
     )
 
 

@@ -1,4 +1,4 @@
-"""ResNet-18 for small images: a model with BatchNorm statistics, and large enough (11 million parameters) to strain a link.
+"""ResNet-18 for small images: it has BatchNorm statistics, and 11 million parameters to strain a link.
 
 torchvision's, with the usual changes for 32×32: a 3×3 first convolution of stride 1 and no max-pooling.
 
@@ -32,7 +32,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class SmallResNet(ResNet):
+class SmallResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
     """ResNet-18 whose stages have `width` times 64, 128, 256 and 512 channels. Images `[n, 3, 32, 32]` to `[n, 10]`."""
 
     def __init__(self, width: float) -> None:
@@ -42,7 +42,7 @@ class SmallResNet(ResNet):
         self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(channels)
-        self.maxpool = nn.Identity()  # type: ignore[assignment]
+        self.maxpool = nn.Identity()
         self.fc = nn.Linear(self._scaled(512), CLASSES)
 
     def _scaled(self, channels: int) -> int:
@@ -51,7 +51,8 @@ class SmallResNet(ResNet):
     def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> nn.Sequential:
         if planes == 64:
             self.inplanes = self._scaled(64)  # the base class has just set it for its own first convolution
-        return super()._make_layer(block, self._scaled(planes), blocks, stride, dilate)
+        layer: nn.Sequential = super()._make_layer(block, self._scaled(planes), blocks, stride, dilate)
+        return layer
 
 
 def prepare(images: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 Every parameter starts somewhere in −1…1 and is pulled towards 1, along a gradient that is known exactly:
 `weights − target(index)`, where the target lies within 0.1 of 1 and depends on the batch index alone.
 
-`training.args` (defaults): `parameters` 1000000 · `tensors` 1: into how many tensors they are split · `computeMs` 0: how
-long a gradient takes besides that · `busy` false: whether that time keeps a core busy (true) or waits, as a worker does
-for its GPU (false) · `batches` 1000 to an epoch.
+`training.args` (defaults): `parameters` 1000000 · `tensors` 1: into how many tensors they are split · `computeMs` 0:
+how long a gradient takes besides that · `busy` false: whether that time keeps a core busy (true) or waits, as a worker
+does for its GPU (false) · `batches` 1000 to an epoch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Synthetic(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         self._compute()
         target = batch[1]
-        parts: list[Tensor] = [_Distance.apply(p, float(target)) for p in model.parameters()]  # type: ignore[no-untyped-call]
+        parts: list[Tensor] = [_Distance.apply(p, float(target)) for p in model.parameters()]
         return torch.stack(parts).sum()
 
     def evaluate(self, model: nn.Module, samples: int | None) -> Evaluation:

@@ -1,0 +1,109 @@
+"""Before a run starts: what must be refused, what is ignored, and everything its parts will share (RunConfig)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from outlast.api.config import ServerAddress
+from outlast.api.spec import JobSpec, TrainingJob
+from outlast_operator.kills import Kill, check_kill
+from outlast_operator.local_template import local_template
+from outlast_operator.redis_process import find_redis_server, redis_url
+from outlast_operator.run_directory import RunConfig, RunDirectory
+
+BUFFERED = ("Stateless", "Hybrid")
+
+
+@dataclass(frozen=True)
+class Options:
+    kills: Sequence[Kill] = ()
+    transport: str = "unix"
+    run_dir: Path | None = None
+    checkpoint_on_interrupt: bool = False
+
+
+def check(job: TrainingJob, kills: Sequence[Kill]) -> None:
+    """Raise `KillError` or `RedisMissing` for what could not work, before anything is started."""
+    spec = job.spec
+    redis_here = spec.recovery.strategy in BUFFERED and spec.recovery.buffer.url is None
+    for kill in kills:
+        check_kill(kill, spec.servers.shards, spec.servers.replicas, spec.workers.replicas, redis_here)
+    if redis_here:
+        find_redis_server()
+
+
+def ignored_fields(spec: JobSpec) -> list[str]:
+    """What the spec says that only pods can do."""
+    found = [
+        f"spec.{role}.template.{path}"
+        for role, template in (("servers", spec.servers.template), ("workers", spec.workers.template))
+        for path in local_template(template).ignored
+    ]
+    if spec.training.source.config_map is not None:
+        found.append("spec.training.source.configMap")
+    if spec.recovery.checkpoint.volume is not None and _host_path(spec) is None:
+        found.append("spec.recovery.checkpoint.volume (a hostPath would be used)")
+    if spec.security.tls.secret_name is not None:
+        found.append("spec.security.tls")
+    return found
+
+
+def _host_path(spec: JobSpec) -> str | None:
+    path = ((spec.recovery.checkpoint.volume or {}).get("hostPath") or {}).get("path")
+    return str(path) if path else None
+
+
+def cuda_present() -> bool:
+    """Whether workers could use CUDA, asked without touching it: a process that has cannot fork any more."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
+def make_config(job: TrainingJob, job_dir: Path, directory: RunDirectory, options: Options) -> RunConfig:
+    """Addresses, secrets and folders of a new run."""
+    spec = job.spec
+    names = [f"server-{n}" for n in range(spec.servers.shards * spec.servers.replicas)]
+    if options.transport == "tcp":
+        addresses = [f"tcp:127.0.0.1:{port}" for port in _free_ports(len(names))]
+    else:
+        addresses = [f"unix:{directory.socket(name)}" for name in names]
+    servers = [ServerAddress(name, address) for name, address in zip(names, addresses, strict=True)]
+    r = spec.servers.replicas
+    url = None
+    if spec.recovery.strategy in BUFFERED:
+        url = spec.recovery.buffer.url or redis_url(directory.socket("redis"))
+    return RunConfig(
+        job=job.name,
+        job_uid=str(uuid.uuid4()),
+        token=secrets.token_hex(16),
+        spec=spec.to_json(),
+        servers=tuple(tuple(servers[s * r : (s + 1) * r]) for s in range(spec.servers.shards)),
+        job_dir=str(job_dir),
+        t_start=time.monotonic(),
+        redis_url=url,
+        redis_started_here=url is not None and spec.recovery.buffer.url is None,
+        checkpoint_dir=_host_path(spec),
+        exec_workers=cuda_present(),
+        templates={
+            "server": local_template(spec.servers.template).to_json(),
+            "worker": local_template(spec.workers.template).to_json(),
+            "evaluator": replace(local_template(spec.workers.template), argv=None).to_json(),
+        },
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]

@@ -1,0 +1,358 @@
+"""A world small enough to reason about, for tests of the planner: servers, workers and Redis as plain records.
+
+It implements the planner's Runtime. A chain "applies" an update in every step of time in which all of its members run
+in one epoch; joining servers copy the tail and are reported as caught up a step later, from when on they are waited
+for. So the world knows what was acknowledged, and its checkers can tell when it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from outlast.api.spec import JobSpec
+from outlast.api.view import View
+from outlast_operator.plan import plan
+from outlast_operator.runtime import Conflict
+from outlast_operator.state import (
+    Action,
+    AssignSlot,
+    CheckpointRef,
+    Evaluation,
+    FinishJob,
+    InstallView,
+    JobStatus,
+    KillProcess,
+    ObservedJob,
+    Plan,
+    Probe,
+    Process,
+    RedisState,
+    RequestCheckpoint,
+    SetSlots,
+    StartProcess,
+    StartRedis,
+    TermProcess,
+    ViewTimes,
+)
+
+TICK_S = 0.05
+
+
+def make_spec(strategy: str = "Chain", **changes: Any) -> JobSpec:
+    """A spec with few workers and no evaluator; `changes` are dotted paths with `__`: `servers__replicas=2`."""
+    raw: dict[str, Any] = {
+        "training": {
+            "task": "outlast.tasks.synthetic",
+            "stopAfter": {"updates": 1_000_000},
+            "evaluate": {"everySeconds": None},
+        },
+        "workers": {"replicas": 1},
+        "recovery": {"strategy": strategy},
+    }
+    for path, value in changes.items():
+        at = raw
+        *parents, leaf = path.split("__")
+        for part in parents:
+            at = at.setdefault(part, {})
+        at[leaf] = value
+    return JobSpec.from_json(raw)
+
+
+@dataclass
+class FakeServer:
+    process: Process
+    boot: str
+    shard: int
+    paused: bool = False
+    cut_off: bool = False  # its node is lost: nobody hears it, it cannot be killed, it may well run on
+    leaving: bool = False
+    view: View | None = None
+    history: int = 0
+    initialised: bool = False
+    version: int = 0
+    slots: int = 0
+    finishing: bool = False
+    sealed: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+    restore_error: str | None = None
+    views: dict[int, ViewTimes] = field(default_factory=dict)
+
+    @property
+    def acts(self) -> bool:
+        return self.process.alive and not self.paused and not self.cut_off
+
+    @property
+    def is_member(self) -> bool:
+        return self.view is not None and self.view.position(self.boot) is not None
+
+
+class World:
+    """Time, processes and the store of one job. `turn()` is one turn of the operator."""
+
+    def __init__(self, spec: JobSpec, start: float = 100.0) -> None:
+        self.spec = spec
+        self.now = start
+        self.t_operator_start = start
+        self.starts = 0
+        self.servers: dict[str, FakeServer] = {}
+        self.others: dict[str, Process] = {}
+        self.past: list[FakeServer] = []
+        self.heard: dict[str, Probe] = {}
+        self.held: dict[str, float] = {}
+        self.dead: set[str] = set()
+        self.store: tuple[int, str | None] = (0, None)
+        self.checkpoints: list[CheckpointRef] = []
+        self.unreadable: set[str] = set()
+        self.redis_keeps = True
+        self.buffer: dict[int, tuple[int, int]] = {}  # Stateless: shard -> (history, version) that Redis holds
+        self.acknowledged: dict[tuple[int, int], int] = {}  # (shard, history) -> version
+        self.history: list[JobStatus] = []
+        self.executed: list[Action] = []
+        self.plans: list[Plan] = []
+        self.cut_off_starts = False
+        self.evaluation: Evaluation | None = None
+
+    # --- the planner's Runtime ---
+
+    def observe(self) -> ObservedJob:
+        for name, s in self.servers.items():
+            if s.acts:
+                self.heard[name] = self._probe(s)
+        return ObservedJob(
+            status=self.status,
+            processes={**{n: s.process for n, s in self.servers.items()}, **self.others},
+            probes=dict(self.heard),
+            redis=RedisState(up=self._alive("redis"), run_id=None),
+            held=dict(self.held),
+            dead=frozenset(self.dead),
+            t_operator_start=self.t_operator_start,
+        )
+
+    @property
+    def status(self) -> JobStatus:
+        version, text = self.store
+        return JobStatus() if text is None else JobStatus.from_json(json.loads(text), str(version))
+
+    def write_status(self, status: JobStatus, expected_version: str | None) -> str:
+        version, text = self.store
+        if expected_version != (None if text is None else str(version)):
+            raise Conflict(f"the recorded status has version {version}, not {expected_version}")
+        self.store = (version + 1, json.dumps(status.to_json()))
+        self.history.append(self.status)
+        return str(version + 1)
+
+    def execute(self, action: Action) -> None:
+        self.executed.append(action)
+        match action:
+            case StartProcess():
+                self._start(action)
+            case StartRedis():
+                if not self._alive("redis"):
+                    self.others["redis"] = self._process("redis", "redis")
+            case KillProcess(name, instance, _):
+                self.end(name, signal=9, instance=instance)
+            case TermProcess(name, instance, _):
+                server = self.servers.get(name)
+                if server is None or not server.is_member:
+                    self.end(name, code=0 if server is not None else 143, instance=instance)
+                elif server.process.instance == instance:
+                    server.leaving = True
+            case InstallView(view, to):
+                server = self.servers.get(to.name)
+                if server is not None and server.acts and server.boot == to.boot:
+                    self._install(server, view)
+            case SetSlots(_, to, slots):
+                self.servers[to.name].slots = slots
+            case FinishJob(_, to):
+                self.servers[to.name].finishing = True
+            case RequestCheckpoint(shard, to):
+                self._save(self.servers[to.name])
+            case AssignSlot():
+                pass
+
+    def turn(self, actions: int | None = None, write: bool = True) -> Plan:
+        """Observe, plan, write, execute. Dies before the write, or after so many actions, if told to."""
+        observed = self.observe()
+        result = plan(self.spec, observed, self.now)
+        self.plans.append(result)
+        if not write:
+            return result
+        if result.status != observed.status:
+            self.write_status(result.status, observed.status.resource_version)
+        for action in result.actions[:actions]:
+            self.execute(action)
+        return result
+
+    # --- what happens ---
+
+    def advance(self, dt_s: float = TICK_S) -> None:
+        """Let time pass; chains apply updates, joining servers catch up, who leaves ends."""
+        end = self.now + dt_s
+        while self.now < end - 1e-9:
+            self.now = min(end, self.now + TICK_S)
+            for s in list(self.servers.values()):
+                if s.acts and s.leaving and not (s.is_member and s.view is not None and len(s.view.members) > 1):
+                    if s.is_member:
+                        self._save(s)
+                    self.end(s.process.name, code=0)
+            for s in list(self.servers.values()):
+                if s.acts and s.view is not None and s.view.head is not None and s.view.head.boot == s.boot:
+                    self._apply(s)
+
+    def run(self, duration_s: float) -> None:
+        """Turns and time, as a loop with a heartbeat would have them."""
+        end = self.now + duration_s
+        while self.now < end - 1e-9:
+            self.turn()
+            self.turn()
+            self.advance()
+
+    def end(self, name: str, code: int | None = None, signal: int | None = None, instance: str | None = None) -> None:
+        """A process ends, and is reaped."""
+        server = self.servers.get(name)
+        process = server.process if server is not None else self.others.get(name)
+        if process is None or not process.alive or (instance is not None and process.instance != instance):
+            return
+        if server is not None and server.cut_off:
+            return
+        ended = replace(
+            process, phase="exited", exit_code=code, exit_signal=signal, proven_dead=True, t_exited=self.now
+        )
+        if server is not None:
+            server.process = ended
+            server.paused = False
+        else:
+            self.others[name] = ended
+
+    def kill(self, name: str) -> None:
+        self.end(name, signal=9)
+
+    def restart_operator(self) -> None:
+        self.t_operator_start = self.now
+        self.heard.clear()
+
+    def head(self, shard: int = 0) -> FakeServer:
+        view = self.status.views[shard]
+        assert view.head is not None
+        return self.servers[view.head.name]
+
+    def members(self, shard: int = 0) -> list[str]:
+        view = self.status.views.get(shard)
+        return [] if view is None else [m.name for m in view.members]
+
+    # --- inside ---
+
+    def _process(self, name: str, role: Any, incarnation: int = 1, address: str = "") -> Process:
+        self.starts += 1
+        instance = f"pid{self.starts}"
+        return Process(name, role, instance, t_started=self.now, incarnation=incarnation, address=address)
+
+    def _alive(self, name: str) -> bool:
+        process = self.others.get(name)
+        return process is not None and process.alive
+
+    def _start(self, a: StartProcess) -> None:
+        if a.role != "server":
+            if not self._alive(a.name):
+                self.others[a.name] = self._process(a.name, a.role, a.incarnation)
+            return
+        old = self.servers.get(a.name)
+        if old is not None:
+            if old.process.alive and old.process.instance != a.replaces:
+                return
+            if not old.process.alive:
+                self.dead.add(old.process.instance)
+            self.past.append(old)
+        process = self._process(a.name, "server", address=f"unix:/{a.name}")
+        self.servers[a.name] = FakeServer(process, f"boot{self.starts}", a.shard)
+
+    def _probe(self, s: FakeServer) -> Probe:
+        view = s.view
+        head = view is not None and view.head is not None and view.head.boot == s.boot
+        updates = self.spec.training.stop_after.updates
+        return Probe(
+            name=s.process.name, boot=s.boot, t_heard=self.now, address=s.process.address, shard=s.shard,
+            epoch=view.epoch if view is not None else 0, history=s.history,
+            role="empty" if view is None else "head" if head else "middle" if s.is_member else "stopped",
+            serving=s.is_member and s.restore_error is None, initialised=s.initialised, version=s.version,
+            slots=s.slots, caught_up=s.sealed, leaving=s.leaving,
+            finished=s.finishing or (updates is not None and s.initialised and s.version >= updates),
+            broken=s.broken, checkpoints=tuple(reversed(self.checkpoints)), restore_error=s.restore_error,
+            clocks={0: s.version}, views=dict(s.views), evaluation=self.evaluation,
+        )  # fmt: skip
+
+    def _install(self, s: FakeServer, view: View) -> None:
+        if s.view is not None and view.epoch <= s.view.epoch:
+            return
+        s.view, s.sealed = view, ()
+        s.views[view.epoch] = ViewTimes(self.now)
+        if s.initialised and s.history != view.history:
+            s.initialised, s.version = False, 0
+        if not s.is_member:
+            if view.is_joining(s.boot):
+                s.initialised, s.version = False, 0
+            return
+        s.history, s.restore_error = view.history, None
+        if s.initialised or view.restore is None:
+            return
+        if view.restore == "buffer":
+            if not self.redis_keeps:
+                s.restore_error = "Redis holds no snapshot"
+            elif s.shard in self.buffer:
+                s.version, s.initialised = self.buffer[s.shard][1], True
+        elif view.restore in self.unreadable:
+            s.restore_error = "checksum"
+        else:
+            s.version = next(c.version for c in self.checkpoints if c.name == view.restore)
+            s.initialised = True
+
+    def _peers(self, s: FakeServer) -> list[FakeServer]:
+        assert s.view is not None
+        names = [m for m in (*s.view.members, *(j for j in s.view.joining if j.boot in self._tail_sealed(s)))]
+        return [self.servers[m.name] for m in names]
+
+    def _tail_sealed(self, s: FakeServer) -> tuple[str, ...]:
+        assert s.view is not None and s.view.tail is not None
+        tail = self.servers[s.view.tail.name]
+        return tail.sealed if tail.boot == s.view.tail.boot else ()
+
+    def _apply(self, head: FakeServer) -> None:
+        """One update through the chain, if all of it is there in the head's epoch."""
+        view = head.view
+        assert view is not None
+        chain = self._peers(head)
+        boots = [m.boot for m in view.members]
+        if [s.boot for s in chain[: len(boots)]] != boots or any(s.restore_error for s in chain):
+            return
+        together = [s for s in chain if s.acts and s.view is not None and s.view.epoch == view.epoch]
+        if together != chain:
+            return
+        top = max(s.version for s in chain)
+        if not all(s.initialised for s in chain[: len(boots)]):
+            if any(s.initialised for s in chain) and view.restore is not None:
+                return
+        for s in chain:
+            s.initialised, s.version, s.history = True, top + 1, view.history
+        if head.views[view.epoch].first_update_t is None:
+            head.views[view.epoch] = replace(head.views[view.epoch], first_update_t=self.now)
+        self.acknowledged[head.shard, view.history] = top + 1
+        self.buffer[head.shard] = (view.history, top + 1)
+        if top % 10 == 0:
+            self._save(head)
+        tail = chain[len(boots) - 1]
+        ready = []
+        for j in view.joining:
+            other = self.servers[j.name]
+            if other.boot == j.boot and other.acts and other.view is not None and other.view.epoch == view.epoch:
+                other.initialised, other.version, other.history = True, tail.version, tail.history
+                ready.append(j.boot)
+        tail.sealed = tuple(ready)
+
+    def _save(self, s: FakeServer) -> None:
+        if not s.initialised:
+            return
+        ref = CheckpointRef(f"c-{s.history}-{s.version}", s.history, s.version)
+        if ref not in self.checkpoints:
+            self.checkpoints = sorted([*self.checkpoints, ref], key=lambda c: (c.history, c.version))[-4:]

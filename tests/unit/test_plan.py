@@ -1,0 +1,749 @@
+"""The planner in short stories: what is observed, and what is recorded and done about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from plan_world import World, make_spec
+
+from outlast_operator.runtime import Conflict, Runtime
+from outlast_operator.state import (
+    AssignSlot,
+    Evaluation,
+    FinishJob,
+    InstallView,
+    JobStatus,
+    KillProcess,
+    RequestCheckpoint,
+    SetSlots,
+    StartProcess,
+    StartRedis,
+    TermProcess,
+)
+
+
+def running(strategy: str = "Chain", **changes: Any) -> World:
+    """A world in which the job trains."""
+    world = World(make_spec(strategy, **changes))
+    world.run(1.0)
+    assert world.status.state == "Running", world.plans[-1].reason
+    world.executed.clear()
+    world.plans.clear()
+    return world
+
+
+def of(world: World, kind: type) -> list[Any]:
+    return [a for a in world.executed if isinstance(a, kind)]
+
+
+def test_the_fake_is_a_runtime() -> None:
+    runtime: Runtime = World(make_spec())
+    assert runtime.observe().status == JobStatus()
+
+
+# --- start ------------------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_started_in_the_first_turn_servers_workers_evaluator_redis() -> None:
+    world = World(make_spec("Hybrid", workers__replicas=2, training__evaluate__everySeconds=2))
+    world.turn()
+    names = [a.name for a in of(world, StartProcess)]
+    assert names == ["server-0", "server-1", "server-2", "worker-0", "worker-1", "evaluator"]
+    assert len(of(world, StartRedis)) == 1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes", "redis"),
+    [
+        ("Chain", {}, 0),
+        ("Checkpoint", {}, 0),
+        ("Stateless", {}, 1),
+        ("Hybrid", {}, 1),
+        ("Hybrid", {"recovery__buffer__url": "redis://elsewhere:6379/0"}, 0),
+    ],
+)
+def test_redis_runs_only_for_strategies_that_buffer_without_a_url(
+    strategy: str, changes: dict[str, Any], redis: int
+) -> None:
+    world = World(make_spec(strategy, **changes))
+    world.turn()
+    assert len(of(world, StartRedis)) == redis
+
+
+def test_epoch_1_is_recorded_when_all_are_ready_and_installed_a_turn_later() -> None:
+    world = World(make_spec())
+    world.turn()
+    recorded = world.turn()
+    assert recorded.status.views[0].epoch == 1
+    assert [m.name for m in recorded.status.views[0].members] == ["server-0", "server-1", "server-2"]
+    assert not of(world, InstallView)
+    world.turn()
+    assert [a.to.name for a in of(world, InstallView)] == ["server-0", "server-1", "server-2"]
+
+
+def test_the_first_view_waits_for_missing_servers_no_longer_than_the_timeout_and_they_join_later() -> None:
+    world = World(make_spec(recovery__failover__timeoutSeconds=2))
+    world.turn()
+    world.servers["server-1"].paused = True
+    waits = world.turn()
+    assert not waits.status.views
+    assert waits.wake_at == pytest.approx(world.now + 2, abs=0.01)
+    world.advance(2.0)
+    world.turn()
+    assert world.members() == ["server-0", "server-2"]
+    world.servers["server-1"].paused = False
+    world.run(1.0)
+    assert world.members() == ["server-0", "server-2", "server-1"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes", "restore"),
+    [
+        ("Chain", {}, None),
+        ("Stateless", {}, "buffer"),
+        ("Chain", {"recovery__checkpoint__restoreFrom": "/old"}, "/old"),
+        ("Stateless", {"recovery__checkpoint__restoreFrom": "/old"}, "/old"),
+    ],
+)
+def test_the_first_view_restores_from(strategy: str, changes: dict[str, Any], restore: str | None) -> None:
+    world = World(make_spec(strategy, **changes))
+    world.turn()
+    world.turn()
+    assert world.status.views[0].restore == restore
+    assert world.status.views[0].history == 0
+
+
+def test_restore_from_that_cannot_be_restored_fails_the_job() -> None:
+    world = World(make_spec("Chain", recovery__checkpoint__restoreFrom="/old"))
+    world.unreadable.add("/old")
+    world.run(0.5)
+    assert world.status.outcome == "Failed"
+    assert world.status.reason == "RestoreFailed"
+    assert "restoreFrom /old" in world.status.message
+
+
+def test_incarnations_are_recorded_with_the_start() -> None:
+    world = World(make_spec(workers__replicas=2))
+    first = world.turn(actions=0)  # the operator dies before it starts anybody
+    assert first.status.incarnations == {0: 1, 1: 1}
+    world.turn()
+    assert {a.name: a.incarnation for a in of(world, StartProcess) if a.role == "worker"} == {
+        "worker-0": 1,
+        "worker-1": 1,
+    }
+
+
+# --- losses that leave a member ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", ["server-0", "server-1", "server-2"])
+def test_an_exited_member_is_dropped_by_the_very_next_plan_in_order(lost: str) -> None:
+    world = running()
+    world.kill(lost)
+    result = world.turn()
+    kept = [n for n in ("server-0", "server-1", "server-2") if n != lost]
+    view = result.status.views[0]
+    assert ([m.name for m in view.members], view.epoch, view.history, view.restore) == (kept, 2, 0, None)
+    assert [a.name for a in of(world, StartProcess)] == [lost]
+    world.turn()
+    assert [a.to.name for a in of(world, InstallView) if a.view.epoch == 2] == kept
+
+
+def test_two_members_that_exit_together_are_dropped_together() -> None:
+    world = running()
+    world.kill("server-0")
+    world.kill("server-2")
+    world.turn()
+    assert world.members() == ["server-1"]
+
+
+def test_a_paused_member_is_dropped_after_the_timeout_killed_and_replaced() -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    world.servers["server-0"].paused = True
+    world.run(1.9)
+    assert world.members() == ["server-0", "server-1", "server-2"]
+    world.run(0.3)
+    assert world.members()[0] == "server-1"
+    assert [(a.name, a.why) for a in of(world, KillProcess)][0] == ("server-0", "lost: Silent")
+    world.run(1.0)
+    assert world.members() == ["server-1", "server-2", "server-0"]
+    assert world.status.failovers[0].cause == "Silent"
+
+
+def test_the_plan_sleeps_exactly_until_silence_becomes_a_loss() -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    world.servers["server-0"].paused = True
+    heard = world.heard["server-0"].t_heard
+    assert world.turn().wake_at == pytest.approx(heard + 2)
+
+
+def test_a_link_that_stays_broken_is_planned_around() -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    ends = world.servers["server-0"], world.servers["server-1"]
+    ends[0].broken, ends[1].broken = (ends[1].boot,), (ends[0].boot,)
+    world.run(1.8)
+    assert len(world.members()) == 3
+    ends[0].broken = ends[1].broken = (ends[1].boot,)
+    world.run(0.4)
+    assert world.status.failovers[0].cause == "Unreachable"
+    assert world.status.failovers[0].target == "server-1"
+    ends[0].broken = ()
+    world.run(1.0)
+    assert world.members() == ["server-0", "server-2", "server-1"]
+
+
+def test_a_refused_connection_is_a_loss_at_once() -> None:
+    world = running()
+    world.heard["server-1"] = replace(world.heard["server-1"], refused=True)
+    world.servers["server-1"].paused = True
+    world.turn()
+    assert world.members() == ["server-0", "server-2"]
+
+
+def test_a_server_restarted_under_its_name_is_not_the_member() -> None:
+    world = running()
+    world.kill("server-0")
+    world.execute(StartProcess("server-0", "server", replaces=None))  # somebody else was quicker
+    result = world.turn()
+    assert [m.name for m in result.status.views[0].members] == ["server-1", "server-2"]
+    assert not [j for j in result.status.views[0].joining if j.boot == world.status.views[0].members[0].boot]
+
+
+def test_an_operators_start_counts_as_the_last_heartbeat() -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    for server in world.servers.values():
+        server.paused = True
+    world.advance(10.0)
+    world.restart_operator()
+    world.run(1.9)
+    assert world.status.views[0].epoch == 1
+    for server in world.servers.values():
+        server.paused = False
+    world.run(1.0)
+    assert world.status.views[0].epoch == 1
+
+
+# --- replacement ------------------------------------------------------------------------------------------------------
+
+
+def test_a_replacement_joins_then_is_appended_at_the_tail() -> None:
+    world = running()
+    world.kill("server-0")
+    epochs = {}
+    for _ in range(12):
+        world.turn()
+        view = world.status.views[0]
+        epochs[view.epoch] = ([m.name for m in view.members], [j.name for j in view.joining])
+        world.advance()
+    assert epochs == {
+        2: (["server-1", "server-2"], []),
+        3: (["server-1", "server-2"], ["server-0"]),
+        4: (["server-1", "server-2", "server-0"], []),
+    }
+
+
+def test_growth_waits_until_the_repair_is_installed() -> None:
+    world = running()
+    world.kill("server-0")
+    world.turn()  # recorded, and the replacement is ready at once
+    world.turn(actions=0)  # nothing of this turn is done
+    world.turn(actions=0)
+    assert world.status.views[0].epoch == 2
+    assert not world.status.views[0].joining
+
+
+def test_a_joining_server_that_dies_is_dropped_and_another_joins() -> None:
+    world = running()
+    world.kill("server-0")
+    while not (world.status.views[0].joining):
+        world.turn()
+        world.turn()
+        if not world.status.views[0].joining:
+            world.advance()
+    world.kill("server-0")
+    result = world.turn()
+    assert result.status.views[0].joining == ()
+    world.run(3.0)
+    assert sorted(world.members()) == ["server-0", "server-1", "server-2"]
+
+
+def test_a_held_replacement_is_not_started_but_promotion_happens() -> None:
+    world = running()
+    world.held["server-0"] = world.now + 5
+    world.kill("server-0")
+    result = world.turn()
+    assert world.members() == ["server-1", "server-2"]
+    assert not of(world, StartProcess)
+    assert world.turn().wake_at is not None
+    assert result.wake_at is not None
+    assert result.wake_at <= world.now + 5
+    world.run(5.5)
+    assert world.members() == ["server-1", "server-2", "server-0"]
+
+
+def test_delay_seconds_holds_replacements_back() -> None:
+    world = running(recovery__failover__delaySeconds=3)
+    world.kill("server-2")
+    world.run(2.8)
+    assert not of(world, StartProcess)
+    world.run(0.5)
+    assert [a.name for a in of(world, StartProcess)] == ["server-2"]
+
+
+# --- planned loss -----------------------------------------------------------------------------------------------------
+
+
+def test_a_leaving_head_is_planned_around_then_told_and_ends_by_itself() -> None:
+    world = running()
+    world.servers["server-0"].leaving = True
+    world.turn()
+    assert world.members() == ["server-1", "server-2"]
+    world.turn()
+    assert "server-0" in [a.to.name for a in of(world, InstallView)]
+    assert not of(world, KillProcess)
+    world.run(1.0)
+    assert world.status.failovers[0].cause == "Planned"
+    assert world.members() == ["server-1", "server-2", "server-0"]
+    assert not of(world, KillProcess)
+
+
+def test_when_all_leave_the_last_saves_and_nothing_is_lost() -> None:
+    world = running()
+    for server in world.servers.values():
+        server.leaving = True
+    world.run(3.0)
+    view = world.status.views[0]
+    assert view.history == 1
+    assert len(view.members) == 3
+    assert world.head().version > world.acknowledged[0, 0]
+    assert {f.cause for f in world.status.failovers} == {"Planned"}
+
+
+# --- total loss -------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoint_restores_the_newest_in_a_new_history_when_death_is_proved() -> None:
+    world = running("Checkpoint")
+    newest = world.checkpoints[-1]
+    world.kill("server-0")
+    world.turn()
+    world.turn()
+    view = world.status.views[0]
+    assert (view.epoch, view.history, view.restore) == (2, 1, newest.name)
+    line = world.status.failovers[0]
+    assert line.gradients["lost"] == line.version - newest.version
+
+
+def test_a_paused_single_server_is_killed_and_replaced_only_after_its_death_is_proved() -> None:
+    world = running("Checkpoint", recovery__failover__timeoutSeconds=2)
+    world.servers["server-0"].paused = True
+    world.advance(2.1)
+    world.turn()
+    assert [a.name for a in of(world, KillProcess)] == ["server-0"]
+    assert world.status.views[0].epoch == 1
+    world.run(1.0)
+    assert (world.status.views[0].epoch, world.status.views[0].history) == (2, 1)
+
+
+def test_without_proof_it_waits_for_assume_dead_seconds() -> None:
+    world = running("Checkpoint", recovery__failover__timeoutSeconds=2, recovery__failover__assumeDeadSeconds=30)
+    world.servers["server-0"].cut_off = True
+    world.run(30.0)
+    assert world.status.views[0].epoch == 1
+    world.run(4.0)
+    assert world.status.views[0].history == 1
+    assert world.status.state == "Running"
+
+
+def test_chain_total_loss_rolls_back_all_three_at_once() -> None:
+    world = running()
+    for name in list(world.servers):
+        world.kill(name)
+    world.run(1.0)
+    views = [s.views[0] for s in world.history if s.views]
+    first = next(v for v in views if v.history == 1)
+    assert len(first.members) == 3
+    assert first.restore in {c.name for c in world.checkpoints} | {"c-0-11", "c-0-1"}
+    assert world.status.state == "Running"
+
+
+def test_a_chain_whose_members_are_all_silent_is_waited_for() -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    for server in world.servers.values():
+        server.paused = True
+    world.run(10.0)
+    for server in world.servers.values():
+        server.paused = False
+    world.run(1.0)
+    assert world.status.views[0].history == 0
+    assert world.head().version > world.acknowledged[0, 0] - 100
+    assert not of(world, KillProcess)
+
+
+def test_the_last_member_of_a_chain_that_is_silent_keeps_the_others_exit_from_being_a_rollback() -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    world.servers["server-1"].paused = True
+    for name in ("server-0", "server-2"):
+        world.held[name] = world.now + 60
+        world.kill(name)
+    world.run(5.0)
+    assert world.members() == ["server-1"]
+    world.servers["server-1"].paused = False
+    before = world.acknowledged[0, 0]
+    world.run(1.0)
+    assert world.status.views[0].history == 0
+    assert world.acknowledged[0, 0] > before
+
+
+def test_stateless_rebuilds_from_redis_in_the_same_history_without_proof() -> None:
+    world = running("Stateless")
+    world.kill("server-0")
+    world.turn()
+    world.turn()
+    view = world.status.views[0]
+    assert (view.epoch, view.history, view.restore) == (2, 0, "buffer")
+
+
+def test_stateless_whose_redis_lost_its_data_falls_back_to_a_checkpoint() -> None:
+    world = running("Stateless")
+    world.redis_keeps = False
+    world.kill("server-0")
+    world.run(1.0)
+    view = world.status.views[0]
+    assert view.history == 1
+    assert world.status.state == "Running"
+
+
+def test_a_checkpoint_that_cannot_be_restored_is_passed_over() -> None:
+    world = running("Checkpoint")
+    world.unreadable.add(world.checkpoints[-1].name)
+    second = world.checkpoints[-2].name
+    world.kill("server-0")
+    world.run(1.0)
+    assert world.status.rejected_checkpoints == (world.checkpoints[-1].name,) or world.status.rejected_checkpoints
+    assert second in {s.views[0].restore for s in world.history if s.views}
+    assert world.status.state == "Running"
+    assert world.status.views[0].history == 2
+
+
+def test_no_checkpoint_means_the_initial_weights_again() -> None:
+    world = running("Checkpoint")
+    world.checkpoints.clear()
+    world.kill("server-0")
+    world.turn()
+    world.turn()
+    assert (world.status.views[0].history, world.status.views[0].restore) == (1, None)
+
+
+def test_a_rollback_takes_all_shards_in_one_write() -> None:
+    world = running("Chain", servers__shards=2, servers__replicas=2)
+    before = world.status.views[1]
+    for name in ("server-0", "server-1"):
+        world.kill(name)
+    world.run(0.5)
+    at = next(i for i, s in enumerate(world.history) if s.views.get(0) and s.views[0].history == 1)
+    views = world.history[at].views
+    assert views[0].restore == views[1].restore
+    assert views[1].history == 1
+    assert views[1].epoch == before.epoch + 1
+    assert views[1].members == before.members
+
+
+# --- the ledger -------------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_tells_each_step_in_order() -> None:
+    world = running()
+    t_killed = world.now
+    world.kill("server-0")
+    world.run(1.0)
+    (line,) = world.status.failovers
+    assert (line.target, line.cause, line.signal, line.role, line.epoch) == ("server-0", "Killed", 9, "head", 2)
+    times = (t_killed, line.t_detected, line.t_decided, line.t_promoted, line.t_first_update)
+    assert all(a is not None and b is not None and a <= b for a, b in zip(times, times[1:], strict=False)), times
+    assert world.status.failover_count == 1
+
+
+def test_a_total_loss_is_one_line_for_each_server() -> None:
+    world = running()
+    for name in list(world.servers):
+        world.kill(name)
+    world.run(1.0)
+    assert sorted(f.target for f in world.status.failovers) == ["server-0", "server-1", "server-2"]
+    assert all(f.closed and f.restore for f in world.status.failovers)
+
+
+def test_lost_workers_and_redis_stand_in_the_ledger_too() -> None:
+    world = running("Hybrid")
+    world.kill("worker-0")
+    world.kill("redis")
+    world.run(1.0)
+    lines = {f.target: f for f in world.status.failovers}
+    assert set(lines) == {"worker-0", "redis"}
+    assert all(f.closed for f in lines.values()), lines
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_comes_back_at_once_with_the_next_incarnation() -> None:
+    world = running()
+    world.kill("worker-0")
+    result = world.turn()
+    assert result.status.incarnations == {0: 2}
+    assert [(a.name, a.incarnation) for a in of(world, StartProcess)] == [("worker-0", 2)]
+
+
+def test_a_worker_that_fails_without_progress_is_backed_off_then_fails_the_job() -> None:
+    world = running(runPolicy__backoffLimit=3)
+    for server in world.servers.values():
+        server.paused = True  # nothing moves
+    world.spec = make_spec(runPolicy__backoffLimit=3, recovery__failover__timeoutSeconds=1000)
+    starts = []
+    for _ in range(200):
+        if world.others["worker-0"].alive:
+            starts.append(world.now)
+            world.end("worker-0", code=1)
+        world.turn()
+        world.advance(0.1)
+    assert world.status.outcome == "Failed"
+    assert world.status.reason == "BackoffLimitExceeded"
+    gaps = [round(b - a) for a, b in zip(starts, starts[1:], strict=False)]
+    assert gaps == [0, 1, 2]
+
+
+def test_kills_are_no_failures() -> None:
+    world = running(runPolicy__backoffLimit=0)
+    world.kill("worker-0")
+    world.run(1.0)
+    assert world.status.state == "Running"
+
+
+@pytest.mark.parametrize("name", ["worker-0", "server-1"])
+def test_exit_code_3_fails_the_job_at_once_with_its_message(name: str) -> None:
+    world = running()
+    world.end(name, code=3)
+    owner = world.servers.get(name)
+    if owner is not None:
+        owner.process = replace(owner.process, reason="shapes differ")
+    else:
+        world.others[name] = replace(world.others[name], reason="shapes differ")
+    world.turn()
+    assert world.status.outcome == "Failed"
+    assert world.status.message == f"{name}: shapes differ"
+    world.run(5.0)
+    assert not any(s.process.alive for s in world.servers.values())
+
+
+def test_an_operator_that_dies_after_recording_an_incarnation_starts_the_same_one_later() -> None:
+    world = running()
+    world.kill("worker-0")
+    world.turn(actions=0)
+    world.turn()
+    assert world.status.incarnations == {0: 2}
+    assert world.others["worker-0"].incarnation == 2
+
+
+def test_sync_lends_a_slot_without_a_worker_after_grace_seconds() -> None:
+    world = running(training__consistency="Sync", workers__replicas=2, workers__graceSeconds=5)
+    world.held["worker-1"] = world.now + 1000
+    world.kill("worker-1")
+    world.run(4.8)
+    assert not of(world, AssignSlot)
+    world.run(0.5)
+    assert of(world, AssignSlot)[0] == AssignSlot(1, 2, "worker-0")
+    world.held.clear()
+    world.run(0.3)
+    assert world.others["worker-1"].incarnation == 3
+    assert world.status.adopted == {}
+
+
+def test_more_workers_are_started_and_the_heads_told() -> None:
+    world = running()
+    world.spec = make_spec(workers__replicas=3)
+    world.run(0.2)
+    assert [a.name for a in of(world, StartProcess)] == ["worker-1", "worker-2"]
+    assert {a.slots for a in of(world, SetSlots)} == {3}
+    world.spec = make_spec(workers__replicas=1)
+    world.run(0.2)
+    assert {a.name for a in of(world, TermProcess)} == {"worker-1", "worker-2"}
+
+
+# --- redis ------------------------------------------------------------------------------------------------------------
+
+
+def test_redis_is_started_again_unless_held() -> None:
+    world = running("Stateless")
+    world.held["redis"] = world.now + 2
+    world.kill("redis")
+    world.run(1.9)
+    assert not of(world, StartRedis)
+    assert condition(world, "BufferHealthy").status == "False"
+    world.run(0.3)
+    assert len(of(world, StartRedis)) == 1
+    assert condition(world, "BufferHealthy").status == "True"
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def finish_workers(world: World) -> None:
+    for name, process in list(world.others.items()):
+        if process.role in ("worker", "evaluator") and process.alive:
+            world.end(name, code=0)
+
+
+@pytest.mark.parametrize("goal", ["updates", "seconds", "accuracy", "epochs"])
+def test_a_goal_is_recorded_heads_finish_workers_leave_and_the_job_succeeds(goal: str) -> None:
+    values = {"updates": 30, "seconds": 3, "accuracy": 0.5, "epochs": 2}
+    world = World(make_spec(training__stopAfter={goal: values[goal]}, training__evaluate__everySeconds=2))
+    world.run(1.0)
+    if goal == "accuracy":
+        world.evaluation = Evaluation(20, 0.6, 1.0)
+    if goal == "epochs":
+        finish_workers(world)
+    world.run(4.0)
+    assert world.status.goal == goal
+    assert world.status.state == "Finishing"
+    if goal != "updates":
+        assert of(world, FinishJob)
+    finish_workers(world)
+    world.run(1.0)
+    assert world.status.outcome == "Succeeded"
+    assert condition(world, "Complete").status == "True"
+    world.run(3.0)
+    assert not any(s.process.alive for s in world.servers.values())
+
+
+def test_success_waits_for_a_checkpoint_of_the_result() -> None:
+    world = World(make_spec(training__stopAfter={"seconds": 1}))
+    world.run(2.0)
+    world.checkpoints.clear()
+    finish_workers(world)
+    world.turn()
+    assert world.status.outcome is None
+    assert of(world, RequestCheckpoint)
+    world.turn()
+    assert world.status.outcome == "Succeeded"
+
+
+def test_a_lost_evaluator_is_restarted_while_finishing() -> None:
+    world = World(make_spec(training__stopAfter={"seconds": 1}, training__evaluate__everySeconds=2))
+    world.run(2.0)
+    world.end("worker-0", code=0)
+    world.kill("evaluator")
+    world.run(0.5)
+    assert world.others["evaluator"].alive
+    assert world.status.outcome is None
+    world.end("evaluator", code=0)
+    world.run(0.5)
+    assert world.status.outcome == "Succeeded"
+
+
+def test_a_server_lost_while_finishing_is_planned_around() -> None:
+    world = World(make_spec(training__stopAfter={"seconds": 1}))
+    world.run(2.0)
+    world.kill(world.members()[0])
+    finish_workers(world)
+    world.run(2.0)
+    assert world.status.outcome == "Succeeded"
+
+
+def test_the_deadline_fails_the_job() -> None:
+    world = running(runPolicy__activeDeadlineSeconds=3)
+    world.run(3.0)
+    assert (world.status.outcome, world.status.reason) == ("Failed", "DeadlineExceeded")
+    assert condition(world, "Failed").status == "True"
+
+
+@pytest.mark.parametrize("strategy", ["Chain", "Checkpoint", "Stateless", "Hybrid"])
+def test_suspend_saves_stops_everything_and_resumes_without_loss(strategy: str) -> None:
+    world = running(strategy)
+    world.spec = make_spec(strategy, suspend=True)
+    world.run(4.0)
+    assert world.status.state == "Suspended"
+    assert not any(s.process.alive for s in world.servers.values())
+    assert not any(p.alive for p in world.others.values())
+    version = max(world.acknowledged.values())
+    world.spec = make_spec(strategy)
+    world.run(2.0)
+    assert world.status.state == "Running"
+    assert world.head().version > version
+    assert world.status.failovers == ()
+    assert world.status.incarnations == {0: 2}
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def condition(world: World, type_: str) -> Any:
+    return next(c for c in world.status.conditions if c.type == type_)
+
+
+def test_conditions_of_a_running_job() -> None:
+    world = running("Hybrid")
+    world.run(0.5)
+    shown = {c.type: c.status for c in world.status.conditions}
+    assert shown == {
+        "Ready": "True",
+        "Suspended": "False",
+        "Complete": "False",
+        "Failed": "False",
+        "PrimaryAvailable": "True",
+        "ReplicationHealthy": "True",
+        "FailoverInProgress": "False",
+        "BufferHealthy": "True",
+        "CheckpointAvailable": "True",
+    }
+    assert all(c.reason for c in world.status.conditions)
+
+
+@pytest.mark.parametrize("strategy", ["Chain", "Checkpoint", "Stateless", "Hybrid"])
+def test_a_calm_job_is_not_written_between_progress_notes(strategy: str) -> None:
+    world = running(strategy)
+    world.run(6.0)
+    writes = len(world.history)
+    world.run(4.0)
+    assert len(world.history) <= writes + 1
+
+
+def test_planning_twice_changes_nothing_more() -> None:
+    world = running()
+    world.kill("server-1")
+    for _ in range(6):
+        world.turn()
+    writes = len(world.history)
+    done = len(world.executed)
+    world.turn()
+    world.turn()
+    assert len(world.history) == writes
+    assert len(world.executed) == done
+
+
+def test_the_status_survives_json() -> None:
+    world = running("Hybrid", servers__shards=2, workers__replicas=2)
+    world.kill("server-0")
+    world.kill("worker-1")
+    world.run(0.2)
+    status = world.status
+    assert JobStatus.from_json(json.loads(json.dumps(status.to_json())), status.resource_version) == status
+
+
+def test_a_stale_operator_meets_a_conflict() -> None:
+    world = running()
+    observed = world.observe()
+    world.kill("server-0")
+    world.turn()
+    with pytest.raises(Conflict):
+        world.write_status(observed.status, observed.status.resource_version)
+
+
+def test_a_server_with_a_higher_epoch_than_the_record_is_overtaken() -> None:
+    world = running()
+    world.servers["server-0"].view = world.status.views[0].with_(epoch=7)
+    world.run(0.3)
+    assert world.status.views[0].epoch == 8
+    assert world.head().view == world.status.views[0]
