@@ -5,7 +5,8 @@ Rules:
     history is a prefix of its predecessor's: the update-propagation invariant, van Renesse & Schneider, OSDI 2004,
     §2.3). Only who caught up, by the word of the tail of this very epoch, is appended, at the tail.
  2. A view that would keep nobody is not made here: `next_view` returns None, and failover.py decides.
- 3. One who leaves is kept while nobody else holds the state.
+ 3. One who leaves is kept while nobody else holds the state: if all leave, until a joining one has caught up, and with
+    none of those the head alone, which then saves before it goes.
  4. Where members cannot reach each other, the one with most broken links goes; of two, the later in the chain.
 """
 
@@ -40,7 +41,7 @@ def next_view(
     arriving = [j for j in view.joining if j.boot not in lost and j.boot not in leaving]
     promoted = [j for j in arriving if j.boot in caught_up]
     staying = [m for m in kept if m.boot not in leaving]
-    members = (*(staying or kept), *promoted)
+    members = (*(staying or (kept if arriving else kept[:1])), *promoted)
     joining = [j for j in arriving if j not in promoted]
     known = {m.name for m in (*members, *joining)}
     newcomers = [f for f in fresh if f.name not in known and f.boot not in lost and f.boot not in leaving]

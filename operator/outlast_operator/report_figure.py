@@ -20,7 +20,7 @@ from typing import Any
 MIN_INTERVAL_S = 0.5  # rates over less than this are noise
 MAX_POINTS = 600  # a curve of more points is thinned: it could not be told apart at this width
 MAX_LINES = 4  # a role with more processes is drawn as their mean
-LABEL_ROWS = 5
+LABEL_ROWS = 5  # where these do not do, a failure has its cross and no name: the page lists them all
 ROW_PT, TITLE_PT, HEADING_PT = 19.0, 24.0, 34.0  # above the first panel: a row of failures, its title, the heading
 SIZE_IN = (11.0, 12.6)
 CROSS = "\u2716"
@@ -156,7 +156,7 @@ def _draw(
         )
         end = _end(report)
         rows = _rows(interruptions, end)
-        labels_pt = ROW_PT * (1 + max(rows, default=-1))
+        labels_pt = ROW_PT * (1 + max((row or 0 for row in rows), default=-1))
         above_pt = labels_pt + TITLE_PT + (HEADING_PT if title else 0.0)
         figure.subplots_adjust(left=0.075, right=0.86, top=1.0 - above_pt / (72.0 * SIZE_IN[1]), bottom=0.045)
         for ax in axes:
@@ -198,16 +198,18 @@ def _shade(ax: Any, interruptions: Sequence[Interruption], end: float, colours: 
         ax.axvline(one.start_s, color=colours["outage"], linewidth=1.1, linestyle=(0, (3, 2)))
 
 
-def _rows(interruptions: Sequence[Interruption], end: float) -> list[int]:
-    """In which row above the figure each failure's name stands: earlier ones higher, so that no stem crosses a name."""
-    rows: list[int] = []
+def _rows(interruptions: Sequence[Interruption], end: float) -> list[int | None]:
+    """In which row above the panel each failure's name stands, None: nowhere. Earlier ones stand higher, so that no
+    stem crosses a name."""
+    rows: list[int | None] = []
     row_starts = [math.inf] * LABEL_ROWS
     for one in reversed(interruptions):
         width = end * (0.03 + 0.0095 * len(one.label))
         left = one.start_s - width if _leftwards(one, end) else one.start_s
         free = (row for row in range(LABEL_ROWS) if left + width <= min(row_starts[row:]))
-        row = next(free, LABEL_ROWS - 1)
-        row_starts[row] = left
+        row = next(free, None)
+        if row is not None:
+            row_starts[row] = left
         rows.append(row)
     return rows[::-1]
 
@@ -218,19 +220,19 @@ def _leftwards(one: Interruption, end: float) -> bool:
 
 
 def _label_failures(
-    ax: Any, interruptions: Sequence[Interruption], rows: Sequence[int], end: float, colours: dict[str, str]
+    ax: Any, interruptions: Sequence[Interruption], rows: Sequence[int | None], end: float, colours: dict[str, str]
 ) -> None:
     """A cross and the target's name above the panel."""
     for one, row in zip(interruptions, rows, strict=True):
         left = _leftwards(one, end)
-        above_pt = 9.0 + ROW_PT * row
+        above_pt = 9.0 + ROW_PT * (LABEL_ROWS - 1 if row is None else row)
         base = {"xy": (one.start_s, 1.0), "xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
         ax.annotate(
             "", xytext=(0, above_pt), arrowprops={"arrowstyle": "-", "color": colours["outage"], "lw": 1.1}, **base
         )
         ax.annotate(CROSS, xytext=(0, above_pt), va="center", ha="center", fontsize=12, color=colours["outage"], **base)
         ax.annotate(
-            one.label, xytext=(-9 if left else 9, above_pt), va="center", ha="right" if left else "left",
+            "" if row is None else one.label, xytext=(-9 if left else 9, above_pt), va="center", ha="right" if left else "left",
             fontsize=9.5, color=colours["ink"], **base,
         )  # fmt: skip
 

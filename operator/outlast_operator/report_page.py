@@ -117,6 +117,7 @@ def render(report: dict[str, Any], outdir: Path) -> tuple[Path, Path]:
     shown = interruptions(report)
     template = resources.files("outlast_operator").joinpath("templates", "report.html.j2").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["unbroken"] = words.unbroken
     page = environment.from_string(template).render(
         story=story(report), figure=report_figure.svg(report, shown), colours=report_figure.LIGHT
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+UNIT = re.compile(r"(?<=\d) (?=(?:ms|s|min|%|B|kB|MB|GB)\b|%)")
 
 
 def duration(seconds: float) -> str:
@@ -48,3 +51,8 @@ def listing(items: Sequence[str]) -> str:
 def sentence(text: str) -> str:
     """With a capital first letter, and the rest as it is."""
     return text[:1].upper() + text[1:]
+
+
+def unbroken(text: str) -> str:
+    """With no-break spaces between numbers and their units, for text that wraps."""
+    return UNIT.sub("\u00a0", text)

@@ -67,6 +67,7 @@ class FakeServer:
     shard: int
     paused: bool = False
     cut_off: bool = False  # its node is lost: nobody hears it, it cannot be killed, it may well run on
+    t_cut_off: float = 0.0
     leaving: bool = False
     view: View | None = None
     history: int = 0
@@ -111,7 +112,9 @@ class World:
         self.history: list[JobStatus] = []
         self.executed: list[Action] = []
         self.plans: list[Plan] = []
-        self.cut_off_starts = False
+        self.wrongs: list[str] = []  # what the checkers object to
+        self.recorded_views: set[View] = set()
+        self.started_workers: set[tuple[str, int]] = set()
         self.evaluation: Evaluation | None = None
 
     # --- the planner's Runtime ---
@@ -139,7 +142,9 @@ class World:
         version, text = self.store
         if expected_version != (None if text is None else str(version)):
             raise Conflict(f"the recorded status has version {version}, not {expected_version}")
+        before = self.status
         self.store = (version + 1, json.dumps(status.to_json()))
+        self._judge(before, self.status)
         self.history.append(self.status)
         return str(version + 1)
 
@@ -160,6 +165,8 @@ class World:
                 elif server.process.instance == instance:
                     server.leaving = True
             case InstallView(view, to):
+                if view not in self.recorded_views:
+                    self.wrongs.append(f"installed without being recorded: {view}")
                 server = self.servers.get(to.name)
                 if server is not None and server.acts and server.boot == to.boot:
                     self._install(server, view)
@@ -200,6 +207,7 @@ class World:
             for s in list(self.servers.values()):
                 if s.acts and s.view is not None and s.view.head is not None and s.view.head.boot == s.boot:
                     self._apply(s)
+        self.now = end
 
     def run(self, duration_s: float) -> None:
         """Turns and time, as a loop with a heartbeat would have them."""
@@ -233,6 +241,22 @@ class World:
         self.t_operator_start = self.now
         self.heard.clear()
 
+    def cut_off(self, name: str) -> None:
+        """The node of a server is lost: it may run on, but nobody hears it, and nobody can end it."""
+        server = self.servers.get(name)
+        if server is not None and server.process.alive:
+            server.cut_off, server.t_cut_off = True, self.now
+
+    def heal(self) -> None:
+        """What was paused goes on, what was held is free, lost nodes come back without their processes."""
+        self.held.clear()
+        for s in (*self.servers.values(), *self.past):
+            s.paused, s.broken = False, ()
+            if s.cut_off:
+                s.cut_off = False
+                s.process = replace(s.process, phase="exited", exit_signal=9, proven_dead=True, t_exited=self.now)
+                self.dead.add(s.process.instance)
+
     def head(self, shard: int = 0) -> FakeServer:
         view = self.status.views[shard]
         assert view.head is not None
@@ -241,6 +265,37 @@ class World:
     def members(self, shard: int = 0) -> list[str]:
         view = self.status.views.get(shard)
         return [] if view is None else [m.name for m in view.members]
+
+    # --- the checkers ---
+
+    def _judge(self, before: JobStatus, after: JobStatus) -> None:
+        for shard, view in after.views.items():
+            self.recorded_views.add(view)
+            old = before.views.get(shard)
+            if old is None or old == view:
+                continue
+            if view.epoch <= old.epoch:
+                self.wrongs.append(f"an epoch was recorded twice or ran backwards: {old} then {view}")
+            if view.history < old.history:
+                self.wrongs.append(f"history ran backwards: {old} then {view}")
+            kept = {m.boot for m in old.members} & {m.boot for m in view.members}
+            if not kept and self.spec.recovery.strategy != "Stateless":
+                self.wrongs += [f"{m.name} may still act: {old} then {view}" for m in old.members if self._may_act(m.boot)]
+            if view.history == old.history and view.restore != "buffer":
+                for m in view.members:
+                    if m not in old.members and m not in old.joining:
+                        self.wrongs.append(f"{m.name} never caught up: {old} then {view}")
+        for slot, incarnation in before.incarnations.items():
+            if after.incarnations.get(slot, 0) < incarnation:
+                self.wrongs.append(f"incarnation of slot {slot} ran backwards from {incarnation}")
+
+    def _may_act(self, boot: str) -> bool:
+        for s in (*self.servers.values(), *self.past):
+            if s.boot == boot:
+                patience_s = self.spec.recovery.failover.assume_dead_seconds
+                assumed = s.cut_off and self.now - max(s.t_cut_off, self.t_operator_start) >= patience_s - 1e-6
+                return s.process.alive and not assumed
+        return False
 
     # --- inside ---
 
@@ -255,12 +310,16 @@ class World:
 
     def _start(self, a: StartProcess) -> None:
         if a.role != "server":
-            if not self._alive(a.name):
+            newer = all(incarnation < a.incarnation for name, incarnation in self.started_workers if name == a.name)
+            if not self._alive(a.name) and (newer or a.role != "worker"):
                 self.others[a.name] = self._process(a.name, a.role, a.incarnation)
+                self.started_workers.add((a.name, a.incarnation))
+                if a.role == "worker" and self.status.incarnations.get(a.slot, 0) < a.incarnation:
+                    self.wrongs.append(f"started before its incarnation was recorded: {a}")
             return
         old = self.servers.get(a.name)
         if old is not None:
-            if old.process.alive and old.process.instance != a.replaces:
+            if old.process.alive and (old.process.instance != a.replaces or not old.cut_off):
                 return
             if not old.process.alive:
                 self.dead.add(old.process.instance)
@@ -337,6 +396,8 @@ class World:
             s.initialised, s.version, s.history = True, top + 1, view.history
         if head.views[view.epoch].first_update_t is None:
             head.views[view.epoch] = replace(head.views[view.epoch], first_update_t=self.now)
+        if top + 1 <= self.acknowledged.get((head.shard, view.history), 0):
+            self.wrongs.append(f"acknowledged updates are gone: {top} in {view}")
         self.acknowledged[head.shard, view.history] = top + 1
         self.buffer[head.shard] = (view.history, top + 1)
         if top % 10 == 0:

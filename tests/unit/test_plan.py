@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -167,7 +168,7 @@ def test_a_paused_member_is_dropped_after_the_timeout_killed_and_replaced() -> N
     assert world.members() == ["server-0", "server-1", "server-2"]
     world.run(0.3)
     assert world.members()[0] == "server-1"
-    assert [(a.name, a.why) for a in of(world, KillProcess)][0] == ("server-0", "lost: Silent")
+    assert next((a.name, a.why) for a in of(world, KillProcess)) == ("server-0", "lost: Silent")
     world.run(1.0)
     assert world.members() == ["server-1", "server-2", "server-0"]
     assert world.status.failovers[0].cause == "Silent"
@@ -350,7 +351,7 @@ def test_a_paused_single_server_is_killed_and_replaced_only_after_its_death_is_p
 
 def test_without_proof_it_waits_for_assume_dead_seconds() -> None:
     world = running("Checkpoint", recovery__failover__timeoutSeconds=2, recovery__failover__assumeDeadSeconds=30)
-    world.servers["server-0"].cut_off = True
+    world.cut_off("server-0")
     world.run(30.0)
     assert world.status.views[0].epoch == 1
     world.run(4.0)
@@ -360,13 +361,14 @@ def test_without_proof_it_waits_for_assume_dead_seconds() -> None:
 
 def test_chain_total_loss_rolls_back_all_three_at_once() -> None:
     world = running()
+    newest = world.checkpoints[-1].name
     for name in list(world.servers):
         world.kill(name)
     world.run(1.0)
     views = [s.views[0] for s in world.history if s.views]
     first = next(v for v in views if v.history == 1)
     assert len(first.members) == 3
-    assert first.restore in {c.name for c in world.checkpoints} | {"c-0-11", "c-0-1"}
+    assert first.restore == newest
     assert world.status.state == "Running"
 
 
@@ -379,8 +381,8 @@ def test_a_chain_whose_members_are_all_silent_is_waited_for() -> None:
         server.paused = False
     world.run(1.0)
     assert world.status.views[0].history == 0
-    assert world.head().version > world.acknowledged[0, 0] - 100
     assert not of(world, KillProcess)
+    assert not world.wrongs
 
 
 def test_the_last_member_of_a_chain_that_is_silent_keeps_the_others_exit_from_being_a_rollback() -> None:
@@ -419,12 +421,12 @@ def test_stateless_whose_redis_lost_its_data_falls_back_to_a_checkpoint() -> Non
 
 def test_a_checkpoint_that_cannot_be_restored_is_passed_over() -> None:
     world = running("Checkpoint")
-    world.unreadable.add(world.checkpoints[-1].name)
-    second = world.checkpoints[-2].name
+    second, newest = world.checkpoints[-2:]
+    world.unreadable.add(newest.name)
     world.kill("server-0")
     world.run(1.0)
-    assert world.status.rejected_checkpoints == (world.checkpoints[-1].name,) or world.status.rejected_checkpoints
-    assert second in {s.views[0].restore for s in world.history if s.views}
+    assert world.status.rejected_checkpoints == (newest.name,)
+    assert next(s.views[0].restore for s in world.history if s.views and s.views[0].history == 2) == second.name
     assert world.status.state == "Running"
     assert world.status.views[0].history == 2
 
@@ -463,7 +465,7 @@ def test_the_ledger_tells_each_step_in_order() -> None:
     (line,) = world.status.failovers
     assert (line.target, line.cause, line.signal, line.role, line.epoch) == ("server-0", "Killed", 9, "head", 2)
     times = (t_killed, line.t_detected, line.t_decided, line.t_promoted, line.t_first_update)
-    assert all(a is not None and b is not None and a <= b for a, b in zip(times, times[1:], strict=False)), times
+    assert all(a is not None and b is not None and a <= b for a, b in pairwise(times)), times
     assert world.status.failover_count == 1
 
 
@@ -501,7 +503,8 @@ def test_a_worker_that_fails_without_progress_is_backed_off_then_fails_the_job()
     world = running(runPolicy__backoffLimit=3)
     for server in world.servers.values():
         server.paused = True  # nothing moves
-    world.spec = make_spec(runPolicy__backoffLimit=3, recovery__failover__timeoutSeconds=1000)
+    patient = {"timeoutSeconds": 1000, "assumeDeadSeconds": 1000}
+    world.spec = make_spec(runPolicy__backoffLimit=3, recovery__failover=patient)
     starts = []
     for _ in range(200):
         if world.others["worker-0"].alive:
@@ -511,7 +514,7 @@ def test_a_worker_that_fails_without_progress_is_backed_off_then_fails_the_job()
         world.advance(0.1)
     assert world.status.outcome == "Failed"
     assert world.status.reason == "BackoffLimitExceeded"
-    gaps = [round(b - a) for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [round(b - a) for a, b in pairwise(starts)]
     assert gaps == [0, 1, 2]
 
 

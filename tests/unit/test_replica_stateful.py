@@ -209,4 +209,4 @@ class ChainMachine(RuleBasedStateMachine):
 
 
 TestChain = ChainMachine.TestCase
-TestChain.settings = settings(max_examples=1500, stateful_step_count=60, deadline=None)
+TestChain.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

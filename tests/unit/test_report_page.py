@@ -240,7 +240,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.text += data.replace("\u00a0", " ")  # a space that does not break
 
 
 CASES = {
@@ -324,6 +324,21 @@ def test_many_processes_of_a_role_become_their_mean(tmp_path: Path) -> None:
     ]
     html, _ = render(report(resources=used), tmp_path)
     assert "workers (mean of 12)" in html.read_text()
+
+
+def test_a_number_is_not_parted_from_its_unit() -> None:
+    text = "2 failures: 420 ms and 15.6 s, 86.5 % of 3 servers"
+    assert words.unbroken(text).split(" ") == [
+        "2",
+        "failures:",
+        "420\u00a0ms",
+        "and",
+        "15.6\u00a0s,",
+        "86.5\u00a0%",
+        "of",
+        "3",
+        "servers",
+    ]
 
 
 @pytest.mark.parametrize(
