@@ -7,7 +7,7 @@ Rules:
     start of the process.
  3. To drop a member while others keep the state needs no proof (the new epoch fences it); to start without any does:
     see failover.py. Proof is an exit that the runtime saw (reaped, container terminated), remembered in
-    `JobStatus.dead`; failing that, `assumeDeadSeconds` after the loss was noticed.
+    `JobStatus.dead`; failing that, `assumeDeadSeconds` of silence.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Standing:
     cause: str = ""
     signal: int | None = None
     message: str = ""
+    t_heard: float | None = None  # when it last showed life, where that is known
 
     @property
     def well(self) -> bool:
@@ -75,13 +76,18 @@ def standing(turn: Turn, member: Member) -> Standing:
         return Standing(member, probe, True, proven_dead=dead, leaving=leaving, cause=planned or "Unreachable")
     heard = max(turn.observed.t_operator_start, process.t_started, probe.t_heard if probe is not None else 0.0)
     silent = turn.due(heard + turn.spec.recovery.failover.timeout_seconds)
-    return Standing(member, probe, False, silent, dead, leaving, "Silent" if silent else "")
+    return Standing(member, probe, False, silent, dead, leaving, "Silent" if silent else "", t_heard=heard)
 
 
 def surely_dead(turn: Turn, s: Standing) -> bool:
     """Proved dead, or lost for so long that the job goes on without proof (what it still acknowledges is lost)."""
-    noticed = turn.since(f"lost:{s.member.boot}", not s.well)
-    if s.proven_dead or noticed is None:
+    lost = lost_since(turn, s)
+    if s.proven_dead or lost is None:
         return s.proven_dead
     patience_s = turn.spec.recovery.failover.assume_dead_seconds
-    return turn.due(max(noticed, turn.observed.t_operator_start) + patience_s)
+    return turn.due(max(lost, turn.observed.t_operator_start) + patience_s)
+
+
+def lost_since(turn: Turn, s: Standing) -> float | None:
+    """Since when there is no sign of life from it: last heard, if it fell silent, else when the loss was noticed."""
+    return turn.since(f"lost:{s.member.boot}", not s.well, start=s.t_heard)

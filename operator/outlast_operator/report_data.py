@@ -215,7 +215,7 @@ def in_words(report: Mapping[str, Any]) -> list[str]:
         f"{g['acknowledged']:,} of {g['computed']:,} gradients were acknowledged, {g['applied']:,} are in the model"
     )
     twice = "none twice" if g["duplicates"] == 0 else f"{g['duplicates']:,} were applied twice"
-    spare = f", {g['unapplied_at_end']:,} came after the goal was reached" if g["unapplied_at_end"] else ""
+    spare = f", {g['unapplied_at_end']:,} were left unapplied at the end" if g["unapplied_at_end"] else ""
     return [
         f"Killed:            {what}",
         f"Until next update: {', '.join(waits) if waits else 'training was never interrupted'}",

@@ -2,7 +2,7 @@
 
 One drawing, two palettes: `LIGHT` for the PNG, and one of CSS variables for the page, in which the same SVG follows
 the reader's light or dark theme. Colours tell roles apart (Okabe and Ito's, safe for the colour-blind), dashes the
-processes of a role. Nothing is smoothed: rates are constant between two samples, and what was not recorded is said so.
+processes of a role; what was not recorded is said so.
 
 matplotlib is imported when a figure is drawn, never with this module.
 """
@@ -11,22 +11,30 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-MIN_INTERVAL_S = 0.5  # rates over less than this are noise
-MAX_POINTS = 600  # a curve of more points is thinned: it could not be told apart at this width
+from outlast_operator.report_curves import (
+    ROLES,
+    Curve,
+    curve,
+    mean_of,
+    number,
+    pieces,
+    processes,
+    rates,
+    thinned,
+    versions,
+)
+
 MAX_LINES = 4  # a role with more processes is drawn as their mean
 LABEL_ROWS = 5  # where these do not do, a failure has its cross and no name: the page lists them all
 ROW_PT, TITLE_PT, HEADING_PT = 19.0, 24.0, 34.0  # above the first panel: a row of failures, its title, the heading
 SIZE_IN = (11.0, 12.6)
 CROSS = "\u2716"
 DASHES = ("-", "--", ":", "-.")
-MIB = 1 << 20
-ROLES = ("server", "worker", "redis", "evaluator", "operator")
 LIGHT = {
     "ink": "#1c2128",
     "muted": "#5b6470",
@@ -42,9 +50,6 @@ LIGHT = {
 # Hex colours that stand for CSS variables: matplotlib knows only colours, the page replaces them.
 MARKERS = {name: f"#0a0b{i:02x}" for i, name in enumerate(LIGHT, start=0x10)}
 
-Point = tuple[float, float]
-Curve = list[Point]
-
 
 @dataclass(frozen=True)
 class Interruption:
@@ -54,52 +59,6 @@ class Interruption:
     start_s: float
     end_s: float | None
     shaded: bool
-
-
-def number(value: Any) -> float | None:
-    """`value` as a finite float; None for null, NaN and anything that is no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def curve(samples: Iterable[dict[str, Any]], field: str, scale: float = 1.0) -> Curve:
-    """The samples that have `field`, in order of time."""
-    points = [(number(s.get("t_s")), number(s.get(field))) for s in samples]
-    return sorted((t, v * scale) for t, v in points if t is not None and v is not None)
-
-
-def rates(points: Curve) -> list[tuple[float, float, float]]:
-    """(from, to, growth per second) of a counter. A counter that falls began anew: that stretch is left out."""
-    stretches = []
-    start = points[0] if points else None
-    for t, value in points[1:]:
-        assert start is not None
-        if value < start[1]:
-            start = (t, value)
-        elif t - start[0] >= MIN_INTERVAL_S:
-            stretches.append((start[0], t, (value - start[1]) / (t - start[0])))
-            start = (t, value)
-    return stretches
-
-
-def processes(resources: Sequence[dict[str, Any]], field: str) -> dict[str, list[Curve]]:
-    """Role -> one curve a process, by name; `cpu_s` as cores in use, `rss_bytes` as MiB."""
-    names = sorted({str(r.get("process")) for r in resources}, key=_natural)
-    found: dict[str, list[Curve]] = {}
-    for name in names:
-        mine = [r for r in resources if r.get("process") == name]
-        points = curve(mine, field, 1.0 / MIB if field == "rss_bytes" else 1.0)
-        if field == "cpu_s":
-            points = [(0.5 * (a + b), rate) for a, b, rate in rates(points)]
-        found.setdefault(role_of(name), []).append(_thinned(points))
-    return found
-
-
-def role_of(process: str) -> str:
-    """`server-0` -> `server`; what is unknown is drawn like the operator."""
-    role = process.split("-")[0]
-    return role if role in ROLES else "operator"
 
 
 def write_png(report: dict[str, Any], interruptions: Sequence[Interruption], path: Path) -> None:
@@ -147,6 +106,7 @@ def _draw(
         "ytick.labelcolor": colours["muted"],
         "grid.color": colours["grid"],
         "axes.facecolor": "none",
+        "text.parse_math": False,  # a $ in a name is a $
     }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=SIZE_IN)
@@ -231,10 +191,9 @@ def _label_failures(
             "", xytext=(0, above_pt), arrowprops={"arrowstyle": "-", "color": colours["outage"], "lw": 1.1}, **base
         )
         ax.annotate(CROSS, xytext=(0, above_pt), va="center", ha="center", fontsize=12, color=colours["outage"], **base)
-        ax.annotate(
-            "" if row is None else one.label, xytext=(-9 if left else 9, above_pt), va="center", ha="right" if left else "left",
-            fontsize=9.5, color=colours["ink"], **base,
-        )  # fmt: skip
+        if row is not None:
+            side: Any = {"xytext": (-9, above_pt), "ha": "right"} if left else {"xytext": (9, above_pt), "ha": "left"}
+            ax.annotate(one.label, va="center", fontsize=9.5, color=colours["ink"], **side, **base)
 
 
 def _title(ax: Any, text: str, above_pt: float = 8.0) -> None:
@@ -262,14 +221,14 @@ def _accuracy(ax: Any, report: dict[str, Any], colours: dict[str, str], end: flo
         return
     values = [v for _, v in points] + ([] if final is None else [100.0 * final])
     if points:
-        thinned = _thinned(points)
-        markers = {"marker": "o", "markersize": 3.5} if len(thinned) <= 80 else {}
-        ax.plot(*zip(*thinned, strict=True), color=colours["accuracy"], linewidth=2.0, **markers)
+        shown = thinned(points)
+        markers = {"marker": "o", "markersize": 3.5} if len(shown) <= 80 else {}
+        ax.plot(*zip(*shown, strict=True), color=colours["accuracy"], linewidth=2.0, **markers)
     if final is not None:  # on all test data, while the curve is on some of it: a mark of its own
         ax.plot(
             [end], values[-1:], marker="D", markersize=7, color=colours["accuracy"], clip_on=False, linestyle="none"
         )
-    ax.set_ylim(max(0.0, min(values) - 5.0), min(100.0, max(values) + 5.0))
+    ax.set_ylim(max(0.0, min(values) - 5.0), min(102.0, max(values) + 5.0))
     _at_end(ax, f"{values[-1]:.1f} %" + (" final" if final is not None else ""), values[-1], colours["accuracy"])
 
 
@@ -291,7 +250,7 @@ def _gradients(ax: Any, report: dict[str, Any], colours: dict[str, str]) -> None
 
 def _version(ax: Any, report: dict[str, Any], colours: dict[str, str]) -> None:
     _title(ax, "Version (updates the parameters hold)")
-    points = _thinned(curve(report.get("series") or [], "version"))
+    points = thinned(versions(report))
     if not points:
         _nothing(ax, "not recorded", colours)
         return
@@ -310,14 +269,14 @@ def _processes(ax: Any, found: dict[str, list[Curve]], title: str, colours: dict
     highest = 0.0
     for role in ROLES:
         curves = [c for c in found.get(role, []) if c]
-        shown = curves if len(curves) <= MAX_LINES else [_mean(curves)]
+        shown = curves if len(curves) <= MAX_LINES else [mean_of(curves)]
         for index, points in enumerate(shown):
             label = f"{role} {index}" if len(curves) > 1 else role
             if len(curves) > MAX_LINES:
                 label = f"{role}s (mean of {len(curves)})"
-            pieces = _pieces(points)
-            times = [t for piece in pieces for t in (*(t for t, _ in piece), math.nan)]
-            values = [v for piece in pieces for v in (*(v for _, v in piece), math.nan)]
+            parts = pieces(points)
+            times = [t for piece in parts for t in (*(t for t, _ in piece), math.nan)]
+            values = [v for piece in parts for v in (*(v for _, v in piece), math.nan)]
             ax.plot(
                 times, values, color=colours[role], linestyle=DASHES[index % len(DASHES)], linewidth=1.5, label=label
             )
@@ -327,37 +286,6 @@ def _processes(ax: Any, found: dict[str, list[Curve]], title: str, colours: dict
     ax.legend(
         loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, handlelength=2.4, borderaxespad=0
     )
-
-
-def _pieces(points: Curve) -> list[Curve]:
-    """Split where a process was away: a gap of more than three usual intervals."""
-    gaps = sorted(b[0] - a[0] for a, b in pairwise(points))
-    usual = gaps[len(gaps) // 2] if gaps else 0.0
-    pieces: list[Curve] = [[]]
-    for i, point in enumerate(points):
-        if i and point[0] - points[i - 1][0] > max(3.0 * usual, 2.0 * MIN_INTERVAL_S):
-            pieces.append([])
-        pieces[-1].append(point)
-    return pieces
-
-
-def _mean(curves: Sequence[Curve]) -> Curve:
-    bins: dict[int, list[float]] = {}
-    for points in curves:
-        for t, value in points:
-            bins.setdefault(int(t), []).append(value)
-    return [(t + 0.5, sum(values) / len(values)) for t, values in sorted(bins.items())]
-
-
-def _thinned(points: Curve) -> Curve:
-    """Every n-th point, and the last."""
-    step = max(1, math.ceil(len(points) / MAX_POINTS))
-    return points[::step] + (points[-1:] if points and (len(points) - 1) % step else [])
-
-
-def _natural(name: str) -> tuple[str, int]:
-    role, _, index = name.rpartition("-")
-    return (role, int(index)) if index.isdigit() else (name, -1)
 
 
 def _without_metadata(svg_text: str) -> str:

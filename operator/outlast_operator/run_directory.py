@@ -77,6 +77,7 @@ class RunDirectory:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._status_replaced = 0
 
     @staticmethod
     def create(root: Path | None = None) -> RunDirectory:
@@ -147,6 +148,17 @@ class RunDirectory:
         """The recorded status with its `resource_version` (an empty one without, before the first write)."""
         raw = read_json(self.root / "status.json")
         return JobStatus() if raw is None else JobStatus.from_json(raw["status"], raw["resource_version"])
+
+    def read_status_if_newer(self, known: JobStatus) -> JobStatus:
+        """`known` itself when the file has not been replaced since this was last asked: cheap to call often."""
+        try:
+            replaced = (self.root / "status.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            return known
+        if replaced == self._status_replaced:
+            return known
+        self._status_replaced = replaced
+        return self.read_status()
 
     def write_status(self, status: JobStatus, expected_version: str | None) -> str:
         """Compare-and-swap. Returns the new version; raises `Conflict` when another one is recorded."""

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -39,7 +39,7 @@ from outlast_operator.forkserver_client import (
 )
 from outlast_operator.kills import Cast
 from outlast_operator.local import RUN_DIRECTORY_VARIABLE
-from outlast_operator.monitor import ACTING, Heard, Monitor
+from outlast_operator.monitor import ACTING, Heard, Moment, Monitor
 from outlast_operator.report_failures import Run, unplanned
 from outlast_operator.run_directory import RunDirectory, read_json
 from outlast_operator.run_setup import Options, make_config
@@ -49,6 +49,7 @@ log = logging.getLogger("outlast.runner")
 
 TICK_S = 0.05
 TERM_PATIENCE_S = 3.0
+SETTLE_S = 2.0
 OPERATOR_CRASHES = 5  # by its own error, within OPERATOR_CRASH_WINDOW_S: the run cannot go on
 OPERATOR_CRASH_WINDOW_S = 20.0
 
@@ -109,6 +110,8 @@ class Runner:
             finally:
                 t_end = time.monotonic()
                 with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: no more patience
+                    if outcome != "Succeeded":
+                        self._stop_training()
                     tables = self._tables()
                     if outcome == "Interrupted":
                         self._leave()
@@ -146,7 +149,7 @@ class Runner:
         assert self._monitor is not None
         assert self._drill is not None
         self._take_events()
-        self._status = self.directory.read_status()
+        self._status = self.directory.read_status_if_newer(self._status)
         moment = self._monitor.now()
         t_training = None if moment.t_first_update is None else time.monotonic() - moment.t_first_update
         accuracy = moment.evaluation.accuracy if moment.evaluation is not None else None
@@ -154,7 +157,7 @@ class Runner:
             self.display.say(line, "bold red")
         self._revive_operator()
         self._say_events()
-        self.display.update(self._scene(moment.probes.values()))
+        self.display.update(self._scene(moment))
 
     def _take_events(self) -> None:
         while True:
@@ -217,10 +220,9 @@ class Runner:
             self.display.say(f"{t_s:7.1f} s  {event['reason']}: {event['message']}", style)
         self._said = len(events)
 
-    def _scene(self, probes: Any) -> Scene:
-        assert self._monitor is not None
-        moment, now = self._monitor.now(), time.monotonic()
-        for probe in probes:
+    def _scene(self, moment: Moment) -> Scene:
+        now = time.monotonic()
+        for probe in moment.probes.values():
             if probe.serving and probe.role in ACTING:
                 self._head_seen[probe.shard] = now
         outages = {
@@ -270,19 +272,40 @@ class Runner:
     def _control(self, server: ServerAddress) -> ServerControl:
         return ServerControl(server.address, self.config.job_uid, self.config.token, timeout_s=1.0)
 
+    def _stop_training(self) -> None:
+        """End the operator (it would replace whoever leaves) and the workers: what they saw acknowledged is then final,
+        and can be compared with what the servers hold."""
+        self._end(lambda record: record.name == "operator", signal.SIGKILL)
+        self._end(lambda record: record.meta.get("role") in ("worker", "evaluator"), signal.SIGKILL)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait, briefly, until the servers' versions stand still: what was under way has then arrived."""
+        deadline, before = time.monotonic() + SETTLE_S, -1
+        while self._monitor is not None and time.monotonic() < deadline:
+            time.sleep(4 * TICK_S)
+            version = self._monitor.now().version
+            if version == before:
+                return
+            before = version
+
     def _leave(self) -> None:
         """The clean end of an interrupted run: perhaps a checkpoint, then TERM to all, with little patience."""
-        if self._client is None:
-            return
-        self._client.signal("operator", signal.SIGKILL)  # it would replace whoever leaves
         if self.options.checkpoint_on_interrupt:
             self._checkpoint()
-        for record in self._client.list():
-            if record.running and record.name != "operator":
-                self._client.signal(record.name, signal.SIGCONT, record.pid)
-                self._client.signal(record.name, signal.SIGTERM, record.pid)
+        self._end(lambda record: True, signal.SIGTERM)
+
+    def _end(self, whom: Callable[[ProcessRecord], bool], number: signal.Signals) -> None:
+        """Signal some processes and wait for their end, for `TERM_PATIENCE_S` at most."""
+        client = self._client
+        if client is None:
+            return
+        for record in client.list():
+            if record.running and whom(record):
+                client.signal(record.name, number, record.pid)
+                client.signal(record.name, signal.SIGCONT, record.pid)
         deadline = time.monotonic() + TERM_PATIENCE_S
-        while time.monotonic() < deadline and any(record.running for record in self._client.list()):
+        while time.monotonic() < deadline and any(record.running and whom(record) for record in client.list()):
             time.sleep(TICK_S)
 
     def _checkpoint(self) -> None:
@@ -292,7 +315,8 @@ class Runner:
             try:
                 with contextlib.closing(self._control(ServerAddress(view.head.name, view.head.address))) as control:
                     answer = control.checkpoint_now()
-                self.display.say(f"checkpoint of shard {shard}: {answer.get('name') or answer.get('error')}")
+                what = f"version {answer['version']} is saved" if "version" in answer else str(answer.get("error"))
+                self.display.say(f"checkpoint of shard {shard}: {what}")
             except (OSError, RuntimeError) as error:
                 self.display.say(f"no checkpoint of shard {shard}: {error}", "yellow")
 

@@ -36,7 +36,9 @@ def _plan_server(turn: Turn, s: Shard, index: int) -> None:
             return
         turn.do(KillProcess(name, process.instance, why))
         turn.explain(f"{name} is ended: {why}")
-        if not turn.lasted(f"kill:{process.instance}", True, turn.spec.recovery.failover.assume_dead_seconds):
+        times = turn.spec.recovery.failover
+        patience_s = times.assume_dead_seconds - times.timeout_seconds  # then the runtime removes it by force
+        if not turn.lasted(f"kill:{process.instance}", True, patience_s):
             return
     if process is not None and not process.alive and not is_counted(turn, process):
         was_member = any(turn.recorded.boots.get(m.boot) == process.instance for m in _recorded_members(turn, s))

@@ -55,11 +55,14 @@ class Turn:
         self.do(Emit("Warning" if warning else "Normal", reason, message))
         self.explain(message)
 
-    def since(self, key: str, holds: bool = True) -> float | None:
-        """Since when `key` has held without a gap, as far as turns can tell; None if it does not hold."""
+    def since(self, key: str, holds: bool = True, start: float | None = None) -> float | None:
+        """Since when `key` has held without a gap, as far as turns can tell; None if it does not hold.
+
+        `start`: since when it has, if this turn is the first to ask (now, if not given).
+        """
         if not holds:
             return None
-        return self.timers.setdefault(key, self.recorded.since.get(key, self.now))
+        return self.timers.setdefault(key, self.recorded.since.get(key, self.now if start is None else start))
 
     def is_new(self, key: str) -> bool:
         """Whether the timer `key` was started by this turn."""

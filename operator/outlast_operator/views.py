@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from outlast.api.view import Member, View
 from outlast_operator.failover import BUFFER, Policy, first_restore, newest_checkpoint, policy
-from outlast_operator.health import Standing, standing, surely_dead
+from outlast_operator.health import Standing, lost_since, standing, surely_dead
 from outlast_operator.membership import fresh_view, next_view, worst_linked
 from outlast_operator.state import CheckpointRef, Probe
 from outlast_operator.turn import Turn, server_names
@@ -79,8 +79,8 @@ def _survey_shard(turn: Turn, shard: int, rules: Policy) -> Shard:
     if view is not None:
         s.standings = {m.boot: standing(turn, m) for m in (*view.members, *view.joining)}
         s.lost = {boot for boot, st in s.standings.items() if not st.well}
-        for boot in s.lost:
-            turn.since(f"lost:{boot}")
+        for st in s.standings.values():
+            lost_since(turn, st)
         _drop_badly_linked(turn, s, view)
         _judge_restores(turn, s, view)
         s.hopeless = s.lost - (_hopeful(turn, s, view) if rules.waits_for_silent else set())
@@ -97,7 +97,7 @@ def _hopeful(turn: Turn, s: Shard, view: View) -> set[str]:
     times = turn.spec.recovery.failover
     patience_s = times.assume_dead_seconds - times.timeout_seconds  # the rest is for ending them, which gives proof
     silent = [s.standings[m.boot] for m in view.members if s.standings[m.boot].silent]
-    return {st.member.boot for st in silent if not turn.lasted(f"silent:{st.member.boot}", True, patience_s)}
+    return {st.member.boot for st in silent if not turn.due((st.t_heard or 0.0) + patience_s)}
 
 
 def _drop_badly_linked(turn: Turn, s: Shard, view: View) -> None:

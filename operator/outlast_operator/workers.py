@@ -131,7 +131,7 @@ def _running_slots(turn: Turn) -> list[int]:
 
 
 def plan_evaluator(turn: Turn) -> None:
-    if not turn.spec.training.evaluate.enabled or EVALUATOR in turn.status.done:
+    if not turn.spec.training.evaluated or EVALUATOR in turn.status.done:
         return
     process = turn.process(EVALUATOR)
     finishing = turn.status.goal is not None
@@ -160,4 +160,4 @@ def _give_up_evaluating(turn: Turn, why: str) -> None:
 
 
 def evaluated(turn: Turn) -> bool:
-    return not turn.spec.training.evaluate.enabled or EVALUATOR in turn.status.done
+    return not turn.spec.training.evaluated or EVALUATOR in turn.status.done

@@ -343,6 +343,30 @@ def test_after_a_rollback_what_was_applied_before_is_no_duplicate(start: Callabl
     assert push(log, 1, torch.ones(3)) == AppendResult.OK
 
 
+def test_trimmed_on_both_sides_of_a_rollback_is_not_known_to_be_applied(start: Callable[..., RedisServer]) -> None:
+    log = open_log(start(), shards=2)
+    push(log, 1, torch.ones(3), torch.ones(3))
+    assert log.trim(0, 1, 1)
+    assert log.claim(0, 2, history=1)
+    assert log.claim(1, 2, history=1)
+    assert log.trim(1, 2, 1)
+    assert push(log, 1, torch.ones(3), torch.ones(3)) == AppendResult.OK
+
+
+@pytest.mark.parametrize(("seq", "offset"), [(4, 6), (6, 4)])
+def test_a_snapshot_never_goes_back(start: Callable[..., RedisServer], seq: int, offset: int) -> None:
+    log = open_log(start())
+    assert log.save_snapshot(0, 1, snapshot_meta(5, 5), {"flat": torch.ones(1)})
+    assert log.save_snapshot(0, 1, snapshot_meta(seq, offset), {"flat": torch.zeros(1)}), (
+        "a later state is safe already"
+    )
+    assert log.load_snapshot(0)[0] == snapshot_meta(5, 5)  # type: ignore[index]
+    assert len(log._call("KEYS", "*}:snap:*")) == 1
+    assert log.claim(0, 2, history=1)
+    assert log.save_snapshot(0, 2, snapshot_meta(4, 4, history=1), {"flat": torch.zeros(1)}), "a rollback does"
+    assert log.load_snapshot(0)[0] == snapshot_meta(4, 4, history=1)  # type: ignore[index]
+
+
 def test_fenced_epochs_and_incarnations(start: Callable[..., RedisServer]) -> None:
     log = open_log(start())
     log.save_snapshot(0, 1, snapshot_meta(1, 0), {"flat": torch.zeros(2)})

@@ -115,6 +115,7 @@ class World:
         self.wrongs: list[str] = []  # what the checkers object to
         self.recorded_views: set[View] = set()
         self.started_workers: set[tuple[str, int]] = set()
+        self.dropped: set[str] = set()  # boots that a view did without
         self.evaluation: Evaluation | None = None
 
     # --- the planner's Runtime ---
@@ -278,6 +279,12 @@ class World:
                 self.wrongs.append(f"an epoch was recorded twice or ran backwards: {old} then {view}")
             if view.history < old.history:
                 self.wrongs.append(f"history ran backwards: {old} then {view}")
+            floor = next((c.version for c in self.checkpoints if c.name == view.restore), 0)
+            self.acknowledged.setdefault((shard, view.history), floor)
+            now_in = {m.boot for m in (*view.members, *view.joining)}
+            if now_in & self.dropped:
+                self.wrongs.append(f"dropped once, taken in again: {now_in & self.dropped} in {view}")
+            self.dropped |= {m.boot for m in (*old.members, *old.joining)} - now_in
             kept = {m.boot for m in old.members} & {m.boot for m in view.members}
             if not kept and self.spec.recovery.strategy != "Stateless":
                 self.wrongs += [f"{m.name} may still act: {old} then {view}" for m in old.members if self._may_act(m.boot)]
@@ -320,7 +327,7 @@ class World:
         old = self.servers.get(a.name)
         if old is not None:
             if old.process.alive and (old.process.instance != a.replaces or not old.cut_off):
-                return
+                return  # the real ones would end a paused one first; here that is the planner's KillProcess
             if not old.process.alive:
                 self.dead.add(old.process.instance)
             self.past.append(old)
@@ -388,6 +395,8 @@ class World:
         together = [s for s in chain if s.acts and s.view is not None and s.view.epoch == view.epoch]
         if together != chain:
             return
+        if not head.initialised and any(s.initialised for s in chain):
+            self.wrongs.append(f"an empty head leads members that hold state: {view}")
         top = max(s.version for s in chain)
         if not all(s.initialised for s in chain[: len(boots)]):
             if any(s.initialised for s in chain) and view.restore is not None:

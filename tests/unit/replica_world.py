@@ -234,10 +234,13 @@ class World:
     # --- the checkers ---
 
     def check_prefixes(self) -> None:
-        """Each member's history is a prefix of its predecessor's, among those of the recorded view's history."""
-        now = self.recorded[-1]
-        chain = [m.boot for m in now.members if m.boot in self.replicas and self._in_history(m.boot)]
-        for above, below in zip(chain, chain[1:], strict=False):
+        """What a replica applied is a prefix of what the one it takes entries from applied, in the recorded history."""
+        for below, r in self.replicas.items():
+            above = r.upstream
+            if above not in self.replicas or not self._in_history(above) or not self._in_history(below):
+                continue
+            if self.replicas[above].view is None or r.epoch != self.recorded[-1].epoch:
+                continue
             a, b = self.history[above], self.history[below]
             assert a[: len(b)] == b, f"{below} is no prefix of {above}:\n{b}\n{a}"
 

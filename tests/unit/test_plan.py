@@ -215,16 +215,31 @@ def test_a_server_restarted_under_its_name_is_not_the_member() -> None:
 
 def test_an_operators_start_counts_as_the_last_heartbeat() -> None:
     world = running(recovery__failover__timeoutSeconds=2)
-    for server in world.servers.values():
-        server.paused = True
-    world.advance(10.0)
+    world.servers["server-0"].paused = True
+    world.advance(10.0)  # nobody listened
     world.restart_operator()
     world.run(1.9)
     assert world.status.views[0].epoch == 1
-    for server in world.servers.values():
-        server.paused = False
-    world.run(1.0)
+    world.servers["server-0"].paused = False
+    world.run(3.0)
     assert world.status.views[0].epoch == 1
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_dropped_server_that_was_not_killed_yet_is_killed_later_and_not_taken_in(comes_back: bool) -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    first = world.servers["server-0"]
+    first.paused = True
+    world.advance(2.1)
+    world.turn()  # the others are heard again
+    world.turn(actions=0)  # the view without it is recorded; the operator dies before it acts
+    assert world.members() == ["server-1", "server-2"]
+    first.paused = not comes_back
+    world.restart_operator()
+    world.run(1.0)
+    assert not first.process.alive
+    assert world.members() == ["server-1", "server-2", "server-0"]
+    assert not world.wrongs
 
 
 # --- replacement ------------------------------------------------------------------------------------------------------
@@ -352,11 +367,27 @@ def test_a_paused_single_server_is_killed_and_replaced_only_after_its_death_is_p
 def test_without_proof_it_waits_for_assume_dead_seconds() -> None:
     world = running("Checkpoint", recovery__failover__timeoutSeconds=2, recovery__failover__assumeDeadSeconds=30)
     world.cut_off("server-0")
-    world.run(30.0)
+    world.run(29.9)
     assert world.status.views[0].epoch == 1
-    world.run(4.0)
+    world.run(1.0)
     assert world.status.views[0].history == 1
     assert world.status.state == "Running"
+
+
+def test_a_chain_rolls_back_without_proof_only_after_assume_dead_seconds() -> None:
+    world = running(recovery__failover__timeoutSeconds=2, recovery__failover__assumeDeadSeconds=30)
+    world.cut_off("server-0")
+    world.held["server-0"] = world.now + 1000
+    world.kill("server-1")
+    world.kill("server-2")
+    world.run(29.9)
+    assert world.status.views[0].history == 0
+    assert world.members() == ["server-0"]
+    assert "server-0" in {a.name for a in of(world, KillProcess)}
+    world.run(1.0)
+    assert world.status.views[0].history == 1
+    assert world.members() == ["server-1", "server-2"]
+    assert not world.wrongs
 
 
 def test_chain_total_loss_rolls_back_all_three_at_once() -> None:
@@ -438,6 +469,23 @@ def test_no_checkpoint_means_the_initial_weights_again() -> None:
     world.turn()
     world.turn()
     assert (world.status.views[0].history, world.status.views[0].restore) == (1, None)
+
+
+def test_a_head_lost_before_it_could_restore_leaves_the_others_to_restore() -> None:
+    world = running()
+    for name in list(world.servers):
+        world.kill(name)
+    while world.status.views[0].history == 0:
+        world.turn()
+    restore = world.status.views[0].restore
+    world.kill("server-0")
+    world.turn()
+    assert world.members() == ["server-1", "server-2"]
+    assert world.status.views[0].restore == restore
+    assert restore is not None
+    world.run(2.0)
+    assert world.status.views[0].restore is None, "once all have restored, it is named no more"
+    assert not world.wrongs
 
 
 def test_a_rollback_takes_all_shards_in_one_write() -> None:

@@ -109,28 +109,31 @@ class ChainMachine(RuleBasedStateMachine):
             self._crash(gone.boot)
         self._next(members=rest)
 
-    @precondition(lambda self: not self.world.recorded[-1].joining)
+    @precondition(lambda self: len(self.world.recorded[-1].joining) < 2)
     @rule()
     def start_joiner(self) -> None:
         boot = chr(ord("d") + self.next_boot)
         self.next_boot += 1
         self.world.start(boot)
-        self._next(joining=(member(boot),))
+        self._next(joining=(*self.world.recorded[-1].joining, member(boot)))
 
     @precondition(lambda self: self.world.recorded[-1].joining)
     @rule()
     def take_in(self) -> None:
+        """What the tail, in the recorded view, says is caught up; several at once too."""
         now = self.world.recorded[-1]
-        tail = self.world.replicas[now.members[-1].boot]
-        status = tail.status()
-        if status["epoch"] == now.epoch and now.joining[0].boot in status["caught_up"]:
-            self._next(members=(*now.members, now.joining[0]), joining=())
+        status = self.world.replicas[now.members[-1].boot].status()
+        if status["epoch"] == now.epoch:
+            ready = tuple(m for m in now.joining if m.boot in status["caught_up"])
+            if ready:
+                self._next(members=now.members + ready, joining=tuple(m for m in now.joining if m not in ready))
 
     @precondition(lambda self: self.world.recorded[-1].joining)
     @rule()
     def drop_joiner(self) -> None:
-        self._crash(self.world.recorded[-1].joining[0].boot)
-        self._next(joining=())
+        first, *others = self.world.recorded[-1].joining
+        self._crash(first.boot)
+        self._next(joining=tuple(others))
 
     def _crash(self, boot: str) -> None:
         for a, b in list(self.world.up):
@@ -209,4 +212,4 @@ class ChainMachine(RuleBasedStateMachine):
 
 
 TestChain = ChainMachine.TestCase
-TestChain.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestChain.settings = settings(max_examples=2000, stateful_step_count=60, deadline=None)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from outlast_operator import report_figure
+from outlast_operator import report_curves
 from outlast_operator import report_words as words
-from outlast_operator.report_page import interruptions, render, story
+from outlast_operator.report_page import render
+from outlast_operator.report_story import interruptions, story
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -300,7 +301,7 @@ def test_the_figure_follows_the_pages_theme(tmp_path: Path) -> None:
 
 
 def test_what_a_report_says_is_not_taken_for_markup(tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script>"
+    evil = "<script>alert(1)</script> $x^$"
     given = report(failure(evil), job=evil, spec={"x": evil}, error=evil)
     html, _ = render(given, tmp_path)
     assert "<script" not in html.read_text()
@@ -313,7 +314,14 @@ def test_the_same_report_gives_the_same_page(tmp_path: Path) -> None:
 
 def test_rates_leave_out_a_counter_that_began_anew() -> None:
     points = [(0.0, 0.0), (1.0, 10.0), (2.0, 4.0), (3.0, 24.0), (3.1, 25.0), (4.0, 34.0)]
-    assert report_figure.rates(points) == [(0.0, 1.0, 10.0), (2.0, 3.0, 20.0), (3.0, 4.0, 10.0)]
+    assert report_curves.rates(points) == [(0.0, 1.0, 10.0), (2.0, 3.0, 20.0), (3.0, 4.0, 10.0)]
+
+
+def test_the_time_before_and_after_training_does_not_count_in_the_rate() -> None:
+    versions = [(5.0, 0), (10.0, 0), (11.0, 90), (12.0, 200), (20.0, 200)]
+    given = report(series=[{"t_s": t, "version": v, "accuracy": None} for t, v in versions])
+    given["series"].append({"t_s": 11.5, "version": 50, "accuracy": 0.5})  # evaluated: older than its time
+    assert {card.title: card.remark for card in story(given).cards}["Updates"] == "100.0 a second"
 
 
 def test_many_processes_of_a_role_become_their_mean(tmp_path: Path) -> None:

@@ -346,7 +346,7 @@ INVALID: list[tuple[str, str]] = [
     ("training: {task: a.b, stopAfter: {updates: }}", NO_END),
     (
         "training: {task: a.b, stopAfter: {accuracy: 0.9}, evaluate: {everySeconds: }}",
-        "spec.training.stopAfter.accuracy: nobody measures the accuracy, evaluation is off; set "
+        "spec.training.stopAfter.accuracy: nobody measures the accuracy; use a task, and set "
         "training.evaluate.everySeconds or everyUpdates",
     ),
     (

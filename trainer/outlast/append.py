@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from outlast.buffer import GradientLog
-from outlast.buffer_types import AppendResult, BufferFull, BufferUnavailable
+from outlast.buffer_types import AppendResult, BufferFull, BufferMisconfigured, BufferUnavailable
 from outlast.session import Outgoing
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Appender:
 
     def _append(self, item: Outgoing) -> None:
         client = self._client
+        result: AppendResult | None
         try:
             result = self.log.append(
                 client.config.slot,
@@ -73,9 +74,18 @@ class Appender:
                 item.lr_scale,
                 [item.payload.tensor[a:b] for a, b in client.ranges],
             )
-        except (BufferUnavailable, BufferFull) as error:
+        except BufferUnavailable as error:
+            log.warning("%s", error)
+            result = None
+        except BufferFull as error:
             log.warning("%s", error)
             result = AppendResult.FULL
+        except BufferMisconfigured as error:
+            with client.condition:
+                client.failure = str(error)
+                client.settle()
+            return
+        full = result is AppendResult.FULL
         with client.condition:
             if result in (AppendResult.OK, AppendResult.DUPLICATE):
                 client.session.buffered(item)
@@ -83,6 +93,8 @@ class Appender:
                 client.session.buffered(item, closed=True)
             elif result is AppendResult.FENCED:
                 client.fenced = True
+            elif full and client.spec.recovery.buffer.when_full == "Drop":
+                client.session.dropped(item)
             else:  # full, or Redis away: keep it, and give the heads a chance
                 client.session.take_back()
                 client.condition.wait(_RETRY_S)

@@ -3,9 +3,7 @@
 Rules:
 1. The log holds, without gaps, entries up to the newest; an entry leaves when the tail has acknowledged it.
 2. A link delivers in order while it is up; after each `Connected` the peer's own last seq decides what it is sent.
-3. A predecessor is right: a peer that holds more than its predecessor is given the predecessor's state. What it held
-   beyond was acknowledged to nobody (an acknowledgement passes every predecessor). Its old acknowledgements are
-   ignored until it confirms that state, or they would vouch for entries it never saw.
+3. Equal seqs mean equal entries only while histories are prefixes of each other; replica.py sees to that.
 """
 
 from __future__ import annotations
@@ -67,20 +65,10 @@ class ChainLog:
 class Link:
     """A downstream peer (the successor, or at the tail a joining replica) in the present view."""
 
-    __slots__ = ("connected", "peer", "received", "settled_at", "synced")
+    __slots__ = ("connected", "peer", "received", "synced")
 
     def __init__(self, peer: str) -> None:
         self.peer = peer  # boot id
         self.connected = False
         self.synced = False  # entries may be sent to it as they come
         self.received = 0  # it holds everything to here
-        self.settled_at: int | None = None  # rule 3: ignore acknowledgements above this until one is not
-
-    def acknowledged(self, received: int, last_seq: int) -> bool:
-        """Note what the peer says it holds; False if it is to be ignored (rule 3)."""
-        if self.settled_at is not None:
-            if received > self.settled_at:
-                return False
-            self.settled_at = None
-        self.received = max(self.received, min(received, last_seq))
-        return True

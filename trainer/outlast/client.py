@@ -68,7 +68,7 @@ class Client:
         self._initial, self._manifest, self._optimizer = initial, manifest, optimizer
         self._staged = [_Staged(torch.zeros(b - a), torch.zeros(b - a)) for a, b in self.ranges]
         limit = max(4, min(_MEMORY_BYTES // (manifest.numel * 4), 256))
-        self._pool = TensorPool(manifest.numel, limit)
+        self._pool = TensorPool(manifest.numel, limit, pinned=torch.cuda.is_available())
         self._ledger = LedgerWriter(config.ledger_dir, config.slot, config.incarnation) if config.ledger_dir else None
         self._open: list[Outgoing] = []
         self._closed = False

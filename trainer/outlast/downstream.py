@@ -82,12 +82,12 @@ class Downstream:
         link = self.links.get(event.peer)
         if link is None:
             return
-        link.connected, link.synced, link.settled_at = True, False, None
+        link.connected, link.synced = True, False
         holds = link.received = max(event.last_seq, 0)
         if self._restores_itself(link):
             return  # it says when it is done by its first acknowledgement
         self._sync(link, holds, ready)
-        if link.settled_at is not None or self._is_joiner(link):
+        if self._is_joiner(link):
             return
         if event.stable is not None:
             self.learn_stable(event.stable)
@@ -111,8 +111,7 @@ class Downstream:
         if not link.synced:
             self._sync(link, event.received, ready)
             return
-        if not link.acknowledged(event.received, self._state.last_seq):
-            return
+        link.received = max(link.received, min(event.received, self._state.last_seq))
         if self._is_joiner(link):
             self._seal(link)
         else:
@@ -137,15 +136,11 @@ class Downstream:
             link.received = holds  # we are to be restored; see `adopted`
             return
         link.synced = True
-        if holds > last_seq:
-            link.received = link.settled_at = last_seq
-            ready.send.append(SendState(link.peer))
-            return
-        link.received = holds
-        if holds < last_seq:
-            if not self._batched and holds and self.log.covers(holds + 1):
+        link.received = min(holds, last_seq)
+        if holds != last_seq:  # more than we hold it should not have: the predecessor is right
+            if holds < last_seq and not self._batched and holds and self.log.covers(holds + 1):
                 ready.send += [SendEntry(link.peer, e, self.stable_seq) for e in self.log.since(holds + 1)]
-            elif not self._batched and self.log.covers(1):
+            elif holds == 0 and not self._batched and self.log.covers(1):
                 ready.send += [SendEntry(link.peer, e, self.stable_seq) for e in self.log]
             else:
                 ready.send.append(SendState(link.peer))

@@ -23,13 +23,19 @@ class Lease:
 
 
 class TensorPool:
-    """Float32 vectors `[numel]`, at most `limit` of them, made (and touched) as they are first needed."""
+    """Float32 vectors `[numel]`, at most `limit` of them, made (and touched) as they are first needed.
 
-    def __init__(self, numel: int, limit: int, preallocate: int = 2) -> None:
-        self.numel, self.limit = numel, limit
+    `pinned`: in page-locked memory, which a CUDA device copies to and from asynchronously.
+    """
+
+    def __init__(self, numel: int, limit: int, preallocate: int = 2, pinned: bool = False) -> None:
+        self.numel, self.limit, self._pinned = numel, limit, pinned
         self._condition = threading.Condition(threading.RLock())  # a finalizer may run inside any allocation
-        self._free: list[torch.Tensor] = [torch.zeros(numel) for _ in range(min(preallocate, limit))]
+        self._free: list[torch.Tensor] = [self._make() for _ in range(min(preallocate, limit))]
         self._made = len(self._free)
+
+    def _make(self) -> torch.Tensor:
+        return torch.zeros(self.numel, pin_memory=self._pinned)
 
     def take(self, timeout_s: float | None = None) -> Lease | None:
         """Borrow a vector; its content is arbitrary. Waits while all are lent; None after `timeout_s` seconds."""
@@ -37,7 +43,7 @@ class TensorPool:
             while not self._free:
                 if self._made < self.limit:
                     self._made += 1
-                    self._free.append(torch.zeros(self.numel))
+                    self._free.append(self._make())
                 elif not self._condition.wait(timeout_s):
                     return None
             tensor = self._free.pop()

@@ -92,7 +92,7 @@ class Optimizer(torch.optim.Optimizer):
         self._base_rate = float(self.inner.param_groups[0]["lr"])
         groups = [[(names[id(p)], p) for p in g["params"]] for g in self.inner.param_groups]
         self._model = FlatModel(groups, buffers)
-        self._weights = torch.zeros(self._model.manifest.numel)
+        self._weights = torch.zeros(self._model.manifest.numel, pin_memory=self._model.flat.is_cuda)
         self._weights.copy_(self._model.flat)
         self._sync = training.consistency == "Sync"
         # SSP bounds how far a slot runs ahead; a push in flight would let it run one further.

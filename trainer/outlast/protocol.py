@@ -84,6 +84,7 @@ class Entry:
     payload: Any = None
     data: DataPlan | None = None  # CONFIG
     offset: int = 0  # the buffer's log is consumed up to here, this entry included (0: it came from no log)
+    checksum: int | None = None  # now and then: of the parameters after this entry, for replicas to compare
 
 
 # --- events -----------------------------------------------------------------------------------------------------------

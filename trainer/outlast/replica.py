@@ -6,7 +6,8 @@ Rules (the design's numbers in brackets; their forbidden interleavings are tests
 - A replica takes exactly the next entry, from its predecessor in the present view alone (a joining one: from the tail),
   and decides nothing about it [7]. So its history is its predecessor's prefix.
 - The head answers a push when its entry is safe, and a duplicate when the original is [5].
-- What was a member and joins again is empty: it may hold entries that nobody else does.
+- Who cannot know that its new predecessor holds all it holds itself drops its state, lest equal seqs stand for different
+  entries: a former member that joins again; one of several that joined side by side, or whose order was changed.
 - State of an older history is dropped before anything else is heard [11, 14].
 
 Where things are: this file holds views, roles and the fence; admission.py what the head does with what workers send,
@@ -46,6 +47,8 @@ from outlast.protocol import (
     SetSlots,
 )
 from outlast.replica_state import ReplicaSettings, ReplicatedState, restored
+
+PREDECESSOR = "its predecessor"
 
 __all__ = ["Replica", "ReplicaSettings", "restored"]
 
@@ -238,7 +241,7 @@ class Replica:
             raise ValueError(f"view of shard {view.shard} was sent to {self.name}, a server of shard {self.shard}")
         if old is not None and view.epoch <= old.epoch:
             return  # installs repeat, and may be late; the first view of an epoch is its only one
-        was_member, was_head = old is not None and old.position(self.boot) is not None, self.is_head
+        was_head = self.is_head
         member, joining = view.position(self.boot) is not None, view.is_joining(self.boot)
         self.view = view
         self.is_head = view.position(self.boot) == 0
@@ -254,15 +257,25 @@ class Replica:
             return
         if was_head and not self.is_head:
             self._admission.refuse_all(Refusal.NOT_HEAD, ready, "another server is the head now")
-        unfit = self._tainted or (joining and was_member) or view.history != state.history
+        unfit = self._tainted or view.history != state.history or not self._is_prefix_of(above, old)
         self._tainted = False
         if state.initialised and unfit:
             self._drop(ready)
-            self.restoring = ("its predecessor", view.history) if member else None
+            self.restoring = (PREDECESSOR, view.history) if member else None
         if member and not state.initialised:
             self._restore(view, ready)
         else:
             self.restoring = None
+
+    def _is_prefix_of(self, above: Member | None, old: View | None) -> bool:
+        """Whether what we hold is certain to be a prefix of what the member now above us holds."""
+        if above is None:
+            return True
+        theirs = None if old is None else old.position(above.boot)
+        if theirs is None or old is None:
+            return False  # it joined beside us, or after us
+        ours = old.position(self.boot)
+        return old.is_joining(self.boot) if ours is None else theirs < ours
 
     def _drop(self, ready: Ready) -> None:
         """Forget the state: it belongs to another history, or may hold what nobody else does."""
@@ -324,8 +337,12 @@ class Replica:
         self._downstream.replicate(entry, ready)
 
     def _forward(self, event: Forward, ready: Ready) -> None:
-        if not self._from_upstream(event.sender, event.epoch) or self.restoring is not None:
+        if not self._from_upstream(event.sender, event.epoch):
             return
+        if self.restoring is not None:
+            if self.restoring[0] != PREDECESSOR or event.entry.seq != 1:
+                return
+            self.restoring = None  # its log reaches back to INIT: that is all there is
         ahead = event.entry.seq - self._state.last_seq
         if ahead > 1:
             return  # an entry between was lost with a link; its sender starts again from our last seq

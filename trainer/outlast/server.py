@@ -56,6 +56,7 @@ log = logging.getLogger("outlast.server")
 
 _SPARE_READERS = 8  # snapshots beyond one a worker: evaluator, joining workers
 EXIT_CONFIGURATION = 3
+_COMPARE_EVERY = 500  # entries between two comparisons of replicas
 
 
 def settings_from(spec: JobSpec, group_max: int = 32) -> ReplicaSettings:
@@ -213,8 +214,22 @@ class Server:
         elif entry.kind is Kind.DELTA:
             assert self.parameters is not None
             self.parameters.add(payload.tensor, entry.version)
+        self._compare(entry)
         self._first_update(entry)
         self.durability.applied(entry)
+
+    def _compare(self, entry: Entry) -> None:
+        """Now and then the head sends a checksum along; a replica that differs must never become head."""
+        if entry.kind is Kind.INIT or self.parameters is None:
+            return
+        if self.replica.role == "head":
+            entry.checksum = self.parameters.checksum() if entry.seq % _COMPARE_EVERY == 0 else None
+        elif entry.checksum is not None and entry.checksum != self.parameters.checksum():
+            log.critical(
+                "parameters differ from the head's after entry %d (version %d): this replica ends, and a fresh one "
+                "joins in its place; look for faulty memory or another torch release", entry.seq, entry.version
+            )  # fmt: skip
+            os._exit(1)
 
     def _first_update(self, entry: Entry) -> None:
         view = self.replica.view

@@ -30,7 +30,7 @@ class Outcome(StrEnum):
     SERVER = "server"  # acknowledged by all shards
     BUFFER = "buffer"  # acknowledged by Redis
     UNAPPLIED = "unapplied"  # refused: the job has reached its goal
-    DROPPED = "dropped"  # computed on weights that were rolled back (Sync)
+    DROPPED = "dropped"  # computed on weights that were rolled back (Sync), or no room in the buffer (whenFull: Drop)
 
 
 @dataclass(eq=False)
@@ -319,6 +319,13 @@ class Session:
                     self._settle(waiting, Outcome.UNAPPLIED)
             self._buffer.clear()
             self._finish()
+
+    def dropped(self, item: Outgoing) -> None:
+        """The buffer is full and the job says to drop (`buffer.whenFull: Drop`): it was never acknowledged."""
+        if self._buffer and self._buffer[0] is item:
+            self._buffer.popleft()
+        if item.outcome is None:
+            self._settle(item, Outcome.DROPPED)
 
     def take_back(self) -> None:
         """The buffer does not answer; where no shard is in an outage the heads take what waits (Hybrid)."""

@@ -20,6 +20,8 @@ def entry_to_wire(entry: Entry, epoch: int, stable: int) -> tuple[Header, dict[s
         "stable": stable,
         "ids": [[i.slot, i.first, i.last] for i in entry.identities],
     }
+    if entry.checksum is not None:
+        meta["checksum"] = entry.checksum
     if entry.data is not None:
         meta["data"] = [entry.data.base, entry.data.step0, entry.data.slots]
     payload = None
@@ -47,4 +49,5 @@ def entry_from_wire(header: Header, meta: dict[str, Any], payload: Any) -> Entry
         payload=payload,
         data=None if data is None else DataPlan(*data),
         offset=header.offset,
+        checksum=meta.get("checksum"),
     )

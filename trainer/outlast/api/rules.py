@@ -111,10 +111,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "accuracy-needs-evaluation",
         "training.stopAfter.accuracy",
-        "!has(self.training.stopAfter.accuracy) || has(self.training.evaluate.everySeconds) || "
-        "has(self.training.evaluate.everyUpdates)",
-        lambda s: s.training.stop_after.accuracy is None or s.training.evaluate.enabled,
-        "nobody measures the accuracy, evaluation is off; set training.evaluate.everySeconds or everyUpdates",
+        "!has(self.training.stopAfter.accuracy) || has(self.training.task) && "
+        "(has(self.training.evaluate.everySeconds) || has(self.training.evaluate.everyUpdates))",
+        lambda s: s.training.stop_after.accuracy is None or s.training.evaluated,
+        "nobody measures the accuracy; use a task, and set training.evaluate.everySeconds or everyUpdates",
     ),
     # --- optimizer ---
     Rule(

@@ -141,8 +141,14 @@ class Training(FieldsModel):
         default_factory=StopAfter, description="When training is complete: the first that holds; at least one."
     )
     evaluate: Evaluate = Field(
-        default_factory=Evaluate, description="How often the parameters are evaluated on test data while training."
+        default_factory=Evaluate,
+        description="How often the parameters are evaluated on test data while training; a script is its own judge.",
     )
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether an evaluator runs: a script has no evaluate() that it could call."""
+        return self.task is not None and self.evaluate.enabled
 
 
 class Servers(FieldsModel):
