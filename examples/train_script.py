@@ -1,6 +1,6 @@
 """A plain PyTorch script. One line makes it outlast its parameter servers: the optimizer.
 
-    outlast run examples/script.yaml --kill head@3s
+Start it with `outlast run examples/script.yaml --kill head@3s`.
 """
 
 import torch

@@ -108,6 +108,10 @@ def _advance_server(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
     if f.shard >= len(shards):
         return f
     s, view = shards[f.shard], turn.status.views[f.shard]
+    process = turn.process(f.target)
+    if f.cause == "Unreachable" and process is not None and process.boot == f.boot and not process.alive:
+        how = "Killed" if process.exit_signal else "Exited"  # its connection was closed first; now it is known
+        f = replace(f, cause=how, signal=process.exit_signal, message=process.reason)
     if f.t_decided is None:
         if view is not s.view and (f.boot not in {m.boot for m in view.members} or s.failed_restore):
             gradients = _lost_gradients(turn, shards, f)

@@ -83,7 +83,8 @@ class LocalRuntime:
         self._watches = self._watch_servers()
         self._redis = self._watch_redis()
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="to-server")
-        self._under_way: set[tuple[str, str]] = set()
+        self._under_way: set[tuple[str, str]] = set()  # (boot, message) that a pool thread is sending
+        self._told_to_leave: set[str] = set()  # instances: one SIGTERM is enough
 
     # --- waking ---
 
@@ -166,8 +167,13 @@ class LocalRuntime:
             proven_dead=not record.running,
             t_started=record.t_started,
             t_exited=record.t_exited,
-            reason="" if record.running else self.directory.error(record.name),
+            reason="" if record.running else self._last_words(record),
         )
+
+    def _last_words(self, record: ProcessRecord) -> str:
+        """Why it ended, as it said itself: what it reported, or the last line of its log after a crash."""
+        reported = self.directory.error(record.name)
+        return reported if reported or not record.code else self.directory.last_line(record.name)
 
     def write_status(self, status: JobStatus, expected_version: str | None) -> str:
         return self.directory.write_status(status, expected_version)
@@ -188,9 +194,11 @@ class LocalRuntime:
                 self._start_redis(action)
             case KillProcess():
                 self._signal(action.name, action.instance, signal.SIGKILL, action.why)
-            case TermProcess():
-                self._keep_table(action.name)
+            case TermProcess() if action.instance not in self._told_to_leave:
+                for name in self._watches if action.name == "redis" else (action.name,):
+                    self._keep_table(name)  # what was left unread stands in Redis alone
                 self._signal(action.name, action.instance, signal.SIGTERM, action.why)
+                self._told_to_leave.add(action.instance)
             case InstallView(view, to):
                 self._send(to, f"install {view.epoch}", lambda watch: watch.control.install(view))
             case SetSlots(_, to, slots):
@@ -317,7 +325,10 @@ class LocalRuntime:
 
         def run() -> None:
             try:
-                call(watch)
+                try:
+                    call(watch)
+                except ConnectionError:  # the connection was to the process that had this name before
+                    call(watch)
             except (OSError, RuntimeError) as error:
                 log.info("%s to %s failed: %s (planned again if needed)", what, to.name, error)
             finally:

@@ -110,6 +110,7 @@ class Monitor:
         self._probes: dict[str, Probe] = {}
         self._tail = LedgerTail(directory)
         self._computed = 0
+        self._version = 0
         self._list_processes = list_processes
         self._threads = [threading.Thread(target=self._watch_resources, name="monitor-resources", daemon=True)]
         self._controls: list[ServerControl] = []
@@ -133,7 +134,8 @@ class Monitor:
         oldest = time.monotonic() - RATE_WINDOW_S
         recent = takewhile(lambda record: record.t >= oldest, reversed(self.heard.ledger))
         rate = sum(record.fact is Fact.COMPUTED for record in recent) / RATE_WINDOW_S
-        return Moment(first, current_version(probes.values()), evaluation, probes, rate, self._computed)
+        self._version = current_version(probes.values()) or self._version  # while nobody serves: the last one known
+        return Moment(first, self._version, evaluation, probes, rate, self._computed)
 
     def stop(self) -> Heard:
         """Stop observing and return everything."""

@@ -30,7 +30,7 @@ LEDGER = (
     ("buffered", "Buffered", "acknowledged by Redis"),
     ("replayed", "Replayed", "read back from Redis and applied"),
     ("duplicates", "Duplicates", "applied more than once"),
-    ("unapplied_at_end", "Left at the end", "came when the goal had been reached"),
+    ("unapplied_at_end", "Left at the end", "computed, and not applied any more when the run ended"),
     ("lost", "Lost", "acknowledged, but not in the surviving weights"),
 )
 CONFIGURATION = (

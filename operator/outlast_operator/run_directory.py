@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from outlast_operator.runtime import Conflict
 from outlast_operator.state import JobStatus
 
 FOLDERS = ("sockets", "ledger", "checkpoints", "logs", "redis", "errors", "slots", "final", "ready")
+LOG_PREFIX = re.compile(r"^\S+ \S+ [A-Z]+ [\w.]+: ")  # forkserver.LOG_FORMAT
+LAST_LINE_BYTES = 4096
 LONGEST_ROOT = 70  # bytes: leaves room for sockets/NAME.sock within the 108 of a unix socket's path
 
 
@@ -131,6 +134,16 @@ class RunDirectory:
         """Why the process of this name gave up, in its own words; empty when it said nothing."""
         raw = read_json(self.root / "errors" / f"{name}.json")
         return str(raw.get("error", "")) if isinstance(raw, dict) else ""
+
+    def last_line(self, name: str) -> str:
+        """The last line that the process logged, without the time and place before its message."""
+        try:
+            with open(self.log(name), "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_LINE_BYTES))
+                lines = file.read().decode(errors="replace").strip().splitlines()
+        except FileNotFoundError:
+            return ""
+        return LOG_PREFIX.sub("", lines[-1]) if lines else ""
 
     def forget_error(self, name: str) -> None:
         (self.root / "errors" / f"{name}.json").unlink(missing_ok=True)

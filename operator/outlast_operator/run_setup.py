@@ -11,14 +11,16 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from outlast.api.config import ServerAddress
 from outlast.api.spec import JobSpec, TrainingJob
 from outlast_operator.kills import Kill, check_kill
 from outlast_operator.local_template import local_template
-from outlast_operator.redis_process import find_redis_server, redis_url
+from outlast_operator.redis_process import RedisMissing, find_redis_server, redis_run_id, redis_url
 from outlast_operator.run_directory import RunConfig, RunDirectory
 
+REDIS_PATIENCE_S = 3.0
 BUFFERED = ("Stateless", "Hybrid")
 
 
@@ -31,13 +33,34 @@ class Options:
 
 
 def check(job: TrainingJob, kills: Sequence[Kill]) -> None:
-    """Raise `KillError` or `RedisMissing` for what could not work, before anything is started."""
+    """Raise `KillError` or `RedisMissing` for what could not work, before anything of the run is started."""
     spec = job.spec
     redis_here = spec.recovery.strategy in BUFFERED and spec.recovery.buffer.url is None
     for kill in kills:
         check_kill(kill, spec.servers.shards, spec.servers.replicas, spec.workers.replicas, redis_here)
     if redis_here:
         find_redis_server()
+    url = spec.recovery.buffer.url
+    if spec.recovery.strategy in BUFFERED and url is not None and not _answers(url):
+        raise RedisMissing(
+            f"spec.recovery.buffer.url: no Redis answers at {_without_password(url)} within {REDIS_PATIENCE_S:g} s; start "
+            "it, correct the url or its password, or leave url out: the run then starts a Redis of its own"
+        )
+
+
+def _answers(url: str) -> bool:
+    deadline = time.monotonic() + REDIS_PATIENCE_S
+    while redis_run_id(url, timeout_s=REDIS_PATIENCE_S) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=host))
 
 
 def ignored_fields(spec: JobSpec) -> list[str]:

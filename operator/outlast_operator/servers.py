@@ -65,6 +65,9 @@ def _why_end(turn: Turn, s: Shard, process: Process) -> str | None:
     boot = next((b for b, instance in turn.status.boots.items() if instance == process.instance), process.boot)
     if boot is None and probe is not None:
         boot = probe.boot
+    refused = probe is not None and probe.refused
+    if refused and not turn.lasted(f"refused:{process.instance}", True, turn.spec.recovery.failover.timeout_seconds):
+        return None  # most likely it has just ended, and how will be known in a moment
     if boot is not None and boot in s.hopeless:
         return f"lost: {s.standings[boot].cause}"
     if view is not None and boot is not None and any(m.boot == boot for m in (*view.members, *view.joining)):

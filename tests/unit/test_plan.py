@@ -196,12 +196,22 @@ def test_a_link_that_stays_broken_is_planned_around() -> None:
     assert world.members() == ["server-0", "server-2", "server-1"]
 
 
-def test_a_refused_connection_is_a_loss_at_once() -> None:
+@pytest.mark.parametrize(("ends", "cause"), [(True, "Killed"), (False, "Unreachable")])
+def test_a_refused_connection_is_a_loss_at_once_and_its_cause_is_learnt_later(ends: bool, cause: str) -> None:
     world = running()
+    lost = world.servers["server-1"]
     world.heard["server-1"] = replace(world.heard["server-1"], refused=True)
-    world.servers["server-1"].paused = True
+    lost.paused = True
     world.turn()
     assert world.members() == ["server-0", "server-2"]
+    assert not of(world, KillProcess)
+    if ends:
+        lost.process = replace(lost.process, boot=lost.boot)
+        world.kill("server-1")
+    world.run(1.9)
+    assert world.status.failovers[0].cause == cause
+    world.run(1.0)
+    assert world.members() == ["server-0", "server-2", "server-1"]
 
 
 def test_a_server_restarted_under_its_name_is_not_the_member() -> None:
@@ -231,11 +241,12 @@ def test_a_dropped_server_that_was_not_killed_yet_is_killed_later_and_not_taken_
     first = world.servers["server-0"]
     first.paused = True
     world.advance(2.1)
-    world.turn()  # the others are heard again
     world.turn(actions=0)  # the view without it is recorded; the operator dies before it acts
     assert world.members() == ["server-1", "server-2"]
     first.paused = not comes_back
     world.restart_operator()
+    world.turn(actions=2)  # installs only, then the next operator dies too
+    assert first.process.alive
     world.run(1.0)
     assert not first.process.alive
     assert world.members() == ["server-1", "server-2", "server-0"]

@@ -33,9 +33,9 @@ class ChainMachine(RuleBasedStateMachine):
         self.sent: dict[Any, tuple[str, Identity]] = {}
         self.checkpoints: dict[str, tuple[dict[str, Any], list[Any]]] = {}
 
-    @initialize()
-    def begin(self) -> None:
-        self.world.install(view(1, "abc"))
+    @initialize(boots=st.sampled_from(["a", "ab", "abc"]))
+    def begin(self, boots: str) -> None:
+        self.world.install(view(1, boots))
         self.world.join_up()
         self.world.init("a")
         self.world.run()
@@ -117,6 +117,15 @@ class ChainMachine(RuleBasedStateMachine):
         self.world.start(boot)
         self._next(joining=(*self.world.recorded[-1].joining, member(boot)))
 
+    @rule(joiners=st.integers(1, 2))
+    def grow(self, joiners: int) -> None:
+        """Joining replicas get all the way to being caught up (the long way is too rare to be taken often)."""
+        while len(self.world.recorded[-1].joining) < joiners:
+            self.start_joiner()
+        self.install_everywhere()
+        self.connect_all()
+        self.world.run()
+
     @precondition(lambda self: self.world.recorded[-1].joining)
     @rule()
     def take_in(self) -> None:
@@ -136,6 +145,8 @@ class ChainMachine(RuleBasedStateMachine):
         self._next(joining=tuple(others))
 
     def _crash(self, boot: str) -> None:
+        if boot not in self.world.replicas:
+            return
         for a, b in list(self.world.up):
             if boot in (a, b):
                 self.world.cut(a, b)
@@ -148,6 +159,18 @@ class ChainMachine(RuleBasedStateMachine):
         boots = [m.boot for v in views[-2:] for m in (*v.members, *v.joining) if m.boot in self.world.replicas]
         if boots:
             self.world.install(chosen, boots[pick % len(boots)])
+
+    @precondition(lambda self: len(self.world.recorded[-1].members) > 1)
+    @rule(keep=PICK)
+    def lose_all_but_one(self, keep: int) -> None:
+        """The last that holds the state is the chain."""
+        now = self.world.recorded[-1]
+        kept = now.members[keep % len(now.members)]
+        if kept.boot in self.world.replicas and self.world._in_history(kept.boot):
+            for m in now.members:
+                if m is not kept:
+                    self._crash(m.boot)
+            self._next(members=(kept,))
 
     @rule()
     def install_everywhere(self) -> None:

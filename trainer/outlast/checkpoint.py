@@ -120,7 +120,7 @@ class CheckpointStore:
             for attempt in (0, 1):
                 try:
                     write_part_file(directory, shard, shards, epoch, tensors, {**meta, "job_uid": self.job_uid})
-                    self._complete(directory, history, version, shards)
+                    self._complete(directory, shard, shards, history, epoch, version)
                     break
                 except FileNotFoundError:
                     if attempt:
@@ -147,7 +147,7 @@ class CheckpointStore:
             for parent in (self.directory, self.directory.parent):  # both may be new
                 fsync_directory(parent)
 
-    def _complete(self, directory: Path, history: int, version: int, shards: int) -> None:
+    def _complete(self, directory: Path, shard: int, shards: int, history: int, epoch: int, version: int) -> None:
         """Write the manifest until it names the best parts there are: whoever replaces it last has looked last."""
         while True:
             best = _best_parts(directory, shards)
@@ -163,12 +163,13 @@ class CheckpointStore:
                 return
             text = json.dumps(wanted, separators=(",", ":"))
             data = f'{{"crc32":{zlib.crc32(text.encode())},{text[1:]}\n'.encode()
-            write_durably(directory / f".manifest-{secrets.token_hex(6)}.tmp", directory / MANIFEST, [memoryview(data)])
+            temporary = directory / f".manifest-{shard:05d}-e{epoch:08d}-{secrets.token_hex(6)}.tmp"
+            write_durably(temporary, directory / MANIFEST, [memoryview(data)])
 
     def _clean(self, shard: int, epoch: int) -> None:
         """Remove what writers that died left half-written: of lower epochs of this shard, or old."""
         for path in self.directory.glob("ckpt-*/.*.tmp"):
-            match = re.match(r"\.part-(\d+)-e(\d+)-", path.name)
+            match = re.match(r"\.(?:part|manifest)-(\d+)-e(\d+)-", path.name)
             superseded = match is not None and int(match[1]) == shard and int(match[2]) < epoch
             with contextlib.suppress(OSError):
                 if superseded or time.time() - path.stat().st_mtime > STALE_S:

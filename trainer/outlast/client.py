@@ -347,6 +347,13 @@ class Client:
     def _receive_weights(self, index: int, connection: Connection, header: Header) -> None:
         staged = self._staged[index]
         if header.length != staged.spare.numel() * 4:
+            with self.condition:  # the connection is of no more use, and another would be no better
+                self.failure = (
+                    f"the servers hold {header.length // 4} elements of shard {index}, this worker's model has "
+                    f"{staged.spare.numel()} there: every worker, and a checkpoint restored from, must have the same "
+                    "model; build it from the job's seed and args alone"
+                )
+                self.condition.notify_all()
             raise ProtocolError(f"weights of {header.length} bytes, expected {staged.spare.numel() * 4}")
         connection.receive_into(byte_view(staged.spare))
         with self.condition:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from outlast.buffer_types import BufferUnavailable
 from outlast.checkpoint import CheckpointError, CheckpointStore
 from outlast.protocol import Entry, Kind
 
@@ -28,6 +29,7 @@ log = logging.getLogger("outlast.durability")
 
 SNAPSHOT_EVERY = 100  # updates between two snapshots in Redis: what a rebuilt server must replay, at most
 _REFRESH_S = 1.0
+_RETRY_S = 0.05
 
 
 @dataclass
@@ -104,7 +106,11 @@ class Durability:
 
     def _first_state(self) -> None:
         if self._writes():
-            self._write(self._job(0, self._stateless, self._store is not None, None))
+            job = self._job(0, self._stateless, self._store is not None, None)
+            while (saved := self._write(job)).get("away"):
+                time.sleep(_RETRY_S)  # Redis dies and comes back: nothing is acknowledged meanwhile
+            if "error" in saved:  # later failures leave older states; this one leaves a job that could lose everything
+                self._server.fail(f"the initial state cannot be kept: {saved['error']}")
         self._last_label = self._last_snapshot = 0
 
     def _job(self, label: int, to_redis: bool, to_disk: bool, done: Future[dict[str, Any]] | None) -> _Job:
@@ -154,7 +160,8 @@ class Durability:
             self._write(job)
             self._busy = not self._jobs.empty()
 
-    def _write(self, job: _Job) -> None:
+    def _write(self, job: _Job) -> dict[str, Any]:
+        """Save what the job asks for. Never raises: {"version"}, or {"error"}."""
         result: dict[str, Any] = {"version": int(job.meta["replica"]["version"])}
         server = self._server
         try:
@@ -174,9 +181,10 @@ class Durability:
                 self._refresh(force=True)
         except (CheckpointError, OSError, RuntimeError) as error:
             log.error("state of version %d was not saved: %s", result["version"], error)
-            result = {"error": str(error)}
+            result = {"error": str(error), "away": isinstance(error, BufferUnavailable)}
         if job.done is not None:
             job.done.set_result(result)
+        return result
 
     def _refresh(self, force: bool = False) -> None:
         if self._store is None or (not force and time.monotonic() - self._refreshed < _REFRESH_S):
@@ -192,6 +200,8 @@ class Durability:
 
     def restore_later(self, source: str) -> None:
         """Load `source` ("buffer", or a checkpoint's name) on this class's thread, then step(Restored)."""
+        if source == "buffer":
+            self._server.log_reader.rebuild_later()
         self._jobs.put(source)
 
     def _restore(self, source: str) -> None:
@@ -211,6 +221,8 @@ class Durability:
         else:
             server.restore_error = None
             log.info("restored %s in %.3f s", source, time.monotonic() - started)
+        if source == "buffer":
+            server.log_reader.rebuilt()
         server.notify()
 
     def _read(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

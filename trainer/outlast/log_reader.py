@@ -50,6 +50,7 @@ class LogReader:
         self._trimmed = 0
         self._snapshot_due = False
         self._closed = False
+        self._rebuilding = 0  # restores from the log asked for and not done yet
         self._stats: BufferStats | None = None
         self._stats_at = 0.0
         self._wake = threading.Event()
@@ -63,6 +64,20 @@ class LogReader:
 
     def buffer_bytes(self) -> int:
         return 0 if self._stats is None else self._stats.bytes
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether records are still to be replayed: until then no new decision may be taken (rule 17)."""
+        return self._rebuilding > 0
+
+    def rebuild_later(self) -> None:
+        """A restore from the log was asked for (lock held); `restore_from_log` ends what this begins."""
+        self._rebuilding += 1
+
+    def rebuilt(self) -> None:
+        with self._server.lock:
+            self._rebuilding -= 1
+        self._wake.set()
 
     def trim_to(self, offset: int) -> None:
         """Entries up to `offset` are as safe as the strategy promises; the reader's thread removes them."""
@@ -105,7 +120,8 @@ class LogReader:
         with server.lock:
             view, status = server.replica.view, server.replica.status()
             acting = view is not None and view.head is not None and view.head.boot == server.boot
-            if not acting or view is None or not status["serving"] or not status["initialised"]:
+            ready = status["serving"] and status["initialised"] and not self.rebuilding
+            if not acting or view is None or not ready:
                 self._epoch = 0
                 return False
             epoch, history, finished = view.epoch, view.history, bool(status["finished"])

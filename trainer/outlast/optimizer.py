@@ -136,8 +136,13 @@ class Optimizer(torch.optim.Optimizer):
         return self.data.batch(self.config.slot, self._step)
 
     def seed_step(self) -> None:
-        """Seed torch's generators from (seed, slot, step): a restarted worker computes the same gradient."""
-        torch.manual_seed((self.spec.training.seed * 1_000_003 + self.config.slot) * 1_000_003 + self._step)
+        """Seed torch's generators from (seed, slot, step): a restarted worker computes the same gradient.
+
+        Outside a job nothing happens: the script's own seeding counts.
+        """
+        if self._client is not None:
+            mixed = (self.spec.training.seed * 1_000_003 + self.config.slot) * 1_000_003 + self._step
+            torch.manual_seed(mixed % 2**63)
 
     # --- the torch interface ---
 

@@ -27,6 +27,7 @@ from outlast.api.view import Member, View
 from outlast.chain_link import ChainLink
 from outlast.connections import Serving, Waiter
 from outlast.durability import Durability
+from outlast.fail_stop import fail_stop
 from outlast.log_reader import LogReader
 from outlast.parameters import Parameters, Snapshot
 from outlast.payloads import InitialState, parameters_for
@@ -132,8 +133,8 @@ class Server:
                 view = self.replica.view
                 member = view is not None and view.position(self.boot) is not None
                 alone = view is not None and member and len(view.members) == 1
-                if not member:
-                    break
+                if not member or self.replica.finished:
+                    break  # nothing here is needed any more: others hold it, or the job's last checkpoint does
                 if alone:
                     self._stop_acting(view)
                 else:
@@ -233,8 +234,8 @@ class Server:
 
     def _first_update(self, entry: Entry) -> None:
         view = self.replica.view
-        if view is None or entry.kind in (Kind.INIT, Kind.CONFIG):
-            return
+        if view is None or entry.kind in (Kind.INIT, Kind.CONFIG) or self.log_reader.rebuilding:
+            return  # a replay only brings back what was
         times = self.epochs.get(view.epoch)
         if times is not None and times["first_update_t"] is None:
             times["first_update_t"] = time.monotonic()
@@ -382,6 +383,7 @@ class Server:
             "address": self.listener.address,
             "pid": os.getpid(),
             **self.replica.status(),
+            "serving": self.replica.serving and not self.log_reader.rebuilding,
             "broken": list(self.broken),
             "checkpoints": self.durability.available(),
             "restore_error": self.restore_error,
@@ -421,6 +423,7 @@ def main() -> None:
     sys.setswitchinterval(0.001)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread starts: all inherit it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    fail_stop()
     try:
         server = Server(config)
     except OSError as error:

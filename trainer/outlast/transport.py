@@ -281,6 +281,8 @@ class Listener:
             self._serve(connection, hello)
         except ProtocolError as error:
             log.warning("closed a connection: %s", error)
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("closed a connection: malformed request: %r", error, exc_info=True)
         except ConnectionError as error:
             log.debug("connection ended: %s", error)
         finally:

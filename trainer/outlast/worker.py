@@ -20,6 +20,7 @@ import torch
 from outlast import optimizers
 from outlast.api.config import ProcessConfig
 from outlast.api.spec import JobSpec
+from outlast.fail_stop import fail_stop
 from outlast.optimizer import Optimizer, TrainingError, TrainingFinished
 from outlast.optimizers import OptimizerMismatch
 from outlast.tasks.base import LoadedTask, TaskError, load_task
@@ -95,6 +96,7 @@ def main() -> None:
     sys.setswitchinterval(0.0005)  # the threads that send and receive must not wait for the loop's Python
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # nothing of a worker needs saving
+    fail_stop()
     try:
         if spec.training.script is not None:
             run_script(spec.training.script, spec)

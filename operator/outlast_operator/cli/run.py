@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help="sockets, logs and ledgers (default: temporary)")
     parser.add_argument("--keep-run-dir", action="store_true", help="do not remove the run directory at the end")
     parser.add_argument("--checkpoint-on-interrupt", action="store_true", help="Ctrl-C writes a checkpoint first")
+    parser.add_argument("--no-figures", action="store_true", help="write report.json alone, draw nothing")
     parser.add_argument("--quiet", action="store_true", help="show nothing until the end")
     parser.add_argument("--json", action="store_true", help="show nothing, then print one line of JSON")
 
@@ -61,18 +62,21 @@ def _run(arguments: argparse.Namespace, job: TrainingJob, kills: list[Kill]) -> 
     from outlast_operator.report_data import build_report, in_words
     from outlast_operator.run_setup import Options
 
+    target = arguments.report or Path(f"{job.name}-report")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _bad_input(arguments, f"--report {target}: {error.strerror}; name a directory that can be written")
     options = Options(kills, arguments.transport, arguments.run_dir, arguments.checkpoint_on_interrupt)
     try:
         display = choose_display(arguments.quiet or arguments.json)
         result = runner.Runner(job, arguments.job.resolve().parent, options, display).execute()
     except ValueError as error:
         return _bad_input(arguments, str(error))
-    target = arguments.report or Path(f"{job.name}-report")
-    target.mkdir(parents=True, exist_ok=True)
     report = build_report(result.run)
     (target / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     checkpoints = runner.keep_checkpoints(result, target / "checkpoints")
-    drawn = draw(report, target)
+    drawn = [] if arguments.no_figures else draw(report, target)
     kept = arguments.keep_run_dir or arguments.run_dir is not None or result.outcome == "Failed"
     if not kept:
         shutil.rmtree(result.directory.root, ignore_errors=True)

@@ -1,0 +1,344 @@
+"""A server's state outside its memory: checkpoints, snapshots and records in Redis, and the head's reader of the log."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from network import Step, Wait
+from stores import State
+
+from outlast.buffer_types import BufferUnavailable, ClaimNeeded, EntryMissing, LogItem, SnapshotNeeded
+from outlast.protocol import Contribution, Entry, FromLog, Kind, Record, Replay, Restored
+
+if TYPE_CHECKING:
+    from sim_server import SimServer
+
+REFRESH_S = 1.0
+RETRY_S = 0.05
+IDLE_S = 0.1
+GROUP = 8
+
+
+@dataclass
+class Job:
+    label: int
+    epoch: int
+    state: State
+    to_redis: bool
+    to_disk: bool
+    done: bool = False
+
+
+class Durability:
+    """Writes and restores, in a task of its own."""
+
+    def __init__(self, server: SimServer) -> None:
+        self._server = server
+        recovery = server.spec.recovery
+        self._every, self._keep = recovery.checkpoint.every_updates, recovery.checkpoint.keep
+        self._stateless = recovery.strategy == "Stateless"
+        self._jobs: deque[Job | str] = deque()
+        self.available: list[dict[str, Any]] = []
+        self._last_label = self._last_snapshot = 0
+        self._busy = False
+        self.replaying = False
+
+    # --- writing ---
+
+    def applied(self, entry: Entry) -> None:
+        if entry.kind is Kind.INIT:
+            self._first_state()
+        elif self._writes() and not self._busy:
+            label = self._label(entry.version)
+            to_disk = self._every is not None and label > self._last_label
+            to_redis = self._stateless and entry.version - self._last_snapshot >= (self._every or 100)
+            if to_disk or to_redis:
+                self._enqueue(label, to_redis, to_disk)
+
+    def _label(self, version: int) -> int:
+        return version if self._every is None else version // self._every * self._every
+
+    def _writes(self) -> bool:
+        view, chain = self._server.replica.view, self._server.spec.recovery.chain
+        writer = None if view is None else view.head if chain.replicate_every_updates > 1 else view.tail
+        return writer is not None and writer.boot == self._server.boot
+
+    def _first_state(self) -> None:
+        """Before the initial weights are acknowledged, under the lock."""
+        if self._writes():
+            job = self._job(0, self._stateless, True)
+            self._to_disk(job)
+            if self._stateless:
+                self.snapshot_now()
+        self._last_label = self._last_snapshot = 0
+
+    def _job(self, label: int, to_redis: bool, to_disk: bool) -> Job:
+        return Job(label, self._server.replica.epoch, self._server.export(), to_redis, to_disk)
+
+    def _enqueue(self, label: int, to_redis: bool, to_disk: bool) -> Job:
+        job = self._job(label, to_redis, to_disk)
+        self._busy = True
+        if to_disk:
+            self._last_label = label
+        if to_redis:
+            self._last_snapshot = job.state.replica["version"]
+        self._jobs.append(job)
+        self._server.wake()
+        return job
+
+    def save_and_wait(self) -> Step:
+        """Write what we hold now, everywhere this job keeps state."""
+        server = self._server
+        if not server.replica.initialised or server.parameters is None:
+            return
+        job = self._enqueue(server.parameters.version, self._stateless, True)
+        yield Wait(lambda: job.done, server.now + 60.0)
+
+    def snapshot_now(self) -> bool:
+        """Under the lock. False: Redis is away. Fenced is as good as saved: nothing of ours counts any more."""
+        server = self._server
+        job = self._job(0, True, False)
+        try:
+            if server.log_reader.claim_now():
+                self._save(job)
+        except (BufferUnavailable, ClaimNeeded):
+            return False
+        return True
+
+    def _save(self, job: Job) -> None:
+        server = self._server
+        state, meta = job.state, {**job.state.replica, "server": job.state}
+        saved = server.world.redis.call_now(
+            server, lambda m: m.save_snapshot(server.shard, job.epoch, meta, {"records": state.records})
+        )
+        if saved:
+            server.log_reader.trim_to(int(job.state.replica["offset"]))
+
+    def run(self) -> Step:
+        server = self._server
+        self._refresh()
+        while True:
+            if not (yield Wait(lambda: self._jobs, server.now + REFRESH_S)):
+                self._refresh()
+                continue
+            job = self._jobs.popleft()
+            if isinstance(job, str):
+                yield from self._restore(job)
+                continue
+            slow = server.rng.random() < 0.1
+            yield Wait(None, server.now + server.rng.uniform(0.002, 0.5 if slow else 0.02))
+            if job.to_redis:
+                try:
+                    yield from server.log_reader.claim_if_needed(job.epoch)
+                    self._save(job)
+                except (BufferUnavailable, ClaimNeeded) as error:
+                    server.world.trace(server.name, "no snapshot:", error)
+            if job.to_disk:
+                self._to_disk(job)
+            job.done = True
+            self._busy = bool(self._jobs)
+
+    def _to_disk(self, job: Job) -> None:
+        server = self._server
+        store, history = server.world.checkpoints, int(job.state.replica["history"])
+        store.write_part(server.shard, history, job.epoch, job.label, job.state, server.now)
+        store.prune(self._keep, job.epoch, server.shard)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        found = self._server.world.checkpoints.complete()
+        available = [{"name": c.name, "history": c.history, "version": c.version} for c in found]
+        if available != self.available:
+            self.available = available
+            self._server.notify()
+
+    # --- the way back ---
+
+    def restore_later(self, source: str) -> None:
+        self._jobs.append(source)
+        self._server.wake()
+
+    def _restore(self, source: str) -> Step:
+        server = self._server
+        yield Wait(None, server.now + server.rng.uniform(0.005, 0.1))
+        try:
+            if source == "buffer":
+                yield from self._from_log()
+            else:
+                self._from_disk(source)
+        except (EntryMissing, ValueError, KeyError) as error:
+            server.restore_error = f"{source}: {error}"
+            server.world.trace(server.name, "cannot restore", server.restore_error)
+        else:
+            server.restore_error = None
+        server.notify()
+
+    def _from_disk(self, name: str, source: str | None = None) -> None:
+        server = self._server
+        found = server.world.checkpoints.sets.get(name)
+        if found is None:
+            raise KeyError(f"{name} is gone")
+        state = found.parts[server.shard][1]
+        self._last_label = int(state.replica["version"])
+        server.take_over(state, source=source or name)
+
+    def _from_log(self) -> Step:
+        """Snapshot, then the records after it, obeyed."""
+        server = self._server
+        redis, shard = server.world.redis, server.shard
+        while True:
+            view = server.replica.view
+            assert view is not None
+            try:
+                yield from server.log_reader.claim_if_needed(view.epoch)
+                loaded = yield from redis.call(server, lambda m: m.load_snapshot(shard))
+                if loaded is None:
+                    self._without_snapshot()
+                    return
+                yield from self._replay_all(loaded[0]["server"])
+                return
+            except (BufferUnavailable, ClaimNeeded) as error:
+                server.world.trace(server.name, "restoring:", error)
+                yield Wait(None, server.now + RETRY_S)
+
+    def _without_snapshot(self) -> None:
+        server = self._server
+        self._refresh()
+        if self.available:
+            self._from_disk(self.available[0]["name"], "buffer")
+        else:
+            server.step(Restored(0, 0, 0, {}, server.replica.data, source="buffer"))
+
+    def _replay_all(self, state: State) -> Step:
+        server = self._server
+        redis, shard, seq = server.world.redis, server.shard, int(state.replica["seq"])
+        records = yield from redis.call(server, lambda m: m.records(shard, seq))
+        items: dict[int, tuple[LogItem, Any]] = {}
+        if records:
+            found = yield from redis.call(server, lambda m: [(i, m.fetch(shard, i)) for i in m.read(shard, 0, 1 << 30)])
+            items = {item.offset: (item, payload) for item, payload in found}
+        if not server.take_over(state, source="buffer"):
+            return
+        for record in records:
+            wanted = [items[offset] for offset, _ in record.parts if offset in items]
+            contributions = tuple((i.offset, i.incarnation, i.contribution(p)) for i, p in wanted)
+            server.step(Replay(record, contributions))
+
+
+class LogReader:
+    """The head's task that feeds the log to the replica; idle at everybody else."""
+
+    def __init__(self, server: SimServer) -> None:
+        self._server = server
+        spec = server.spec
+        self._stateless = spec.recovery.strategy == "Stateless"
+        self.used = self._stateless or (spec.recovery.strategy == "Hybrid" and spec.training.consistency != "Sync")
+        self.backlog = 0
+        self._claimed: tuple[int, str] | None = None
+        self._epoch = self._after = 0
+        self._trim = self._trimmed = 0
+        self._snapshot_due = self._closed = False
+
+    def trim_to(self, offset: int) -> None:
+        self._trim = max(self._trim, offset)
+
+    def run(self) -> Step:
+        server = self._server
+        while True:
+            try:
+                if not (yield from self._turn()):
+                    yield Wait(None, server.now + RETRY_S)
+            except BufferUnavailable:
+                yield Wait(None, server.now + RETRY_S)
+            except (ClaimNeeded, EntryMissing, KeyError):
+                self._claimed = None
+                self._epoch = 0
+
+    def _turn(self) -> Step:
+        server, replica = self._server, self._server.replica
+        redis, shard = server.world.redis, server.shard
+        if not replica.serving:
+            self._epoch = 0
+            return False
+        epoch = replica.epoch
+        yield from self.claim_if_needed(epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._after = replica.offset if self._stateless else 0
+            self._closed = False
+        if self._trim > self._trimmed:
+            target = self._trim
+            if (yield from redis.call(server, lambda m: m.trim(shard, epoch, target))):
+                self._trimmed = target
+        if replica.finished:
+            if not self._closed:
+                self._closed = yield from redis.call(server, lambda m: m.close(epoch, shard))
+            return False
+        items = yield from redis.call(server, lambda m: m.read(shard, self._after, GROUP))
+        self.backlog = len(items)
+        if not items:
+            yield Wait(None, server.now + IDLE_S / 10)
+            return True
+        found = yield from redis.call(server, lambda m: [m.fetch(shard, i) for i in items])
+        contributions: list[tuple[int, int, Contribution]] = [
+            (i.offset, i.incarnation, i.contribution(p)) for i, p in zip(items, found, strict=True)
+        ]
+        server.step(FromLog(epoch, tuple(contributions)))
+        self._after = items[-1].offset
+        yield Wait(lambda: not server.busy, None)
+        return True
+
+    def claim_if_needed(self, epoch: int) -> Step:
+        """Fence lower epochs, in this run of Redis. Raises `BufferUnavailable`."""
+        server = self._server
+        view = server.replica.view
+        assert view is not None
+        run = yield from server.world.redis.call(server, lambda m: m.run_id())
+        if self._claimed == (epoch, run):
+            return
+        another = self._claimed is not None and self._claimed[1] != run
+        offset, history = server.replica.offset, view.history
+        if not (yield from server.world.redis.call(server, lambda m: m.claim(server.shard, epoch, history, offset))):
+            raise BufferUnavailable(f"a higher epoch than {epoch} has claimed the log")
+        self._claimed = (epoch, run)
+        if another and self._stateless and server.replica.serving:
+            server.durability.snapshot_now()
+
+    def claim_now(self) -> bool:
+        """False: fenced."""
+        server, view = self._server, self._server.replica.view
+        assert view is not None
+        redis, offset = server.world.redis, server.replica.offset
+        run = redis.call_now(server, lambda m: m.run_id())
+        if self._claimed != (view.epoch, run):
+            if not redis.call_now(server, lambda m: m.claim(server.shard, view.epoch, view.history, offset)):
+                return False
+            self._claimed = (view.epoch, run)
+        return True
+
+    def record(self, record: Record) -> bool:
+        """Under the lock; False: fenced. Raises `BufferUnavailable`."""
+        server = self._server
+        view, redis = server.replica.view, server.world.redis
+        assert view is not None
+        for _ in range(2):
+            try:
+                return redis.call_now(server, lambda m: m.record(server.shard, view.epoch, record))
+            except ClaimNeeded:
+                offset = record.last_offset
+                if not redis.call_now(server, lambda m: m.claim(server.shard, view.epoch, view.history, offset)):
+                    return False
+                self._claimed = (view.epoch, redis.call_now(server, lambda m: m.run_id()))
+            except SnapshotNeeded:
+                self._snapshot_due = True  # this record's result goes into it
+                return True
+        raise BufferUnavailable("Redis restarts again and again")
+
+    def publish(self) -> bool:
+        """A snapshot where Redis asked for one; False: Redis is away."""
+        if self._snapshot_due and not self._server.durability.snapshot_now():
+            return False
+        self._snapshot_due = False
+        return True

@@ -1,0 +1,96 @@
+"""A link down the chain, to the successor or from the tail to a replica that joins. Lives for one epoch."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from network import Disconnected as Closed
+from network import End, Step, Wait
+
+from outlast.api.view import Member
+from outlast.protocol import Connected, Disconnected, HigherEpoch
+
+if TYPE_CHECKING:
+    from sim_server import SimServer
+
+RETRY_S = 0.005
+RETRY_MAX_S = 0.25
+
+
+class Link:
+    """Dials `member` until it answers in `epoch`, then carries what stands in `queue`, in order."""
+
+    def __init__(self, server: SimServer, member: Member, epoch: int) -> None:
+        self._server, self._member, self.epoch = server, member, epoch
+        self.queue: deque[Any] = deque()
+        self._end: End | None = None
+        self._closed = False
+        server.spawn(self._run())
+
+    def close(self) -> None:
+        self._closed = True
+        if self._end is not None:
+            self._end.close()
+
+    def _run(self) -> Step:
+        pause_s = RETRY_S
+        while not self._closed:
+            try:
+                if (yield from self._dial()):
+                    pause_s = RETRY_S
+                    yield from self._carry()
+            except ConnectionError as error:
+                if not self._closed:
+                    self._server.world.trace(self._server.name, "link:", error)
+                    self._lost()
+            if not self._closed:
+                yield Wait(lambda: self._closed, self._server.now + pause_s)
+                pause_s = min(pause_s * 2, RETRY_MAX_S)
+
+    def _dial(self) -> Step:
+        server, member = self._server, self._member
+        hello = {"role": "peer", "epoch": self.epoch, "boot": server.boot}
+        timeout_s = server.spec.recovery.failover.timeout_seconds
+        end, welcome = yield from server.network.dial(server, member.name, hello, timeout_s)
+        if self._closed:
+            end.close()
+            return False
+        self._end = end
+        if welcome["boot"] != member.boot:
+            end.close()
+            raise Closed(f"{member.name} has restarted")
+        if welcome["epoch"] != self.epoch:
+            end.close()
+            if welcome["epoch"] > self.epoch:
+                server.step(HigherEpoch(welcome["epoch"]))
+            return False
+        end.handler = lambda message: self._heard(end, message)
+        while end.inbox:  # acknowledgements may have come right behind the welcome
+            self._heard(end, end.inbox.popleft())
+        self.queue.clear()  # what an earlier connection of this epoch did not carry is sent anew
+        server.broken.pop(member.boot, None)
+        server.step(Connected(member.boot, self.epoch, welcome["last_seq"], welcome["stable"]))
+        return True
+
+    def _heard(self, end: End, message: Any) -> None:
+        _, epoch, received, stable = message
+        if self._end is end and not self._closed:
+            self._server.heard_acks(self._member.boot, epoch, received, stable)
+
+    def _carry(self) -> Step:
+        end, timeout_s = self._end, self._server.spec.recovery.failover.timeout_seconds
+        assert end is not None
+        while True:
+            yield Wait(lambda: self.queue or self._closed or end.closed)
+            if self._closed:
+                return
+            if end.closed:
+                raise Closed(f"{self._member.name} closed the link")
+            end.send(self.queue.popleft())
+            yield from end.drained(timeout_s)
+
+    def _lost(self) -> None:
+        if self._end is not None:
+            self._end.close()
+        self._server.link_lost(self._member, Disconnected(self._member.boot))

@@ -1,0 +1,393 @@
+"""A worker: the real `Session` in a shell that does what client.py and optimizer.py do, with numbers for gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from network import Disconnected, End, Process, Step, Wait
+from parameters import Gradient, value_of
+from sim_server import WAITING, Answer
+
+from outlast.api.view import View
+from outlast.buffer_types import AppendResult, BufferUnavailable
+from outlast.protocol import (
+    Acknowledged,
+    Contribution,
+    DataPlan,
+    Identity,
+    Kind,
+    Refusal,
+    Refused,
+    Weights,
+)
+from outlast.session import Ask, Dial, Idle, Notice, Outcome, Outgoing, SendPull, SendPush, Session
+
+if TYPE_CHECKING:
+    from world import World
+
+STRAGGLER_S = 0.03
+PATIENCE_S = 0.25
+RETRY_S = 0.1
+
+
+@dataclass
+class Staged:
+    """The newest weights of one shard."""
+
+    version: int = -1
+    history: int = 0
+    digest: int = 0
+    arrivals: int = 0
+
+
+class SimWorker(Process):
+    """One start of a worker."""
+
+    def __init__(self, world: World, slot: int, incarnation: int) -> None:
+        super().__init__(world.network, f"worker-{slot}")
+        self.world, self.spec, self.slot, self.incarnation = world, world.spec, slot, incarnation
+        strategy, consistency = world.spec.recovery.strategy, world.spec.training.consistency
+        shards = world.spec.servers.shards
+        self.session = Session(shards, strategy, consistency)
+        self.staged = [Staged() for _ in range(shards)]
+        self.data = DataPlan(slots=world.spec.workers.replicas)
+        self.clocks: dict[int, int] = {}
+        self.fenced = False
+        self.step = 0
+        self._sync = consistency == "Sync"
+        self._in_flight = 1 if consistency == "Async" else 0
+        self._computes_on = strategy in ("Stateless", "Hybrid") and not self._sync
+        self._pulls = strategy == "Stateless"
+        self._buffered = strategy in ("Stateless", "Hybrid")
+        self._local = world.spec.recovery.staleness.outage.mode == "LocalSteps"
+        self._local_first = self._local_value = 0
+        self._resync = self._gave_up = False
+        self._ticks = self._seen = 0
+        self._open: list[Outgoing] = []
+        self._histories: dict[int, int] = {}  # id(item) -> lowest history that acknowledged it
+        self._asking: set[str] = set()
+        self._speed = self.rng.uniform(0.7, 1.5)
+        for index in range(shards):
+            self.spawn(self._serve_shard(index))
+        if self._buffered:
+            self.spawn(self._append())
+        self.spawn(self._main())
+
+    def terminate(self) -> None:
+        """SIGTERM: nothing of a worker needs saving."""
+        self.world.exited(self, 0)
+
+    def notify(self) -> None:
+        self._ticks += 1
+        self.wake()
+
+    # --- the worker's thread ---
+
+    @property
+    def stopped(self) -> bool:
+        return self.session.finished or self.fenced
+
+    @property
+    def arrivals(self) -> int:
+        return sum(s.arrivals for s in self.staged)
+
+    def _main(self) -> Step:
+        version = yield from self._synchronise()
+        if not self.stopped:
+            self.step = 1 + (version if self._sync else (yield from self._highest_step()))
+        while not self.stopped:
+            self.world.checkers.computing(self)
+            local = self._local and self.session.outage()
+            versions = [(s.version, s.digest) for s in self.staged]
+            yield Wait(None, self.now + self.rng.uniform(0.006, 0.014) * self._speed)
+            batch = self.data.batch(self.slot, self.step)
+            value = value_of(self.slot, self.step, batch, versions)
+            if local and self.session.outage():
+                self._step_locally(value)
+                continue
+            if self._local_first:
+                self._send_delta()
+            yield from self._send(value)
+        self.world.trace(self.name, "ends", "fenced" if self.fenced else "finished")
+        self.world.exited(self, 0)
+
+    def _highest_step(self) -> Step:
+        clock, slot = self.clocks.get(self.slot, 0), self.slot
+        while self._buffered:
+            try:
+                buffered = yield from self.world.redis.call(self, lambda m: m.highest_step(slot))
+                return max(clock, buffered)
+            except BufferUnavailable:
+                yield Wait(None, self.now + RETRY_S)
+        return clock
+
+    def _submit(self, first: int, last: int, value: int, kind: Kind) -> Outgoing:
+        versions = tuple(max(0, s.version) for s in self.staged)
+        item = Outgoing(first, last, versions, max(s.history for s in self.staged), value, kind)
+        self.session.submit(item)
+        self._open.append(item)
+        self.settle()
+        return item
+
+    def _send(self, value: int) -> Step:
+        self.world.ledger.computed(self.slot, self.step, self.step)
+        item = self._submit(self.step, self.step, value, Kind.UPDATE)
+        self.step += 1
+        if self._pulls:
+            self._request_weights()
+        yield from self._await(item)
+        if self.stopped:
+            return
+        if self._sync:
+            moved = any(s.version != self.step - 1 for s in self.staged)
+            if self._take_resync() or moved:
+                self.step = (yield from self._synchronise()) + 1
+        self._seen = self.arrivals
+
+    def _request_weights(self) -> None:
+        for shard in range(len(self.staged)):
+            self.session.request(shard)
+        self.notify()
+
+    def _take_resync(self) -> bool:
+        resync, self._resync = self._resync, False
+        return resync
+
+    def _wait(self, ready: Any, timeout_s: float | None = None) -> Step:
+        until = None if timeout_s is None else self.now + timeout_s
+        return (yield Wait(lambda: ready() or self.stopped, until))
+
+    def _await(self, item: Outgoing) -> Step:
+        session = self.session
+        if not self._computes_on:
+            if self._in_flight == 0:
+                yield from self._wait(lambda: item.outcome is not None)
+            else:
+                yield from self._wait(lambda: session.unanswered <= self._in_flight)
+            return
+        seen = self._seen
+        if self._pulls or session.outage():
+            yield from self._wait(lambda: session.unanswered <= self._in_flight or session.buffer_down)
+        if self._gave_up and self.arrivals == seen:
+            return
+        if self._pulls:
+            came = yield from self._wait(lambda: session.outage() or self.arrivals > seen, PATIENCE_S)
+        else:
+            enough = self._in_flight
+            came = yield from self._wait(lambda: session.outage() or session.unanswered <= enough, PATIENCE_S)
+        self._gave_up = not came
+
+    def _synchronise(self) -> Step:
+        exact: list[int | None] = [None] * len(self.staged)
+        while not self.stopped:
+            seen = [s.arrivals for s in self.staged]
+            self._resync = False
+            for shard, version in enumerate(exact):
+                self.session.request(shard, version)
+            self.notify()
+            yield from self._wait(
+                lambda seen=seen: self._resync or all(s.arrivals > n for s, n in zip(self.staged, seen, strict=True))
+            )
+            if self._resync:
+                exact = [None] * len(self.staged)
+                yield Wait(None, self.now + 0.01)
+                continue
+            versions = [s.version for s in self.staged]
+            if not self._sync or len(set(versions)) == 1:
+                break
+            exact = [min(versions)] * len(versions)
+        return max(0, min(s.version for s in self.staged))
+
+    def _step_locally(self, value: int) -> None:
+        if not self._local_first:
+            self._local_first, self._local_value = self.step, 0
+        self._local_value = value_of(self._local_value, value)
+        self.world.ledger.computed(self.slot, self.step, self.step)
+        self.step += 1
+
+    def _send_delta(self) -> None:
+        first, self._local_first = self._local_first, 0
+        self._submit(first, self.step - 1, self._local_value, Kind.DELTA)
+
+    # --- a shard's thread ---
+
+    def _serve_shard(self, index: int) -> Step:
+        session, end = self.session, None
+        while True:
+            action = session.next_action(index, self.now)
+            while isinstance(action, Idle):
+                ticks = self._ticks
+                yield Wait(lambda ticks=ticks: self._ticks != ticks, action.until)  # type: ignore[misc]
+                action = session.next_action(index, self.now)
+            try:
+                if isinstance(action, Ask):
+                    views = yield from self._ask(index)
+                    session.heard(index, views, self.now)
+                elif isinstance(action, Dial):
+                    if end is not None:
+                        end.close()
+                    end = yield from self._dial(action)
+                    session.dialled(index, action.member)
+                elif isinstance(action, SendPush):
+                    assert end is not None
+                    yield from self._push(index, end, action)
+                else:
+                    assert isinstance(action, SendPull)
+                    assert end is not None
+                    yield from self._pull(index, end, action)
+            except ConnectionError as error:
+                self.world.trace(self.name, "shard", index, "lost:", error)
+                if end is not None:
+                    end.close()
+                    end = None
+                session.lost(index, self.now)
+                self.settle()
+
+    def _timeout_s(self) -> float:
+        return self.spec.recovery.failover.timeout_seconds
+
+    def _dial(self, action: Dial) -> Step:
+        hello = {"role": "worker"}
+        end, welcome = yield from self.network.dial(self, action.member.name, hello, self._timeout_s())
+        if welcome["boot"] != action.member.boot:
+            end.close()
+            raise Disconnected(f"{action.member.name} has restarted and is in no view yet")
+        return end
+
+    def _ask(self, index: int) -> Step:
+        """Ask all servers of the shard at once."""
+        answers: list[View | None] = []
+        asked = 0
+        for name in self.world.server_names(index):
+            if name not in self._asking:
+                self._asking.add(name)
+                self.spawn(self._ask_one(name, answers))
+                asked += 1
+        deadline = self.now + self._timeout_s()
+        taken = 0
+        while taken < asked and (yield Wait(lambda: len(answers) > taken, deadline)):
+            if answers[taken] is not None:
+                deadline = min(deadline, self.now + STRAGGLER_S)
+            taken += 1
+        return [view for view in answers[:taken] if view is not None]
+
+    def _ask_one(self, name: str, answers: list[View | None]) -> Step:
+        view = None
+        try:
+            end, _ = yield from self.network.dial(self, name, {"role": "control"}, self._timeout_s())
+            try:
+                end.send(("view",))
+                raw = yield from end.receive(self._timeout_s())
+                view = None if raw is None or raw == "none" else raw
+            finally:
+                end.close()
+        except ConnectionError:
+            pass
+        self._asking.discard(name)
+        answers.append(view)
+
+    def _push(self, index: int, end: End, action: SendPush) -> Step:
+        item = action.item
+        if item.kind is Kind.INIT:
+            identity, payload = Identity(self.slot, 1, 1), self.world.initial(index)
+        else:
+            identity = Identity(self.slot, item.first, item.last)
+            payload = self._payload(item, index)
+        contribution = Contribution(identity, item.versions[index], item.history, payload, item.kind, item.lr_scale)
+        end.send(("push", action.epoch, self.incarnation, contribution, action.want_weights))
+        answer = yield from self._answer(index, end)
+        if isinstance(answer.reply, Acknowledged):
+            self.data = answer.reply.data
+            self._histories[id(item)] = min(answer.history, self._histories.get(id(item), answer.history))
+            self.session.acknowledged(index, item)
+            if item.kind is Kind.INIT:
+                self.session.request(index)
+        else:
+            self._refused(index, answer)
+        self.settle()
+
+    def _payload(self, item: Outgoing, index: int) -> Any:
+        return Gradient(self.slot, item.first, item.last, value_of(item.payload, index))
+
+    def _pull(self, index: int, end: End, action: SendPull) -> Step:
+        end.send(("pull", action.epoch, self.slot, action.version))
+        answer = yield from self._answer(index, end)
+        if isinstance(answer.reply, Weights):
+            self.data = answer.reply.data
+            for slot, step in (answer.clocks or {}).items():
+                self.clocks[slot] = max(step, self.clocks.get(slot, 0))
+            self.session.pulled(index)
+        else:
+            self._refused(index, answer)
+        self.settle()
+
+    def _answer(self, index: int, end: End) -> Step:
+        answer = WAITING
+        while answer == WAITING:
+            answer = yield from end.receive(self._timeout_s())
+        assert isinstance(answer, Answer)
+        if answer.weights is not None:
+            staged = self.staged[index]
+            staged.version, staged.digest = answer.weights
+            staged.history = answer.history
+            staged.arrivals += 1
+        return answer
+
+    def _refused(self, index: int, answer: Answer) -> None:
+        refused = answer.reply
+        assert isinstance(refused, Refused)
+        self.world.trace(self.name, "refused:", refused.reason, refused.detail)
+        self.session.refused(index, refused.reason, refused.view, self.now)
+        if refused.reason is Refusal.EMPTY:
+            self.session.submit_init(Outgoing(0, 0, (0,) * len(self.staged), 0, None, Kind.INIT), index)
+
+    def settle(self) -> None:
+        """Pass on what the session has to say, and write down what has become of gradients."""
+        for notice in self.session.take_notices():
+            if notice is Notice.FENCED:
+                self.fenced = True
+            elif notice is Notice.RESYNC:
+                self._resync = True
+        still = []
+        for item in self._open:
+            if item.outcome is None:
+                still.append(item)
+                continue
+            history = self._histories.pop(id(item), item.history)
+            if item.outcome in (Outcome.SERVER, Outcome.BUFFER):
+                self.world.ledger.acknowledged(self.slot, item.first, item.last, history, item.outcome)
+        self._open = still
+        self.notify()
+
+    # --- the appender's thread ---
+
+    def _append(self) -> Step:
+        session = self.session
+        while True:
+            yield Wait(lambda: session.next_for_buffer() is not None)
+            item = session.next_for_buffer()
+            assert item is not None
+            payloads = [self._payload(item, index) for index in range(len(self.staged))]
+            call = self.world.redis.call(
+                self,
+                lambda m: m.append(
+                    self.slot, self.incarnation, item.history, max(item.versions), item.kind, item.first, item.last,
+                    item.lr_scale, payloads,
+                ),
+            )  # fmt: skip
+            try:
+                result = yield from call
+            except BufferUnavailable:
+                result = AppendResult.FULL
+            if result in (AppendResult.OK, AppendResult.DUPLICATE):
+                session.buffered(item)
+            elif result is AppendResult.CLOSED:
+                session.buffered(item, closed=True)
+            elif result is AppendResult.FENCED:
+                self.fenced = True
+            else:
+                session.take_back()
+                self.settle()
+                yield Wait(None, self.now + RETRY_S)
+            self.settle()

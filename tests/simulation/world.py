@@ -1,0 +1,328 @@
+"""One simulated job: `World(scenario, seed).run()`. It owns time, chance, processes and faults; checkers.py judges.
+
+Everything that decides is real: `Replica` in every server, `Session` in every worker, `plan()` in the operator, and the
+log of gradients is `ModelLog`. What a seed did once, it does again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from checkers import Checkers, Ledger
+from faults import Faults
+from network import Clock, Network, Process
+from parameters import value_of
+from sim_operator import SimOperator
+from sim_server import SimServer
+from sim_worker import SimWorker
+from stores import Checkpoints, Redis, StatusStore
+
+from outlast.api.schedule import rate_at
+from outlast.api.spec import JobSpec
+from outlast.replica import Replica, ReplicaSettings
+from outlast.staleness import ReducedRate
+from outlast_operator import plan as planner
+from outlast_operator.state import JobStatus, ObservedJob, Plan, StartProcess, StartRedis
+from outlast_operator.state import Process as Shown
+
+PLANNING = Callable[[JobSpec, ObservedJob, float], Plan]
+PATIENCE_S = 120.0  # after the last fault
+LIMIT_EVENTS = 600_000
+START_S = (0.02, 0.15)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A job and what may happen to it."""
+
+    name: str
+    strategy: str = "Chain"
+    consistency: str = "Async"
+    shards: int = 1
+    workers: int = 2
+    updates: int = 150
+    faults: tuple[str, ...] = ()  # kinds to choose from
+    count: tuple[int, int] = (1, 4)  # how many
+    ack: str = "Tail"
+    replicate_every: int = 1
+    durable: str = "Always"
+    outage: str = "StaleGradients"
+    max_bytes: int = 4 << 20
+    checkpoint_every: int = 20
+    planned_only: bool = False  # nothing but planned losses: nothing at all may be lost
+    make_replica: Callable[..., Replica] = Replica
+    plan: PLANNING = field(default=lambda spec, observed, now: planner.plan(spec, observed, now))
+
+    def spec(self, rng: Random) -> JobSpec:
+        chained = self.strategy in ("Chain", "Hybrid")
+        recovery: dict[str, Any] = {
+            "strategy": self.strategy,
+            "checkpoint": {"everyUpdates": self.checkpoint_every},
+            "chain": {"ack": self.ack, "replicateEveryUpdates": self.replicate_every},
+            "buffer": {"maxBytes": self.max_bytes},
+            "staleness": {
+                "policy": rng.choice(["InverseStaleness", "Sum", "Mean", "DelayCompensation"]),
+                "outage": {"mode": self.outage},
+            },
+            "failover": {"heartbeatSeconds": 0.25, "timeoutSeconds": 1.0, "assumeDeadSeconds": 5.0},
+        }
+        return JobSpec.from_json({
+            "training": {
+                "task": "outlast.tasks.synthetic",
+                "consistency": self.consistency,
+                "maxStaleness": 3,
+                "stopAfter": {"updates": self.updates},
+                "evaluate": {"everySeconds": None},
+            },
+            "servers": {"shards": self.shards, "replicas": rng.choice([2, 3, 3]) if chained else 1},
+            "workers": {"replicas": self.workers},
+            "recovery": recovery,
+        })  # fmt: skip
+
+
+def settings_of(spec: JobSpec) -> ReplicaSettings:
+    """As a server makes them."""
+    training, recovery = spec.training, spec.recovery
+    reduced = recovery.staleness.reduced_rate
+    return ReplicaSettings(
+        strategy=recovery.strategy,
+        consistency=training.consistency,
+        slots=spec.workers.replicas,
+        ack=recovery.chain.ack,
+        replicate_every=recovery.chain.replicate_every_updates,
+        max_staleness=training.max_staleness,
+        policy=recovery.staleness.policy,
+        reduced_rate=None if reduced is None else ReducedRate(reduced.above, reduced.lr),
+        base_lr=training.optimizer.lr,
+        rate_at=lambda version: rate_at(training.optimizer.schedule, version),
+        stop_updates=training.stop_after.updates,
+        group_max=8,
+    )
+
+
+class ProcessTable:
+    """What the system knows of processes: the truth, as a runtime over local processes has it."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Shown] = {}  # by instance
+        self.running: dict[str, Process] = {}  # by name
+        self._pids: dict[str, int] = {}
+        self._count = 0
+
+    def add(self, shown: Shown, process: Process) -> int:
+        self._count += 1
+        shown = replace(shown, instance=f"{self._count}:{shown.t_started:.3f}")
+        self.records[shown.instance] = shown
+        self.running[shown.name] = process
+        self._pids[shown.name] = self._count
+        return self._count
+
+    def pid(self, name: str) -> int:
+        return self._pids.get(name, 0)
+
+    def newest(self) -> dict[str, Shown]:
+        return {p.name: p for p in self.records.values()}
+
+    def dead(self) -> frozenset[str]:
+        shown = {p.instance for p in self.newest().values()}
+        return frozenset(i for i, p in self.records.items() if not p.alive and i not in shown)
+
+    def end(self, name: str, code: int | None, signal: int | None, now: float) -> None:
+        self.running.pop(name, None)
+        shown = self.newest()[name]
+        self.records[shown.instance] = replace(
+            shown, phase="exited", exit_code=code, exit_signal=signal, proven_dead=True, t_exited=now
+        )
+
+
+class World:
+    """A job under faults, from one seed."""
+
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        self.scenario, self.seed = scenario, seed
+        self.rng = Random(f"{scenario.name}:{seed}")
+        self.clock = Clock()
+        self.network = Network(self.clock, self.rng)
+        self.spec = scenario.spec(self.rng)
+        self.settings = settings_of(self.spec)
+        self.tells_stable = self.rng.random() < 0.5
+        self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=400)
+        self.table = ProcessTable()
+        self.held: dict[str, float] = {}
+        self.status = StatusStore(self._recorded)
+        self.checkpoints = Checkpoints(scenario.shards)
+        self.redis_or_none: Redis | None = None
+        if scenario.strategy in ("Stateless", "Hybrid"):
+            self.redis_or_none = Redis(self.network, scenario.shards, scenario.max_bytes, scenario.durable)
+        self.ledger = Ledger()
+        self.checkers = Checkers(self)
+        self.make_replica, self.plan = scenario.make_replica, scenario.plan
+        self.done: JobStatus | None = None
+        self.faults = Faults(self)
+        self.start_operator()
+
+    # --- what the parts ask ---
+
+    @property
+    def redis(self) -> Redis:
+        assert self.redis_or_none is not None
+        return self.redis_or_none
+
+    @property
+    def now(self) -> float:
+        return self.clock.now
+
+    def trace(self, who: str, *what: Any) -> None:
+        self.events.append((self.clock.now, who, what))
+
+    def server_names(self, shard: int) -> list[str]:
+        replicas = self.spec.servers.replicas
+        return [f"server-{shard * replicas + index}" for index in range(replicas)]
+
+    def initial(self, shard: int) -> int:
+        return value_of("initial", shard)
+
+    def servers(self) -> list[SimServer]:
+        return [p for p in self.table.running.values() if isinstance(p, SimServer)]
+
+    def server_of(self, boot: str) -> SimServer | None:
+        return next((s for s in self.servers() if s.boot == boot), None)
+
+    def head(self, shard: int) -> SimServer | None:
+        view = self.checkers.recorded_view(shard)
+        return None if view is None or view.head is None else self.server_of(view.head.boot)
+
+    # --- processes ---
+
+    def start_operator(self) -> None:
+        operator = SimOperator(self)
+        self.table.running["operator"] = operator
+        self.trace("operator", "starts")
+
+    @property
+    def operator(self) -> SimOperator | None:
+        found = self.table.running.get("operator")
+        return found if isinstance(found, SimOperator) else None
+
+    def start(self, action: StartProcess) -> None:
+        if not self._make_room(action.name, action.replaces):
+            return
+        if action.role == "worker":
+            started = [p.incarnation for p in self.table.records.values() if p.name == action.name]
+            if max(started, default=0) >= action.incarnation:
+                return
+        self.trace(action.name, "is started, incarnation", action.incarnation)
+        shown = Shown(
+            action.name, action.role, "", "running", None,
+            f"unix:/{action.name}" if action.role == "server" else "", action.incarnation, t_started=self.now,
+        )  # fmt: skip
+        starting = _Starting(self.network, action.name)
+        pid = self.table.add(shown, starting)
+        delay_s = self.rng.uniform(*START_S)
+        self.clock.at(self.now + delay_s, lambda: self._started(action, starting, pid))
+
+    def _started(self, action: StartProcess, starting: Process, pid: int) -> None:
+        if not starting.alive:
+            return
+        if starting.paused:
+            self.clock.at(self.now + 0.1, lambda: self._started(action, starting, pid))
+            return
+        process: Process
+        if action.role == "server":
+            boot = f"{action.name.removeprefix('server-')}.{pid}"
+            process = SimServer(self, action.name, boot, action.shard)
+        else:
+            process = SimWorker(self, action.slot, action.incarnation)
+        self.table.running[action.name] = process
+        self.network.listening[action.name] = process
+
+    def _make_room(self, name: str, replaces: str | None) -> bool:
+        living = self.table.running.get(name)
+        if living is None:
+            return True
+        if self.table.newest()[name].instance != replaces:
+            return False
+        self.kill(name)
+        return True
+
+    def start_redis(self, action: StartRedis) -> None:
+        if self._make_room("redis", action.replaces):
+            self.trace("redis", "starts")
+            self.redis.start()
+            self.table.add(Shown("redis", "redis", "", t_started=self.now), self.redis)
+            self.notify_operator()
+
+    def signal(self, name: str, instance: str, what: str, why: str) -> None:
+        """From the operator, to this start of a process alone."""
+        process = self.table.running.get(name)
+        if process is None or self.table.newest()[name].instance != instance:
+            return
+        self.trace(name, f"SIG{what}:", why)
+        if what == "KILL":
+            self.kill(name)
+        else:
+            self.terminate(name)
+
+    def terminate(self, name: str) -> None:
+        process = self.table.running.get(name)
+        if isinstance(process, SimServer | SimWorker):
+            process.deliver(process.terminate, locked=isinstance(process, SimServer))
+        elif process is not None:
+            self._end(name, process, 0, None)
+
+    def kill(self, name: str, signal: int = 9) -> None:
+        process = self.table.running.get(name)
+        if process is not None:
+            self._end(name, process, None, signal)
+
+    def exited(self, process: Process, code: int) -> None:
+        if process.alive:
+            self._end(process.name, process, code, None)
+
+    def _end(self, name: str, process: Process, code: int | None, signal: int | None) -> None:
+        self.trace(name, "ends,", f"signal {signal}" if signal else f"code {code}")
+        self.checkers.ending(process)
+        process.kill()
+        if self.network.listening.get(name) is process:
+            del self.network.listening[name]
+        if name == "operator":
+            del self.table.running[name]
+            return
+        self.table.end(name, code, signal, self.now)
+        self.notify_operator()
+
+    def notify_operator(self) -> None:
+        operator = self.operator
+        if operator is not None:
+            operator.deliver(operator.signal)
+
+    # --- the run ---
+
+    def _recorded(self, status: JobStatus) -> None:
+        self.checkers.recording(status)
+
+    def over(self, status: JobStatus) -> None:
+        self.done = status
+
+    def run(self) -> World:
+        """Until the job is complete. Raises `AssertionError` for whatever the checkers find."""
+        while self.done is None:
+            assert self.clock.step(), "nothing is left to happen"
+            late = self.faults.healed_at is not None and self.now > self.faults.healed_at + PATIENCE_S
+            assert not late, f"the job was not complete {PATIENCE_S:g} s after the last fault"
+            assert self.clock.count < LIMIT_EVENTS, f"more than {LIMIT_EVENTS} events in {self.now:.1f} s"
+        self.checkers.at_the_end(self.done)
+        return self
+
+    def tell(self, lines: int = 80) -> str:
+        """The last events, for a failure's message."""
+        last = list(self.events)[-lines:]
+        return "\n".join(f"{t:9.4f} {who:10} {' '.join(map(str, what))}" for t, who, what in last)
+
+
+class _Starting(Process):
+    """A process that does not listen yet."""
