@@ -59,6 +59,7 @@ class SimWorker(Process):
         self._in_flight = 1 if consistency == "Async" else 0
         self._computes_on = strategy in ("Stateless", "Hybrid") and not self._sync
         self._pulls = strategy == "Stateless"
+        self._bounded = consistency == "BoundedStaleness"
         self._buffered = strategy in ("Stateless", "Hybrid")
         self._local = world.spec.recovery.staleness.outage.mode == "LocalSteps"
         self._local_first = self._local_value = 0
@@ -169,6 +170,9 @@ class SimWorker(Process):
         seen = self._seen
         if self._pulls or session.outage():
             yield from self._wait(lambda: session.unanswered <= self._in_flight or session.buffer_down)
+        if self._bounded:
+            yield from self._await_the_slowest()
+            return
         if self._gave_up and self.arrivals == seen:
             return
         if self._pulls:
@@ -177,6 +181,23 @@ class SimWorker(Process):
             enough = self._in_flight
             came = yield from self._wait(lambda: session.outage() or session.unanswered <= enough, PATIENCE_S)
         self._gave_up = not came
+
+    def _await_the_slowest(self) -> Step:
+        """BoundedStaleness where workers compute on: a slow worker is no outage, however long it takes."""
+        session = self.session
+        yield from self._wait(lambda: session.outage() or session.unanswered <= self._in_flight)
+        bound = self.spec.training.max_staleness
+        while self._pulls and not session.outage() and not self.stopped:
+            seen = [s.arrivals for s in self.staged]
+            yield from self._wait(
+                lambda seen=seen: (
+                    session.outage() or all(s.arrivals > n for s, n in zip(self.staged, seen, strict=True))
+                )
+            )
+            if min(self.clocks.get(slot, 0) for slot in range(self.data.slots)) >= self.step - 1 - bound:
+                break
+            yield Wait(None, self.now + 0.005)
+            self._request_weights()
 
     def _synchronise(self) -> Step:
         exact: list[int | None] = [None] * len(self.staged)

@@ -139,6 +139,10 @@ class Durability:
             version = server.parameters.version
             if self._store is None and not self._stateless:
                 return {"error": "this job keeps no checkpoints (recovery.checkpoint has no place to write to)"}
+            history = int(server.replica.status()["history"])
+            known = any(c["version"] == version and c["history"] == history for c in self._available)
+            if known and not self._stateless:
+                return {"version": version}  # requests repeat
             log.info("saving version %d: %s", version, why)
             self._enqueue(version, self._stateless, self._store is not None, done)
         return done.result(timeout=60.0)

@@ -25,6 +25,7 @@ _BLOCK_MS = 100
 _GROUP = 32
 _RETRY_S = 0.05
 _STATS_S = 0.25
+_PAGE = 512  # manifests read at a time
 
 
 class LogReader:
@@ -229,21 +230,30 @@ class LogReader:
         meta, tensors = loaded
         state: dict[str, Any] = meta["server"]
         server.take_over(state, tensors)
-        for record in gradient_log.records(server.shard, int(state["replica"]["seq"])):
-            self._replay(record)
+        records = gradient_log.records(server.shard, int(state["replica"]["seq"]))
+        items = self._recorded(records)
+        for record in records:
+            wanted = [items[offset] for offset, _ in record.parts if offset in items]
+            server.step(Replay(record, tuple(self._fetch(wanted))))
+
+    def _recorded(self, records: list[Record]) -> dict[int, LogItem]:
+        """The log's entries that these records speak of, by offset."""
+        assert self.log is not None
+        offsets = [offset for record in records for offset, _ in record.parts]
+        items: dict[int, LogItem] = {}
+        after, last = min(offsets, default=1) - 1, max(offsets, default=0)
+        while after < last:
+            page = self.log.read(self._server.shard, after, _PAGE)
+            if not page:
+                break
+            items.update((item.offset, item) for item in page)
+            after = page[-1].offset
+        return items
 
     def _restore_without_snapshot(self) -> None:
-        """Redis holds nothing of this job: the newest checkpoint, or else a worker's initial weights."""
+        """Redis holds nothing of this job. Raises `RuntimeError` where there is a checkpoint to roll back to."""
         server = self._server
-        available = server.durability.available()
-        if available:
-            server.durability.restore_later(available[0]["name"])
-            return
+        if server.durability.available():
+            # A rollback takes all shards to one checkpoint, in a new history: that is the planner's to decide.
+            raise RuntimeError("Redis holds no snapshot of this job, but checkpoints exist; roll back to one")
         server.step(Restored(seq=0, version=0, history=0, applied={}, data=server.replica.data))
-
-    def _replay(self, record: Record) -> None:
-        assert self.log is not None
-        wanted = {offset for offset, _ in record.parts}
-        first = min(wanted, default=record.last_offset)
-        items = [i for i in self.log.read(self._server.shard, first - 1, record.last_offset) if i.offset in wanted]
-        self._server.step(Replay(record, tuple(self._fetch(items))))

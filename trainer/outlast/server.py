@@ -172,8 +172,11 @@ class Server:
 
     def step(self, event: Event) -> None:
         """Feed the replica one event and do what it asks. Any thread may call this."""
-        with self.lock:
+        with self.changed:
+            finished = self.replica.finished
             self._obey(self.replica.step(event))
+            if self.replica.finished != finished:
+                self.changed.notify_all()
 
     def _obey(self, ready: Ready) -> None:
         if ready.restore is not None:

@@ -95,7 +95,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(spec.training.consistency == "Sync", warn_only=True)
     sys.setswitchinterval(0.0005)  # the threads that send and receive must not wait for the loop's Python
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # nothing of a worker needs saving
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))  # nothing of a worker needs saving
     fail_stop()
     try:
         if spec.training.script is not None:
