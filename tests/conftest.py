@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -43,8 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     result = yield
     for children in Path("/proc/self/task").glob("*/children"):
-        for pid in children.read_text().split():
-            _first_seen.setdefault(int(pid), item.nodeid)
+        with contextlib.suppress(OSError):  # a thread that ended meanwhile
+            for pid in children.read_text().split():
+                _first_seen.setdefault(int(pid), item.nodeid)
     return result
 
 

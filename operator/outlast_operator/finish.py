@@ -57,7 +57,8 @@ def plan_finish(turn: Turn, shards: list[Shard]) -> None:
             ready = False
         elif not s.head.finished:
             ready = False
-            turn.do(FinishJob(s.shard, s.view.head))
+            if _may_finish(turn, s):
+                turn.do(FinishJob(s.shard, s.view.head))
     if turn.lasted("heads finished", ready, turn.spec.workers.grace_seconds):
         for p in turn.observed.processes.values():
             if p.role == "worker" and p.alive:
@@ -66,13 +67,23 @@ def plan_finish(turn: Turn, shards: list[Shard]) -> None:
         _complete(turn, shards)
 
 
+def _may_finish(turn: Turn, s: Shard) -> bool:
+    """Whether a head is told to admit nothing more. A goal of time or accuracy ends at once; else what is acknowledged
+    and not applied yet (the buffer's log, another shard's last updates) still is: until the version stands still."""
+    if s.head is None or turn.status.goal in ("seconds", "accuracy"):
+        return True
+    still = f"still:{s.shard}:{s.head.epoch}:{s.head.version}"
+    return turn.lasted(still, True, turn.spec.recovery.failover.timeout_seconds)
+
+
 def _goal_reached(turn: Turn, shards: list[Shard]) -> str | None:
     stop, status = turn.spec.training.stop_after, turn.status
     heads = [s.head for s in shards]
-    if any(head is not None and head.finished for head in heads):
-        return "updates"
+    finished = [head is not None and head.finished for head in heads]
+    if all(finished):
+        return "updates"  # one shard alone may be ahead by an update: the others' must still be applied
     if all_done(turn):
-        return "epochs" if stop.epochs is not None else "workers"
+        return "epochs" if stop.epochs is not None else "updates" if any(finished) else "workers"
     timed = stop.seconds is not None and status.t_running is not None
     if timed and turn.due((status.t_running or 0.0) + (stop.seconds or 0.0) - status.trained_s):
         return "seconds"
@@ -95,15 +106,15 @@ def _complete(turn: Turn, shards: list[Shard]) -> None:
 def _request_checkpoints(turn: Turn, shards: list[Shard]) -> bool:
     """Whether a checkpoint holds what every head holds; asks those for one that have none."""
     saved = True
+    # Asynchronous shards differ by some updates: one number names the set, whatever each of them holds.
+    label = max((s.head.version for s in shards if s.head is not None), default=0)
     for s in shards:
         head = s.head
         if head is None or s.view is None or s.view.head is None:
             saved = False
-        elif head.initialised and not any(
-            c.history == head.history and c.version >= head.version for c in head.checkpoints
-        ):
+        elif head.initialised and not any(c.history == head.history and c.version >= label for c in head.checkpoints):
             saved = False
-            turn.do(RequestCheckpoint(s.shard, s.view.head))
+            turn.do(RequestCheckpoint(s.shard, s.view.head, label))
     return saved
 
 

@@ -205,8 +205,8 @@ class LocalRuntime:
                 self._send(to, f"slots {slots}", lambda watch: watch.control.set_slots(slots))
             case FinishJob(_, to):
                 self._send(to, "finish", lambda watch: watch.control.finish())
-            case RequestCheckpoint(_, to):
-                self._send(to, "checkpoint", lambda watch: watch.control.checkpoint_now())
+            case RequestCheckpoint(_, to, label):
+                self._send(to, "checkpoint", lambda watch: watch.control.checkpoint_now(label))
             case AssignSlot():
                 self._assign(action)
             case Emit(type, reason, message):

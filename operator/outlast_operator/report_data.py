@@ -67,7 +67,8 @@ def count_gradients(run: Run) -> dict[str, int]:
     computed = steps_of(ledger, Fact.COMPUTED)
     buffered = steps_of(ledger, Fact.BUFFERED)
     acknowledged = buffered.union(steps_of(ledger, Fact.ACKNOWLEDGED))
-    held = surviving(run.tables, run.spec.servers.shards)
+    # Of what the tables hold, this run's own: a restored job's go further back.
+    held = surviving(run.tables, run.spec.servers.shards).intersection(computed)
     refused = steps_of(ledger, Fact.UNAPPLIED).union(unread(run.tables)).difference(held)
     totals = [t.get("applied_total", 0) - Applied.from_json(t.get("applied") or {}).count for t in run.tables.values()]
     return {

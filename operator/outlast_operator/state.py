@@ -360,6 +360,7 @@ class FinishJob:
 class RequestCheckpoint:
     shard: int
     to: Member  # the head
+    label: int | None = None  # the version that names the set, the same for all shards
 
 
 @dataclass(frozen=True)

@@ -335,7 +335,7 @@ def outlast(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def assert_sound(ended: Ended, *, updates: int, lost_at_most: int = 0) -> None:
+def assert_sound(ended: Ended, *, updates: int, lost_at_most: int = 0, resumed_at: int = 0) -> None:
     """The run succeeded, and its report does not contradict itself or the promises."""
     assert ended.code == 0, f"{ended.message}\n{ended.err}"
     report, g = ended.report, ended.gradients
@@ -343,7 +343,7 @@ def assert_sound(ended: Ended, *, updates: int, lost_at_most: int = 0) -> None:
     assert report["final"]["version"] >= updates
     assert g["duplicates"] == 0
     assert 0 <= g["lost"] <= lost_at_most, g
-    assert g["applied"] == report["final"]["version"] * workers, g
+    assert g["applied"] == (report["final"]["version"] - resumed_at) * workers, g
     assert g["applied"] <= g["computed"], g
     assert g["acknowledged"] <= g["computed"], g
     assert g["buffered"] <= g["acknowledged"], g

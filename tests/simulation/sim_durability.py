@@ -39,6 +39,8 @@ class Durability:
         recovery = server.spec.recovery
         self._every, self._keep = recovery.checkpoint.every_updates, recovery.checkpoint.keep
         self._stateless = recovery.strategy == "Stateless"
+        # In Sync a set must be of one version in all shards: its turn is not missed because another is being written.
+        self._exact = server.spec.training.consistency == "Sync"
         self._jobs: deque[Job | str] = deque()
         self.available: list[dict[str, Any]] = []
         self._last_label = self._last_snapshot = 0
@@ -50,9 +52,10 @@ class Durability:
     def applied(self, entry: Entry) -> None:
         if entry.kind is Kind.INIT:
             self._first_state()
-        elif self._writes() and not self._busy:
+        elif self._writes() and (self._exact or not self._busy):
             label = self._label(entry.version)
             to_disk = self._every is not None and label > self._last_label
+            to_disk = to_disk and (label == entry.version or not self._exact)
             to_redis = self._stateless and entry.version - self._last_snapshot >= (self._every or 100)
             if to_disk or to_redis:
                 self._enqueue(label, to_redis, to_disk)
@@ -88,12 +91,12 @@ class Durability:
         self._server.wake()
         return job
 
-    def save_and_wait(self) -> Step:
-        """Write what we hold now, everywhere this job keeps state."""
+    def save_and_wait(self, label: int | None = None) -> Step:
+        """Write what we hold now, everywhere this job keeps state; `label` names the set, for all shards."""
         server = self._server
         if not server.replica.initialised or server.parameters is None:
             return
-        job = self._enqueue(server.parameters.version, self._stateless, True)
+        job = self._enqueue(server.parameters.version if label is None else label, self._stateless, True)
         yield Wait(lambda: job.done, server.now + 60.0)
 
     def snapshot_now(self) -> bool:

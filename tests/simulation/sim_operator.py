@@ -168,8 +168,8 @@ class SimOperator(Process):
                 self._send(to, f"slots {slots}", "slots", slots)
             case FinishJob(_, to):
                 self._send(to, "finish", "finish", None)
-            case RequestCheckpoint(_, to):
-                self._send(to, "checkpoint", "checkpoint", None)
+            case RequestCheckpoint(_, to, label):
+                self._send(to, f"checkpoint {label}", "checkpoint", label)
             case AssignSlot():
                 world.trace("operator", "a slot is lent", action)
             case Emit(_, reason, message):

@@ -335,7 +335,7 @@ class SimServer(Process):
             "install": lambda: self.install(View.from_json(argument)),
             "finish": lambda: (self.step(Finish()), self.notify()),
             "slots": lambda: self.step(SetSlots(argument)),
-            "checkpoint": lambda: self.spawn(self.durability.save_and_wait()),
+            "checkpoint": lambda: self.spawn(self.durability.save_and_wait(argument)),
         }
         actions[what]()
 

@@ -189,6 +189,7 @@ class SimWorker(Process):
         bound = self.spec.training.max_staleness
         while self._pulls and not session.outage() and not self.stopped:
             seen = [s.arrivals for s in self.staged]
+            self._request_weights()
             yield from self._wait(
                 lambda seen=seen: (
                     session.outage() or all(s.arrivals > n for s, n in zip(self.staged, seen, strict=True))
@@ -197,7 +198,6 @@ class SimWorker(Process):
             if min(self.clocks.get(slot, 0) for slot in range(self.data.slots)) >= self.step - 1 - bound:
                 break
             yield Wait(None, self.now + 0.005)
-            self._request_weights()
 
     def _synchronise(self) -> Step:
         exact: list[int | None] = [None] * len(self.staged)

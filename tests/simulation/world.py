@@ -153,6 +153,7 @@ class World:
         self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=400)
         self.table = ProcessTable()
         self.held: dict[str, float] = {}
+        self._signalled: set[tuple[str, str]] = set()
         self.status = StatusStore(self._recorded)
         self.checkpoints = Checkpoints(scenario.shards)
         self.redis_or_none: Redis | None = None
@@ -261,7 +262,9 @@ class World:
         process = self.table.running.get(name)
         if process is None or self.table.newest()[name].instance != instance:
             return
-        self.trace(name, f"SIG{what}:", why)
+        if (instance, what) not in self._signalled:
+            self._signalled.add((instance, what))
+            self.trace(name, f"SIG{what}:", why)
         if what == "KILL":
             self.kill(name)
         else:
@@ -320,7 +323,7 @@ class World:
 
     def tell(self, lines: int = 80) -> str:
         """The last events, for a failure's message."""
-        last = list(self.events)[-lines:]
+        last = list(self.events)[-lines:] if lines else []
         return "\n".join(f"{t:9.4f} {who:10} {' '.join(map(str, what))}" for t, who, what in last)
 
 

@@ -1,7 +1,7 @@
 """Replicas without processes: in-order links that can be cut, views by hand, and checkers that trust no replica.
 
-The model is dumb on purpose: each process has a list of what it applied, `(seq, kind, identities)`; a state sent down the
-chain copies the list. The checkers compare lists, and what was acknowledged, with the views that were recorded.
+The model is dumb on purpose: each process has a list of what it applied, `(seq, kind, identities)`; a state sent down
+the chain copies the list. The checkers compare lists, and what was acknowledged, with the views that were recorded.
 """
 
 from __future__ import annotations
@@ -49,7 +49,14 @@ def view(epoch: int, members: str, joining: str = "", history: int = 1, restore:
 
 
 def gradient(
-    slot: int, step: int, version: int = 0, *, last: int | None = None, history: int = 1, kind: Kind = Kind.UPDATE, **more: Any
+    slot: int,
+    step: int,
+    version: int = 0,
+    *,
+    last: int | None = None,
+    history: int = 1,
+    kind: Kind = Kind.UPDATE,
+    **more: Any,
 ) -> Contribution:
     payload = f"g{slot}.{step}"
     return Contribution(Identity(slot, step, last or step), version, history, payload, kind, **more)
@@ -116,7 +123,13 @@ class World:
             self.step(a, Disconnected(b))
 
     def push(
-        self, boot: str, contribution: Contribution, *, epoch: int | None = None, incarnation: int = 1, token: Any = None
+        self,
+        boot: str,
+        contribution: Contribution,
+        *,
+        epoch: int | None = None,
+        incarnation: int = 1,
+        token: Any = None,
     ) -> Any:
         if token is None:
             self.tokens += 1
@@ -154,7 +167,7 @@ class World:
 
     def run(self) -> None:
         """Deliver until nothing is in flight."""
-        while any([self.deliver(a, b) for a, b in list(self.flight)]):
+        while sum(self.deliver(a, b) for a, b in list(self.flight)):
             pass
 
     def join_up(self) -> None:
@@ -210,6 +223,8 @@ class World:
 
     def _apply(self, boot: str, entry: Entry) -> None:
         history = self.history[boot]
+        if entry.kind is Kind.INIT:
+            history.clear()
         assert entry.seq == len(history) + 1, f"{boot} applied {entry.seq} after {len(history)}"
         history.append((entry.seq, entry.kind.value, entry.identities))
         steps = steps_of(history)
@@ -237,7 +252,7 @@ class World:
         """What a replica applied is a prefix of what the one it takes entries from applied, in the recorded history."""
         for below, r in self.replicas.items():
             above = r.upstream
-            if above not in self.replicas or not self._in_history(above) or not self._in_history(below):
+            if r.suspect or above not in self.replicas or not self._in_history(above) or not self._in_history(below):
                 continue
             if self.replicas[above].view is None or r.epoch != self.recorded[-1].epoch:
                 continue

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from outlast.applied import Applied
 from outlast.protocol import Identity
 
 IDENTITIES = st.builds(
-    lambda slot, first, more: Identity(slot, first, first + more), st.integers(0, 2), st.integers(1, 30), st.integers(0, 5)
+    lambda slot, first, more: Identity(slot, first, first + more),
+    st.integers(0, 2),
+    st.integers(1, 30),
+    st.integers(0, 5),
 )
 Steps = set[tuple[int, int]]
 
@@ -50,7 +55,7 @@ def test_intervals_are_disjoint_and_not_adjacent(identities: list[Identity]) -> 
     table, _ = fill(identities)
     for slot in table.slots:
         spans = table.intervals(slot)
-        assert all(a[1] + 1 < b[0] for a, b in zip(spans, spans[1:], strict=False)), spans
+        assert all(a[1] + 1 < b[0] for a, b in pairwise(spans)), spans
 
 
 @given(st.lists(IDENTITIES, max_size=30), st.lists(IDENTITIES, max_size=30))

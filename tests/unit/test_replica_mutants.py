@@ -112,7 +112,12 @@ def test_the_script_fails_the_mutant_and_not_the_replica(mutant: type[Replica], 
 def test_random_histories_find_the_mutant(mutant: type[Replica], script: Callable[..., None]) -> None:
     machine = type("Mutated", (ChainMachine,), {"make": mutant})
     quick = settings(
-        max_examples=400, stateful_step_count=60, deadline=None, phases=[Phase.generate], derandomize=True, database=None
+        max_examples=400,
+        stateful_step_count=60,
+        deadline=None,
+        phases=[Phase.generate],
+        derandomize=True,
+        database=None,
     )
     with pytest.raises(AssertionError):
         run_state_machine_as_test(machine, settings=quick)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from replica_world import World, gradient, member, view
 
@@ -235,4 +236,4 @@ class ChainMachine(RuleBasedStateMachine):
 
 
 TestChain = ChainMachine.TestCase
-TestChain.settings = settings(max_examples=2000, stateful_step_count=60, deadline=None)
+TestChain.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)

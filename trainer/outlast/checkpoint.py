@@ -235,6 +235,18 @@ class CheckpointStore:
         except (OSError, PartCorrupt) as error:
             raise CheckpointError(f"{path} {error}; restore from the checkpoint before it") from error
 
+    def metas(self, name: str) -> list[dict[str, Any]]:
+        """What each part says of itself, in order of the shards that wrote them. Raises `CheckpointError`."""
+        checkpoint = self._named(name)
+        found = []
+        for shard in range(checkpoint.shards):
+            path = self._part_path(checkpoint, shard)
+            try:
+                found.append(verify_part(path).meta)
+            except (OSError, PartCorrupt) as error:
+                raise CheckpointError(f"{path} {error}; restore from the checkpoint before it") from error
+        return found
+
     def read_range(self, name: str, start: int, stop: int) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         """Elements `[start, stop)` of the flat vector, from however many parts hold them.
 

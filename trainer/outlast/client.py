@@ -70,6 +70,7 @@ class Client:
         limit = max(4, min(_MEMORY_BYTES // (manifest.numel * 4), 256))
         self._pool = TensorPool(manifest.numel, limit, pinned=torch.cuda.is_available())
         self._ledger = LedgerWriter(config.ledger_dir, config.slot, config.incarnation) if config.ledger_dir else None
+        self._loaded: tuple[tuple[int, ...], int] = ((0,) * len(self.ranges), 0)  # versions, history
         self._open: list[Outgoing] = []
         self._closed = False
         self._asks: dict[str, threading.Thread] = {}
@@ -93,8 +94,8 @@ class Client:
 
     def submit(self, first: int, last: int, lease: Lease, kind: Kind, lr_scale: float) -> Outgoing:
         """Send a gradient computed on the weights last loaded."""
-        versions = tuple(max(0, s.version) for s in self._staged)
-        item = Outgoing(first, last, versions, max(s.history for s in self._staged), lease, kind, lr_scale)
+        versions, history = self._loaded
+        item = Outgoing(first, last, versions, history, lease, kind, lr_scale)
         with self.condition:
             self.session.submit(item)
             self._open.append(item)
@@ -114,6 +115,14 @@ class Client:
     @property
     def stopped(self) -> bool:
         return self.session.finished or self.fenced or self.failure is not None or self._closed
+
+    def arrived_since(self, seen: list[int]) -> bool:
+        """Have weights come from every shard since its `arrivals_by_shard` was `seen`?"""
+        return all(s.arrivals > n for s, n in zip(self._staged, seen, strict=True))
+
+    @property
+    def arrivals_by_shard(self) -> list[int]:
+        return [s.arrivals for s in self._staged]
 
     def request_weights(self) -> None:
         """Ask every shard for its newest weights."""
@@ -135,17 +144,13 @@ class Client:
         """
         exact: list[int | None] = [None] * len(self.ranges)
         while not self.stopped:
-            seen = [s.arrivals for s in self._staged]
+            seen = self.arrivals_by_shard
             with self.condition:
                 self._resync = False
                 for shard, version in enumerate(exact):
                     self.session.request(shard, version)
                 self.condition.notify_all()
-                self.condition.wait_for(
-                    lambda seen=seen: self.stopped
-                    or self._resync
-                    or all(s.arrivals > n for s, n in zip(self._staged, seen, strict=True))
-                )
+                self.condition.wait_for(lambda seen=seen: self.stopped or self._resync or self.arrived_since(seen))
                 if self._resync:
                     exact = [None] * len(self.ranges)
                     self.condition.wait(0.01)  # a shard has moved on or back meanwhile: look again
@@ -170,8 +175,9 @@ class Client:
         return sum(s.arrivals for s in self._staged)
 
     def copy_weights(self, out: torch.Tensor) -> None:
-        """Copy the newest weights into `out`, float32 [numel]."""
+        """Copy the newest weights into `out`, float32 [numel]; what is submitted from now on was computed on them."""
         with self.condition:
+            self._loaded = (tuple(max(0, s.version) for s in self._staged), max(s.history for s in self._staged))
             for (a, b), staged in zip(self.ranges, self._staged, strict=True):
                 out[a:b].copy_(staged.front)
 

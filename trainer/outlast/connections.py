@@ -168,8 +168,8 @@ class Serving:
         server = self.server
         with server.lock:
             parameters = server.parameters
-            snapshot = None if parameters is None or not server.replica.status()["initialised"] else (
-                parameters.snapshot()
+            snapshot = (
+                None if parameters is None or not server.replica.status()["initialised"] else (parameters.snapshot())
             )
             if snapshot is None:
                 waiter.answer(Refused(waiter, Refusal.EMPTY, server.replica.view), None, server.replica.view)
@@ -183,10 +183,15 @@ class Serving:
         self._send_answer(connection, *answer)
 
     def _send_answer(
-        self, connection: Connection, reply: Acknowledged | Weights | Refused, snapshot: Snapshot | None, view: View | None
+        self,
+        connection: Connection,
+        reply: Acknowledged | Weights | Refused,
+        snapshot: Snapshot | None,
+        view: View | None,
     ) -> None:
         replica = self.server.replica
         epoch, history = (view.epoch, view.history) if view is not None else (0, 0)
+        meta: dict[str, Any]
         if isinstance(reply, Refused):
             meta = {
                 "reason": str(reply.reason),
@@ -317,7 +322,7 @@ class Serving:
         elif header.op == Op.SET_SLOTS:
             server.set_slots(int(meta["slots"]))
         elif header.op == Op.CHECKPOINT:
-            answer = server.durability.save_and_wait("asked for")
+            answer = server.durability.save_and_wait("asked for", meta.get("label"))
         elif header.op == Op.TABLE:
             answer = server.table()
         elif header.op == Op.LEAVE:

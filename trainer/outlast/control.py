@@ -45,9 +45,12 @@ class ServerControl:
     def set_slots(self, slots: int) -> None:
         self._call(Op.SET_SLOTS, {"slots": slots})
 
-    def checkpoint_now(self) -> dict[str, Any]:
-        """Write a checkpoint and wait until it is complete. Returns its name and version, or an `error`."""
-        return self._call(Op.CHECKPOINT, timeout_s=max(self.timeout_s, 60.0))
+    def checkpoint_now(self, label: int | None = None) -> dict[str, Any]:
+        """Write a checkpoint and wait until it is complete. Returns its version, or an `error`.
+
+        `label`: the version that names the set, which all shards of a job must agree on; None: this server's own.
+        """
+        return self._call(Op.CHECKPOINT, {"label": label}, timeout_s=max(self.timeout_s, 60.0))
 
     def table(self) -> dict[str, Any]:
         """Return what the server holds: `applied` (table of steps), `applied_total`, `version`, `digest`, `unread`."""
@@ -90,9 +93,7 @@ class ServerControl:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection, _ = connect(
-                        self.address, self._job_uid, self._token, {"role": "control"}, bound
-                    )
+                    self._connection, _ = connect(self.address, self._job_uid, self._token, {"role": "control"}, bound)
                 self._connection.set_timeout(bound, bound)
                 self._connection.send(Header(op), meta)
                 header, answer = self._connection.receive()

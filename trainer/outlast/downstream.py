@@ -39,9 +39,12 @@ class Downstream:
         self._batched = settings.replicate_every > 1
         self._batch_seq = 0  # the whole state was last sent at
         self._members_restore = False  # empty members of this view load a checkpoint themselves
+        self._suspect = False  # our state is to be replaced: send nothing of it
+        self._mistrusted = False  # it was, in this view: seqs of peers below may stand for other entries than ours
 
-    def install(self, view: View) -> None:
+    def install(self, view: View, *, suspect: bool) -> None:
         """Take the place that the view gives us (a member's; nobody else has a downstream)."""
+        self._suspect = self._mistrusted = suspect
         successor = view.successor(self._boot)
         member = view.position(self._boot) is not None
         self.is_tail = member and successor is None
@@ -49,12 +52,13 @@ class Downstream:
         self.links = {} if self._successor is None else {self._successor.peer: self._successor}
         if self.is_tail:
             self.links = {m.boot: Link(m.boot) for m in view.joining}
-        told = self.caught_up if self.is_tail else ()
+        told = self.caught_up if self.is_tail and not suspect else ()
         self.sealed = {boot: seq for boot, seq in self.sealed.items() if boot in told and boot in self.links}
         self._members_restore = view.restore is not None
 
     def forget(self, ready: Ready) -> None:
         """The state was dropped: nothing is held and nothing vouched for."""
+        self._suspect = False
         ready.released += self.log.reset(0)
         self.sealed.clear()
         self.stable_seq = self._batch_seq = 0
@@ -68,11 +72,12 @@ class Downstream:
     def adopted(self, ready: Ready) -> None:
         """The state was replaced whole: peers below are brought to it."""
         last_seq = self._state.last_seq
+        self._suspect = False
         ready.released += self.log.reset(last_seq)
         self.stable_seq = min(self.stable_seq, last_seq)
         self.sealed = {boot: min(seq, last_seq) for boot, seq in self.sealed.items()}
         for link in self.links.values():
-            if link.connected and not self._restores_itself(link):
+            if link.connected and not link.awaited:
                 self._sync(link, link.received, ready)
 
     # --- links --------------------------------------------------------------------------------------------------------
@@ -84,8 +89,9 @@ class Downstream:
             return
         link.connected, link.synced = True, False
         holds = link.received = max(event.last_seq, 0)
-        if self._restores_itself(link):
-            return  # it says when it is done by its first acknowledgement
+        link.awaited = event.last_seq < 0 and self._members_restore and not self._is_joiner(link)
+        if link.awaited:
+            return
         self._sync(link, holds, ready)
         if self._is_joiner(link):
             return
@@ -109,6 +115,7 @@ class Downstream:
         if link is None or not link.connected:
             return
         if not link.synced:
+            link.awaited = False
             self._sync(link, event.received, ready)
             return
         link.received = max(link.received, min(event.received, self._state.last_seq))
@@ -122,26 +129,20 @@ class Downstream:
         if not self.is_tail:
             self.stable_seq = max(self.stable_seq, min(stable, self._state.last_seq))
 
-    def _restores_itself(self, link: Link) -> bool:
-        """An empty member (not a joining replica) of a view that names a checkpoint, which has not spoken since."""
-        return self._members_restore and link.received == 0 and not link.synced and not self._is_joiner(link)
-
     def _is_joiner(self, link: Link) -> bool:
         return link is not self._successor
 
     def _sync(self, link: Link, holds: int, ready: Ready) -> None:
         """Bring a peer that holds everything to `holds` to where we are."""
         last_seq = self._state.last_seq
-        if last_seq == 0 and holds > 0:
-            link.received = holds  # we are to be restored; see `adopted`
+        if self._suspect or (last_seq == 0 and holds > 0):
+            link.received = holds  # our own state is still to come; see `adopted`
             return
         link.synced = True
-        link.received = min(holds, last_seq)
-        if holds != last_seq:  # more than we hold it should not have: the predecessor is right
-            if holds < last_seq and not self._batched and holds and self.log.covers(holds + 1):
+        link.received = 0 if self._mistrusted else min(holds, last_seq)
+        if holds != last_seq or (holds and self._mistrusted):  # the predecessor is right
+            if holds < last_seq and not self._batched and not self._mistrusted and self.log.covers(holds + 1):
                 ready.send += [SendEntry(link.peer, e, self.stable_seq) for e in self.log.since(holds + 1)]
-            elif holds == 0 and not self._batched and self.log.covers(1):
-                ready.send += [SendEntry(link.peer, e, self.stable_seq) for e in self.log]
             else:
                 ready.send.append(SendState(link.peer))
                 self._batch_seq = last_seq
@@ -167,7 +168,7 @@ class Downstream:
         for link in self.links.values():
             if link.synced:
                 ready.send.append(SendEntry(link.peer, entry, self.stable_seq))
-            elif link.connected and not self._restores_itself(link):
+            elif link.connected and not link.awaited:
                 self._sync(link, link.received, ready)  # it held state while we held none
 
     def flush(self, ready: Ready) -> None:
@@ -178,7 +179,7 @@ class Downstream:
 
     def advance(self, ready: Ready) -> None:
         """Move the watermark as far as it is true, and let go of the log below it."""
-        if self.is_tail:
+        if self.is_tail and not self._suspect:
             bounds = () if self._batched else self.sealed.values()
             reach = min((self._state.last_seq, *bounds))
             self.stable_seq = max(self.stable_seq, reach)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from outlast import restore_from
 from outlast.buffer_types import BufferUnavailable
 from outlast.checkpoint import CheckpointError, CheckpointStore
 from outlast.protocol import Entry, Kind
@@ -82,7 +83,9 @@ class Durability:
             return
         version = entry.version
         to_disk = self._due(version)
-        to_redis = self._stateless and version - self._last_snapshot >= min(self._every or SNAPSHOT_EVERY, SNAPSHOT_EVERY)
+        to_redis = self._stateless and version - self._last_snapshot >= min(
+            self._every or SNAPSHOT_EVERY, SNAPSHOT_EVERY
+        )
         if to_disk or to_redis:
             self._enqueue(self._label(version), to_redis, to_disk, None)
 
@@ -129,8 +132,11 @@ class Durability:
             self._last_snapshot = int(job.meta["replica"]["version"])
         self._jobs.put(job)
 
-    def save_and_wait(self, why: str) -> dict[str, Any]:
-        """Write what we hold now, everywhere this job keeps state. Returns {"version"} or {"error"}."""
+    def save_and_wait(self, why: str, label: int | None = None) -> dict[str, Any]:
+        """Write what we hold now, everywhere this job keeps state. Returns {"version"} or {"error"}.
+
+        `label` names the set: asynchronous shards differ by some updates, and must agree on a name.
+        """
         server = self._server
         done: Future[dict[str, Any]] = Future()
         with server.lock:
@@ -140,11 +146,12 @@ class Durability:
             if self._store is None and not self._stateless:
                 return {"error": "this job keeps no checkpoints (recovery.checkpoint has no place to write to)"}
             history = int(server.replica.status()["history"])
-            known = any(c["version"] == version and c["history"] == history for c in self._available)
+            label = version if label is None else label
+            known = any(c["version"] == label and c["history"] == history for c in self._available)
             if known and not self._stateless:
                 return {"version": version}  # requests repeat
             log.info("saving version %d: %s", version, why)
-            self._enqueue(version, self._stateless, self._store is not None, done)
+            self._enqueue(label, self._stateless, self._store is not None, done)
         return done.result(timeout=60.0)
 
     def snapshot_now(self) -> None:
@@ -178,10 +185,9 @@ class Durability:
                     server.log_reader.trim_to(int(job.meta["replica"]["offset"]))
             if job.to_disk and self._store is not None:
                 shards = server.spec.servers.shards
-                self._store.write_part(
-                    server.shard, shards, job.history, job.epoch, job.label, job.tensors, job.meta
-                )
-                self._store.prune(self._keep, job.epoch)
+                meta = {**job.meta, "range": [job.meta["initial"]["start"], job.meta["initial"]["stop"]]}
+                self._store.write_part(server.shard, shards, job.history, job.epoch, job.label, job.tensors, meta)
+                self._store.prune(self._keep, job.epoch, server.shard)
                 self._refresh(force=True)
         except (CheckpointError, OSError, RuntimeError) as error:
             log.error("state of version %d was not saved: %s", result["version"], error)
@@ -215,10 +221,9 @@ class Durability:
             if source == "buffer":
                 server.log_reader.restore_from_log()
             else:
-                assert self._store is not None, "a view names a checkpoint, but this server has no checkpoint_dir"
                 tensors, meta = self._read(source)
                 self._last_label = int(meta["replica"]["version"])
-                server.take_over(meta, tensors)
+                server.take_over(meta, tensors, source=source)
         except (CheckpointError, OSError, RuntimeError, ValueError, KeyError) as error:
             log.error("cannot restore %s: %s", source, error)
             server.restore_error = f"{source}: {error}"
@@ -229,8 +234,9 @@ class Durability:
             server.log_reader.rebuilt()
         server.notify()
 
-    def _read(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        assert self._store is not None
-        return self._store.read_part(name, self._server.shard)
-
-
+    def _read(self, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        server, spec = self._server, self._server.spec
+        if not restore_from.is_own(source):
+            return restore_from.read(source, server.shard, spec.servers.shards, spec.workers.replicas)
+        assert self._store is not None, "a view names a checkpoint, but this server has no checkpoint_dir"
+        return self._store.read_part(source, server.shard)

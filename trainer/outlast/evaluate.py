@@ -91,9 +91,8 @@ class Evaluator:
         next_time, next_version = time.monotonic(), 0
         while True:
             status = self._heads()
-            if status and all(s["finished"] for s in status):
-                if self._evaluate(None, final=True):
-                    return
+            if status and all(s["finished"] for s in status) and self._evaluate(None, final=True):
+                return
             due = evaluate.every_seconds is not None and time.monotonic() >= next_time
             if evaluate.every_updates is not None and status:
                 due = due or min(s["version"] for s in status) >= next_version
@@ -129,7 +128,9 @@ class Evaluator:
                 told += 1
             except (ConnectionError, RuntimeError) as error:
                 log.debug("%s", error)
-        log.info("version %d: accuracy %.4f loss %.4f%s", version, result["accuracy"], result["loss"], " (final)" * final)
+        log.info(
+            "version %d: accuracy %.4f loss %.4f%s", version, result["accuracy"], result["loss"], " (final)" * final
+        )
         return told > 0
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from outlast.buffer import GradientLog
 from outlast.buffer_types import BufferStats, BufferUnavailable, ClaimNeeded, EntryMissing, LogItem, SnapshotNeeded
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from outlast.server import Server
 
 log = logging.getLogger("outlast.log")
+
+T = TypeVar("T")
 
 _BLOCK_MS = 100
 _GROUP = 32
@@ -216,21 +221,33 @@ class LogReader:
         with server.lock:
             view = server.replica.view
         assert view is not None
-        while True:
-            try:
-                self.claim_if_needed(view.epoch, view.history)
-                loaded = gradient_log.load_snapshot(server.shard)
-                break
-            except BufferUnavailable as error:
-                log.info("%s", error)
-                time.sleep(_RETRY_S)
+        loaded = self._patiently(lambda: self._claim_and_load(view.epoch, view.history))
         if loaded is None:
             self._restore_without_snapshot()
             return
         meta, tensors = loaded
-        state: dict[str, Any] = meta["server"]
-        server.take_over(state, tensors)
-        records = gradient_log.records(server.shard, int(state["replica"]["seq"]))
+        server.take_over(meta["server"], tensors, source="buffer")
+        self._patiently(self._replay)
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Redis may die in the middle of a restore: nothing is lost by that, only time."""
+        while True:
+            try:
+                return attempt()
+            except BufferUnavailable as error:
+                log.info("%s", error)
+                time.sleep(_RETRY_S)
+
+    def _claim_and_load(self, epoch: int, history: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+        assert self.log is not None
+        self.claim_if_needed(epoch, history)
+        return self.log.load_snapshot(self._server.shard)
+
+    def _replay(self) -> None:
+        """Obey the records after what we hold."""
+        server, gradient_log = self._server, self.log
+        assert gradient_log is not None
+        records = gradient_log.records(server.shard, server.replica.last_seq)
         items = self._recorded(records)
         for record in records:
             wanted = [items[offset] for offset, _ in record.parts if offset in items]

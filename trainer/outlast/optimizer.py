@@ -33,6 +33,7 @@ from outlast.tensors import FlatModel
 
 log = logging.getLogger("outlast.optimizer")
 
+_LOOK_AGAIN_S = 0.005  # BoundedStaleness with Stateless: between two looks at the slowest slot's clock
 _PATIENCE_S = 0.25  # Stateless, Hybrid: how long a worker waits for an answer before it computes on
 
 
@@ -53,6 +54,9 @@ class Superseded(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(0)
+
+
+joined: list[Optimizer] = []  # those of this process that are in a job: `run_script` sees them out
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -89,7 +93,7 @@ class Optimizer(torch.optim.Optimizer):
         training = self.spec.training
         description = optimizers.describe(self.inner)
         optimizers.check_agreement(optimizers.spec_description(training.optimizer), description)
-        self._base_rate = float(self.inner.param_groups[0]["lr"])
+        self._base_rates = [float(group["lr"]) for group in self.inner.param_groups]
         groups = [[(names[id(p)], p) for p in g["params"]] for g in self.inner.param_groups]
         self._model = FlatModel(groups, buffers)
         self._weights = torch.zeros(self._model.manifest.numel, pin_memory=self._model.flat.is_cuda)
@@ -98,6 +102,7 @@ class Optimizer(torch.optim.Optimizer):
         # SSP bounds how far a slot runs ahead; a push in flight would let it run one further.
         self._in_flight = 1 if training.consistency == "Async" else 0
         self._computes_on = self.spec.recovery.strategy in ("Stateless", "Hybrid") and not self._sync
+        self._bounded = training.consistency == "BoundedStaleness"
         self._pulls = self.spec.recovery.strategy == "Stateless"
         self._clip = self.spec.recovery.staleness.clip_norm
         local = self.spec.recovery.staleness.outage.mode == "LocalSteps"
@@ -109,6 +114,7 @@ class Optimizer(torch.optim.Optimizer):
         self._check_stopped()
         self._load()
         self._step = 1 + (version if self._sync else self._highest_step())
+        joined.append(self)
         log.info("slot %d starts at step %d from version %d", config.slot, self._step, version)
 
     def _highest_step(self) -> int:
@@ -148,6 +154,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.inner.zero_grad(set_to_none=set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Before the job begins as in torch; servers hold a fixed model, so afterwards it raises `TrainingError`."""
+        if getattr(self, "_client", None) is not None:
+            raise TrainingError("a param group cannot be added to a running job; name all groups when it is built")
+        super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
         """The param groups and the step; the optimizer's own state is on the servers, and in their checkpoints."""
@@ -227,7 +239,14 @@ class Optimizer(torch.optim.Optimizer):
             gradient.mul_(self._clip / norm)
 
     def _lr_scale(self) -> float:
-        return float(self.inner.param_groups[0]["lr"]) / self._base_rate
+        """What schedulers made of the rate: one factor, for it travels with the gradient as one number."""
+        factors = [float(g["lr"]) / base for g, base in zip(self.param_groups, self._base_rates, strict=True) if base]
+        if max(factors) - min(factors) > 1e-6 * max(factors):
+            raise TrainingError(
+                f"the param groups' learning rates were changed by different factors ({', '.join(map(str, factors))}); "
+                "servers take one factor for all groups: use a scheduler that scales them alike"
+            )
+        return factors[0]
 
     def _await(self, item: Outgoing) -> None:
         """Wait for what the consistency asks for; strategies that compute on wait for no dead or slow server."""
@@ -243,6 +262,9 @@ class Optimizer(torch.optim.Optimizer):
         seen = self._seen
         if self._pulls or session.outage():  # to Redis: no faster than it takes them; memory is for when it is away
             client.wait_until(lambda: session.unanswered <= self._in_flight or session.buffer_down)
+        if self._bounded:
+            self._await_the_slowest(client)
+            return
         if self._gave_up and client.arrivals == seen:
             return
         if self._pulls:
@@ -250,6 +272,19 @@ class Optimizer(torch.optim.Optimizer):
         else:
             came = client.wait_until(lambda: session.outage() or session.unanswered <= self._in_flight, _PATIENCE_S)
         self._gave_up = not came
+
+    def _await_the_slowest(self, client: Client) -> None:
+        """BoundedStaleness where workers compute on: a slow worker is no outage, however long it takes."""
+        session = client.session
+        client.wait_until(lambda: session.outage() or session.unanswered <= self._in_flight)
+        bound = self.spec.training.max_staleness
+        while self._pulls and not session.outage() and not client.stopped:
+            seen = client.arrivals_by_shard
+            client.request_weights()
+            client.wait_until(lambda seen=seen: session.outage() or client.arrived_since(seen))  # type: ignore[misc]
+            if min(client.clocks.get(slot, 0) for slot in range(self.data.slots)) >= self._step - 1 - bound:
+                break
+            client.wait_until(session.outage, _LOOK_AGAIN_S)
 
     def _load(self) -> None:
         client = self._client
@@ -310,6 +345,6 @@ def _take_apart(
     groups = [copy.copy(g) for g in items] if items and isinstance(items[0], dict) else [{"params": items}]
     names: dict[int, str] = {}
     for g, group in enumerate(groups):
-        group["params"] = [p for p in group["params"]]
+        group["params"] = list(group["params"])
         names.update({id(p): f"group{g}.{i}" for i, p in enumerate(group["params"])})
     return groups, names, []

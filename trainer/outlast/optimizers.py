@@ -39,7 +39,8 @@ def spec_description(spec: Any) -> dict[str, Any]:
 
 def _complete(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """All compared arguments, torch's defaults filled in, as JSON values."""
-    reference = OPTIMIZERS[name]([torch.zeros(1)], lr=1e-3).param_groups[0]
+    cls: Any = OPTIMIZERS[name]
+    reference = cls([torch.zeros(1)], lr=1e-3).param_groups[0]
     merged = {key: given.get(key, reference[key]) for key in _COMPARED[name]}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in merged.items()}
 
@@ -77,7 +78,9 @@ def build(description: dict[str, Any], groups: list[torch.Tensor]) -> torch.opti
         {"params": [tensor], **{k: tuple(v) if isinstance(v, list) else v for k, v in group.items()}}
         for tensor, group in zip(groups, description["groups"], strict=True)
     ]
-    return OPTIMIZERS[description["name"]](arguments, lr=1e-3, foreach=False, fused=_fuses(groups))  # type: ignore[call-arg]
+    cls: Any = OPTIMIZERS[description["name"]]
+    built: torch.optim.Optimizer = cls(arguments, lr=1e-3, foreach=False, fused=_fuses(groups))
+    return built
 
 
 def _fuses(groups: list[torch.Tensor]) -> bool:

@@ -32,7 +32,7 @@ class Snapshot:
 
 
 class Parameters:
-    """The vector of one shard: [start, stop) of the model's flat vector. Not thread-safe; the server's lock guards it."""
+    """The vector of one shard: [start, stop) of the model's flat vector. The server's lock guards it."""
 
     def __init__(
         self, manifest: Manifest, optimizer: dict[str, Any], start: int, stop: int, keep_previous: bool, readers: int
@@ -51,6 +51,7 @@ class Parameters:
 
     def _build(self, spans: list[tuple[int, int]]) -> tuple[torch.optim.Optimizer | None, list[float]]:
         present = [i for i, (a, b) in enumerate(spans) if b > a]
+        self._present = present
         self._spans = [spans[i] for i in present]
         if not present:
             return None, []
@@ -153,13 +154,21 @@ class Parameters:
     # --- the whole state, for checkpoints, snapshots and joining replicas ---
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
-        """Copies of the vector and the optimizer's state, by name; scalars as one-element tensors."""
+        """Copies of the vector and the optimizer's state.
+
+        What the optimizer keeps for each element is one tensor over the whole vector, `optimizer.KEY`, so that it can
+        be cut and joined as the vector is; its counters are `optimizer.GROUP.KEY`.
+        """
         tensors = {"vector": self.vector.clone()}
-        if self._optimizer is not None:
-            for index, group in enumerate(self._optimizer.param_groups):
-                for key, value in self._optimizer.state.get(group["params"][0], {}).items():
-                    if value is not None:
-                        tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).clone()
+        for index, group, (a, b) in self._groups():
+            for key, value in self._state_of(group).items():
+                if not _each_element(value, b - a):
+                    tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).clone()
+                elif b - a == self.numel:
+                    tensors[f"optimizer.{key}"] = value.clone()
+                else:
+                    whole = tensors.setdefault(f"optimizer.{key}", torch.zeros(self.numel))
+                    whole[a:b].copy_(value)
         return tensors
 
     def load_state(self, tensors: dict[str, torch.Tensor], version: int) -> None:
@@ -168,15 +177,28 @@ class Parameters:
         if vector.numel() != self.numel:
             raise ValueError(f"state holds {vector.numel()} elements, this shard {self.numel}")
         self.vector.copy_(vector)
-        if self._optimizer is not None:
-            self._optimizer.state.clear()
-            for index, group in enumerate(self._optimizer.param_groups):
-                prefix = f"optimizer.{index}."
-                state = {k.removeprefix(prefix): t.clone() for k, t in tensors.items() if k.startswith(prefix)}
-                if state:
-                    self._optimizer.state[group["params"][0]] = state
+        names = [name.split(".") for name in tensors if name.startswith("optimizer.")]
+        for index, group, (a, b) in self._groups():
+            state = {name[1]: tensors[".".join(name)][a:b].clone() for name in names if len(name) == 2}
+            counters = [name[2] for name in names if len(name) == 3 and name[1] == str(index)]
+            state |= {key: tensors[f"optimizer.{index}.{key}"].clone() for key in counters}
+            assert self._optimizer is not None
+            self._optimizer.state.pop(group["params"][0], None)
+            if state:
+                self._optimizer.state[group["params"][0]] = state
         self._previous = None
         self._moved(version)
+
+    def _groups(self) -> list[tuple[int, dict[str, Any], tuple[int, int]]]:
+        """(index in the model, group, its place in the vector) of the param groups that this shard has a part of."""
+        if self._optimizer is None:
+            return []
+        return list(zip(self._present, self._optimizer.param_groups, self._spans, strict=True))
+
+    def _state_of(self, group: dict[str, Any]) -> dict[str, Any]:
+        assert self._optimizer is not None
+        kept = self._optimizer.state.get(group["params"][0], {})
+        return {key: value for key, value in kept.items() if value is not None}
 
     def digest(self) -> str:
         return tensor_digest(self.vector)
@@ -188,3 +210,7 @@ class Parameters:
     @property
     def memory_bytes(self) -> int:
         return self.vector.numel() * 4 + self._pool.made_bytes
+
+
+def _each_element(value: Any, numel: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.shape == (numel,)

@@ -183,7 +183,10 @@ class Acks:
 
 @dataclass(frozen=True)
 class Connected:
-    """The link to a successor or joining replica is up; it holds everything to `last_seq` (-1: it is empty)."""
+    """The link to a successor or joining replica is up; it holds everything to `last_seq` (0 or less: it is empty).
+
+    `last_seq` and `stable` are the peer's `Replica.last_seq` and `.stable_seq` at the handshake.
+    """
 
     peer: str
     epoch: int

@@ -6,8 +6,10 @@ Rules (the design's numbers in brackets; their forbidden interleavings are tests
 - A replica takes exactly the next entry, from its predecessor in the present view alone (a joining one: from the tail),
   and decides nothing about it [7]. So its history is its predecessor's prefix.
 - The head answers a push when its entry is safe, and a duplicate when the original is [5].
-- Who cannot know that its new predecessor holds all it holds itself drops its state, lest equal seqs stand for different
-  entries: a former member that joins again; one of several that joined side by side, or whose order was changed.
+- Who cannot know that its new predecessor holds all it holds itself is *suspect*, lest equal seqs stand for different
+  entries: one of several that joined side by side, or whose order was changed, a former head that joins again. It says
+  that it is empty, heeds nothing but its predecessor's state, and keeps its own until that is there: the next view may
+  make it the head, and it holds all that was acknowledged.
 - State of an older history is dropped before anything else is heard [11, 14].
 
 Where things are: this file holds views, roles and the fence; admission.py what the head does with what workers send,
@@ -71,7 +73,9 @@ class Replica:
         self.is_head = False
         self._upstream: str | None = None  # boot id of whom we take entries from
         self.restoring: tuple[str, int] | None = None  # (what from, of which history) until Restored
-        self._tainted = False  # holds what no other replica may hold: not to be kept in another view
+        self._tainted = False  # Stateless: holds what Redis may have refused; not to be kept in another view
+        self._lineage: View | None = None  # the last view in which our state was a prefix of our predecessor's
+        self.suspect = False
         self._acked_up: tuple[int, int] | None = None  # (received, stable) as last told
         self._vouches_only = False
         self._state = ReplicatedState(data=DataPlan(slots=settings.slots))
@@ -142,8 +146,11 @@ class Replica:
 
     @property
     def last_seq(self) -> int:
-        """The newest applied entry; −1 when empty, as a handshake says it (`Connected.last_seq`)."""
-        return self._state.last_seq if self._state.initialised else -1
+        """What a handshake says (`Connected.last_seq`): the newest applied entry; 0 to be given everything (empty, or
+        suspect); −1 while it loads a state itself."""
+        if self._state.initialised:
+            return 0 if self.suspect else self._state.last_seq
+        return -1 if self.restoring is not None and self.restoring[0] != PREDECESSOR else 0
 
     @property
     def stable_seq(self) -> int:
@@ -195,7 +202,8 @@ class Replica:
             "last_seq": state.last_seq,
             "stable_seq": self._downstream.stable_seq,
             "slots": state.data.slots,
-            "caught_up": self._downstream.caught_up if self._acting else [],
+            "suspect": self.suspect,
+            "caught_up": self._downstream.caught_up if self._acting and self.restoring is None else [],
             "finished": self.finished,
             "clocks": {slot: state.clock(slot) for slot in range(state.data.slots)},
             "applied": state.applied.count,
@@ -250,16 +258,20 @@ class Replica:
         self._upstream, self._acked_up = None if above is None else above.boot, None
         # With ack: Tail nobody asks a middle what it received: one message an entry, not two.
         self._vouches_only = self.settings.ack == "Tail" and view.successor(self.boot) is not None
-        self._downstream.install(view)
+        fitting = not self._tainted and view.history == state.history
+        trusted = not state.initialised or self._is_prefix_of(above, self._lineage)
+        self.suspect = fitting and (member or joining) and not trusted
+        if (member or joining) and not self.suspect:
+            self._lineage = view
+        self._downstream.install(view, suspect=self.suspect)
         if not member and not joining:
-            self._tainted, ready.stop, self.restoring = True, True, None
+            ready.stop, self.restoring = True, None
             self._admission.refuse_all(Refusal.EPOCH, ready, "this server left the chain")
             return
         if was_head and not self.is_head:
             self._admission.refuse_all(Refusal.NOT_HEAD, ready, "another server is the head now")
-        unfit = self._tainted or view.history != state.history or not self._is_prefix_of(above, old)
         self._tainted = False
-        if state.initialised and unfit:
+        if state.initialised and not fitting:
             self._drop(ready)
             self.restoring = (PREDECESSOR, view.history) if member else None
         if member and not state.initialised:
@@ -268,7 +280,7 @@ class Replica:
             self.restoring = None
 
     def _is_prefix_of(self, above: Member | None, old: View | None) -> bool:
-        """Whether what we hold is certain to be a prefix of what the member now above us holds."""
+        """Whether what we hold since `old` is certain to be a prefix of what the member now above us holds."""
         if above is None:
             return True
         theirs = None if old is None else old.position(above.boot)
@@ -281,9 +293,12 @@ class Replica:
         """Forget the state: it belongs to another history, or may hold what nobody else does."""
         sync = self.settings.consistency == "Sync"
         self._admission.refuse_all(Refusal.HISTORY if sync else Refusal.STOPPED, ready, "rolled back to a checkpoint")
+        self._forget(ready)
+        ready.restore = "empty"
+
+    def _forget(self, ready: Ready) -> None:
         self._state.drop(self.settings.slots)
         self._downstream.forget(ready)
-        ready.restore = "empty"
 
     def _restore(self, view: View, ready: Ready) -> None:
         """An empty member: load what the view names; else go on with what we wait for, or wait for INIT."""
@@ -299,7 +314,7 @@ class Replica:
         view = self.view
         if view is None or self.role == "stopped":
             return False
-        if event.epoch is None and self.restoring is not None:
+        if event.epoch is None and self.restoring is not None and self.restoring[0] != PREDECESSOR:
             # What the view named; it counts in the view's history from here on. A newer view may name something else.
             return event.seq > 0 and event.source in (None, self.restoring[0])
         if self.is_head or event.history != view.history:
@@ -313,7 +328,7 @@ class Replica:
             self.current(event.epoch)
         if self.takes(event):
             assert self.view is not None
-            self.restoring = None
+            self.restoring, self.suspect, self._lineage = None, False, self.view
             self._state.adopt(event, self.view.history)
             self._downstream.adopted(ready)
         elif event.seq == 0 and event.epoch is None and self.restoring is not None:
@@ -343,6 +358,11 @@ class Replica:
             if self.restoring[0] != PREDECESSOR or event.entry.seq != 1:
                 return
             self.restoring = None  # its log reaches back to INIT: that is all there is
+        if self.suspect:
+            if event.entry.seq != 1:
+                return
+            self._forget(ready)  # the same: nothing was acknowledged yet
+            self.suspect, self._lineage = False, self.view
         ahead = event.entry.seq - self._state.last_seq
         if ahead > 1:
             return  # an entry between was lost with a link; its sender starts again from our last seq
@@ -366,7 +386,7 @@ class Replica:
 
     def _acknowledge(self, ready: Ready, *, force: bool = False) -> None:
         """Tell upstream what we hold and what is stable, when it is news."""
-        if self._upstream is None:
+        if self._upstream is None or self.suspect:
             return
         news = (self._state.last_seq, self._downstream.stable_seq)
         old = self._acked_up

@@ -41,6 +41,7 @@ from outlast.protocol import (
     Install,
     Kind,
     Ready,
+    Refusal,
     Refused,
     SendAcks,
     SendEntry,
@@ -182,6 +183,7 @@ class Server:
         if ready.restore is not None:
             for reply in ready.reply:
                 self._reply(reply)
+            self.parameters = None
             if ready.restore != "empty":  # empty: the predecessor's state, or a worker's weights, will come
                 self.durability.restore_later(ready.restore)
             self.changed.notify_all()
@@ -301,6 +303,10 @@ class Server:
             snapshot = self.parameters.snapshot(exact)
             if snapshot is None:
                 snapshot = self.serving.drop_slowest_reader(waiter, exact)
+            if snapshot is None:  # Sync, several shards: v-1 was never here, our state came whole
+                gone = Refused(waiter, Refusal.VERSION, self.replica.view, f"version {reply.version} is not here")
+                waiter.answer(gone, None, self.replica.view)
+                return
             if self.spec.recovery.staleness.policy == "DelayCompensation" and waiter.slot is not None and snapshot:
                 self.pull_copies[waiter.slot] = snapshot
         waiter.answer(reply, snapshot, self.replica.view)
@@ -311,13 +317,26 @@ class Server:
         meta = {"replica": self.replica.export_state(), "initial": self.initial_meta}
         return meta, self.parameters.state_tensors()
 
-    def take_over(self, meta: dict[str, Any], tensors: dict[str, torch.Tensor], epoch: int | None = None) -> None:
-        """Hold this state from now on: from a checkpoint or Redis, or (with its `epoch`) from the predecessor."""
+    def take_over(
+        self,
+        meta: dict[str, Any],
+        tensors: dict[str, torch.Tensor],
+        epoch: int | None = None,
+        source: str | None = None,
+    ) -> None:
+        """Hold this state from now on: from what a view named (`source`), or from the predecessor (with its `epoch`).
+
+        A state that another view has overtaken is not taken.
+        """
+        event = restored(meta["replica"], epoch, source)
         with self.lock:
+            if not self.replica.takes(event):
+                log.info("a state of version %d came too late", event.version)
+                self._obey(self.replica.step(event))
+                return
             if self.parameters is None or self.initial_meta != meta["initial"]:
                 self.make_parameters(meta["initial"])
             assert self.parameters is not None
-            event = restored(meta["replica"], epoch)
             self.parameters.load_state(tensors, event.version)
             self._obey(self.replica.step(event))
             self.changed.notify_all()
@@ -434,4 +453,3 @@ def main() -> None:
         raise SystemExit(1) from error
     server.start()
     raise SystemExit(server.run_until_left())
-

@@ -170,7 +170,8 @@ class Session:
         if shard.needs_view:
             return Ask() if now >= shard.ask_at else Idle(shard.ask_at)
         if shard.up is None:
-            assert shard.view is not None and shard.view.head is not None
+            assert shard.view is not None
+            assert shard.view.head is not None
             return Dial(shard.view.head) if now >= shard.ask_at else Idle(shard.ask_at)
         epoch = self.epoch(index)
         if shard.init is not None:

@@ -10,6 +10,7 @@ up to 2**24.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -66,7 +67,7 @@ class Manifest:
 def shard_ranges(numel: int, shards: int) -> list[tuple[int, int]]:
     """Split [0, numel) into `shards` contiguous ranges whose sizes differ by at most one element."""
     bounds = [numel * i // shards for i in range(shards + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(itertools.pairwise(bounds))
 
 
 class FlatModel:
@@ -158,10 +159,12 @@ def _place(name: str, tensor: torch.Tensor, offset: int, group: int) -> TensorPl
 
 def byte_view(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, without a copy."""
-    assert tensor.is_contiguous() and tensor.device.type == "cpu"
+    assert tensor.is_contiguous()
+    assert tensor.device.type == "cpu"
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.view(torch.int16)
-    return memoryview(tensor.numpy()).cast("B")
+    array: Any = tensor.numpy()  # numpy's stubs do not say that an array is a buffer
+    return memoryview(array).cast("B")
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:

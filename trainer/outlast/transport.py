@@ -55,7 +55,7 @@ def _tune(sock: socket.socket, address: str) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LOOPBACK_BUFFER * 4)
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if address.startswith("tcp:127.") or address.startswith("tcp:localhost:"):
+    if address.startswith(("tcp:127.", "tcp:localhost:")):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LOOPBACK_BUFFER)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_BUFFER)
 

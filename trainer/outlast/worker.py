@@ -21,7 +21,7 @@ from outlast import optimizers
 from outlast.api.config import ProcessConfig
 from outlast.api.spec import JobSpec
 from outlast.fail_stop import fail_stop
-from outlast.optimizer import Optimizer, TrainingError, TrainingFinished
+from outlast.optimizer import Optimizer, TrainingError, TrainingFinished, joined
 from outlast.optimizers import OptimizerMismatch
 from outlast.tasks.base import LoadedTask, TaskError, load_task
 from outlast.tensors import ManifestMismatch
@@ -46,7 +46,7 @@ def train(task: LoadedTask, config: ProcessConfig, spec: JobSpec) -> None:
         batch = _to(device, task.batch(optimizer.next_batch))
         loss = task.loss(model, batch)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     optimizer.drain()
     optimizer.close()
@@ -66,6 +66,14 @@ def run_script(path: str, spec: JobSpec) -> None:
     sys.argv = [path]
     sys.path.insert(0, str(Path(path).resolve().parent))
     runpy.run_path(path, run_name="__main__")
+    if not joined:
+        raise TaskError(
+            f'spec.training.script: "{path}" ended and has trained nothing: it made no outlast.Optimizer; wrap its '
+            "optimizer in one, as examples/train_script.py does"
+        )
+    for optimizer in joined:
+        optimizer.drain()
+        optimizer.close()
 
 
 def report_fault(config: ProcessConfig, kind: str, error: BaseException) -> None:

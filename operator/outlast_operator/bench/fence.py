@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from outlast.api.messages import DType, Flag, Header, Op
+from outlast.applied import Applied
 from outlast.transport import Connection, PeerTimeout, connect
-from outlast_operator.bench.common import SYNTHETIC, BenchError, make_job
+from outlast_operator.bench.common import BenchError, make_job
 from outlast_operator.bench.processes import Standing, server, server_config, until, view_of, workplace
 
 NUMEL = 10_000  # a push fits into the socket's buffer: it can be sent to a process that is stopped
@@ -88,7 +89,7 @@ def old_head_goes_on(seed: int) -> Fenced:
         a, b, c = (stack.enter_context(server(config, i, root)) for i in range(3))
         for standing in (a, b, c):
             standing.control.install(view_of(1, [a, b, c]))
-        until(lambda: a.control.probe()["serving"], "the head serving", 20.0)
+        until(lambda: all(s.control.probe()["epoch"] == 1 for s in (a, b, c)), "the first view", 20.0)
         payload = memoryview(bytearray(NUMEL * 4))
         ours, cut_off = Pusher(a, 0), Pusher(a, 1)
         ours.push(0, 1, payload, _initial(spec))
@@ -138,9 +139,7 @@ def _press(cut_off: Pusher, head: Standing, payload: memoryview, applied: int) -
 
 
 def _steps(table: dict[str, Any], slot: int) -> int:
-    from outlast.applied import Applied
-
-    return Applied.from_json(table).of_slot(slot)
+    return sum(last - first + 1 for first, last in Applied.from_json(table).intervals(slot))
 
 
 def _initial(spec: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ is the time from the signal to the first update that a server applied under a la
 all processes of a machine share). STOP: the same with SIGSTOP, a pause that closes no connection. Local runs end a
 paused head as soon as it is out of the view, so whether such a head acknowledges anything when it goes on is asked of
 one that nobody ends (fence.py). TERM: the head hands over before it leaves; counted is the longest time without an
-acknowledgement to any worker around the handover (from the workers' ledgers), beside what is usual in the same run.
+update around the handover (servers' acknowledgements in the workers' ledgers; what Redis took counts for nothing),
+beside what is usual in the same run.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Losses:
     waits: list[float | None] = field(default_factory=list)  # signal to first update under a later view
     detected: list[float] = field(default_factory=list)
     promoted: list[float] = field(default_factory=list)
-    pauses: list[float] = field(default_factory=list)  # longest time without an acknowledgement around the signal
+    pauses: list[float] = field(default_factory=list)  # longest time without an update around the signal
     usual: list[float] = field(default_factory=list)  # the same, over stretches as long, far from any signal
     lost: int = 0
     duplicates: int = 0
@@ -169,9 +170,7 @@ def _take(ran: Ran, losses: Losses) -> int:
     failures = ran.drilled()
     start = ran.result.run.t_start
     killed = [start + f["t_killed_s"] for f in failures]
-    acknowledged = [
-        r.t for r in ran.result.run.heard.ledger if r.fact in (Fact.ACKNOWLEDGED, Fact.BUFFERED)
-    ]  # fmt: skip
+    updates = update_times(ran)
     for failure, t in zip(failures, killed, strict=True):
         first = failure["t_first_update_s"]
         losses.waits.append(None if first is None else first - failure["t_killed_s"])
@@ -179,11 +178,17 @@ def _take(ran: Ran, losses: Losses) -> int:
             losses.detected.append(failure["t_detected_s"] - failure["t_killed_s"])
         if failure["t_promoted_s"] is not None:
             losses.promoted.append(failure["t_promoted_s"] - failure["t_killed_s"])
-        losses.pauses.append(longest_gap(acknowledged, t - BEFORE_S, t + AFTER_S))
-    losses.usual += usual_gaps(acknowledged, killed)
+        losses.pauses.append(longest_gap(updates, t - BEFORE_S, t + AFTER_S))
+    losses.usual += usual_gaps(updates, killed)
     losses.lost += ran.gradients["lost"]
     losses.duplicates += ran.gradients["duplicates"]
     return len(failures)
+
+
+def update_times(ran: Ran) -> list[float]:
+    """When workers heard of an update, and when each view saw its first one. What went to Redis counts for nothing."""
+    heard = ran.result.run.heard
+    return sorted([*(r.t for r in heard.ledger if r.fact is Fact.ACKNOWLEDGED), *heard.first_updates.values()])
 
 
 def longest_gap(times: Sequence[float], begin: float, end: float) -> float:
@@ -243,7 +248,7 @@ def _fence(settings: Settings, progress: Progress, n: int, problems: list[str]) 
     except BenchError as error:
         problems.append(str(error))
         return None
-    if fenced.acknowledged or fenced.in_new_chain:
+    if fenced.acknowledged:
         problems.append(f"the old head acknowledged {fenced.acknowledged} of {fenced.sent} pushes after SIGCONT")
     return fenced
 
