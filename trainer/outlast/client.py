@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -116,6 +117,9 @@ class Client:
     def stopped(self) -> bool:
         return self.session.finished or self.fenced or self.failure is not None or self._closed
 
+    def _answered_since(self, seen: list[int]) -> bool:
+        return self.stopped or self._resync or self.arrived_since(seen)
+
     def arrived_since(self, seen: list[int]) -> bool:
         """Have weights come from every shard since its `arrivals_by_shard` was `seen`?"""
         return all(s.arrivals > n for s, n in zip(self._staged, seen, strict=True))
@@ -150,7 +154,7 @@ class Client:
                 for shard, version in enumerate(exact):
                     self.session.request(shard, version)
                 self.condition.notify_all()
-                self.condition.wait_for(lambda seen=seen: self.stopped or self._resync or self.arrived_since(seen))
+                self.condition.wait_for(partial(self._answered_since, seen))
                 if self._resync:
                     exact = [None] * len(self.ranges)
                     self.condition.wait(0.01)  # a shard has moved on or back meanwhile: look again

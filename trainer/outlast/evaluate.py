@@ -109,9 +109,10 @@ class Evaluator:
                 status = server.probe(0.5)
             except (ConnectionError, RuntimeError):
                 continue
-            if status.get("initialised") and status["epoch"] >= newest.get(status["shard"], {}).get("epoch", 0):
-                if status["role"] in ("head", "single") or status["shard"] not in newest:
-                    newest[status["shard"]] = status
+            shard, known = status["shard"], newest.get(status["shard"], {"epoch": 0})
+            acts = status["role"] in ("head", "single") or shard not in newest
+            if status.get("initialised") and status["epoch"] >= known["epoch"] and acts:
+                newest[shard] = status
         return list(newest.values()) if len(newest) == len(self.config.servers) else []
 
     def _evaluate(self, samples: int | None, final: bool) -> bool:

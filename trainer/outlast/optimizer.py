@@ -281,7 +281,7 @@ class Optimizer(torch.optim.Optimizer):
         while self._pulls and not session.outage() and not client.stopped:
             seen = client.arrivals_by_shard
             client.request_weights()
-            client.wait_until(lambda seen=seen: session.outage() or client.arrived_since(seen))  # type: ignore[misc]
+            client.wait_until(lambda seen=seen: session.outage() or client.arrived_since(seen))
             if min(client.clocks.get(slot, 0) for slot in range(self.data.slots)) >= self._step - 1 - bound:
                 break
             client.wait_until(session.outage, _LOOK_AGAIN_S)
