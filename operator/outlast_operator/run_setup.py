@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import socket
 import time
@@ -43,8 +44,8 @@ def check(job: TrainingJob, kills: Sequence[Kill]) -> None:
     url = spec.recovery.buffer.url
     if spec.recovery.strategy in BUFFERED and url is not None and not _answers(url):
         raise RedisMissing(
-            f"spec.recovery.buffer.url: no Redis answers at {_without_password(url)} within {REDIS_PATIENCE_S:g} s; start "
-            "it, correct the url or its password, or leave url out: the run then starts a Redis of its own"
+            f"spec.recovery.buffer.url: no Redis answers at {_without_password(url)} within {REDIS_PATIENCE_S:g} s; "
+            "start it, correct the url or its password, or leave url out: the run then starts a Redis of its own"
         )
 
 
@@ -125,8 +126,22 @@ def make_config(job: TrainingJob, job_dir: Path, directory: RunDirectory, option
 
 
 def _free_ports(count: int) -> list[int]:
+    """Ports below those that the kernel gives to outgoing connections: a worker that dials a dead server's port would
+    sooner or later be given that very port, connect to itself, and keep the server's replacement from listening."""
+    try:
+        lowest_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        lowest_ephemeral = 32768
+    candidates = list(range(max(1024, lowest_ephemeral - 16384), lowest_ephemeral))
+    random.shuffle(candidates)
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+        found: list[int] = []
+        for port in candidates:
+            if len(found) == count:
+                return found
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+    raise OSError(
+        f"{count} free TCP ports are needed below {lowest_ephemeral}, {len(found)} were found; use unix sockets"
+    )

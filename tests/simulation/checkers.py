@@ -198,6 +198,10 @@ class Checkers:
             elif complete:
                 self.finals[shard] = complete[0].parts[shard][1].records
 
+    def digests(self) -> list[int]:
+        """Of the surviving state, by shard."""
+        return [records[-1].digest for _, records in sorted(self.finals.items())]
+
     def at_the_end(self, status: JobStatus) -> None:
         assert status.outcome == "Succeeded", f"the job has {status.outcome}: {status.reason}: {status.message}"
         scenario = self.world.scenario

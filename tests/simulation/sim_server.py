@@ -344,7 +344,7 @@ class SimServer(Process):
         mine = self.replica.epoch
         if epoch > mine:
             self.step(HigherEpoch(epoch))
-        stable = self.replica.stable_seq if self.world.tells_stable else None
+        stable = self.replica.stable_seq
         if epoch == mine:
             self.inbound[boot] = end
             end.handler = lambda message: self._from_peer(boot, message)

@@ -149,7 +149,6 @@ class World:
         self.network = Network(self.clock, self.rng)
         self.spec = scenario.spec(self.rng)
         self.settings = settings_of(self.spec)
-        self.tells_stable = self.rng.random() < 0.5
         self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=400)
         self.table = ProcessTable()
         self.held: dict[str, float] = {}

@@ -100,12 +100,13 @@ def test_the_second_init_is_a_duplicate_acknowledged_when_the_first_is_stable() 
 
 
 def test_an_entry_carries_every_decision() -> None:
-    world = chain("a", rate_at=lambda version: 0.5**version, policy="InverseStaleness")
+    world = chain("a", slots=1, rate_at=lambda version: 0.5**version, policy="InverseStaleness")
     ready = world.step("a", Push("t", 1, 1, gradient(0, 1, 0, lr_scale=0.2)))
     (entry,) = ready.apply
     assert (entry.seq, entry.kind, entry.version, entry.rate) == (2, Kind.UPDATE, 1, 0.2)
-    (entry,) = world.step("a", Push("u", 1, 1, gradient(1, 1, 0, lr_scale=0.2))).apply
-    assert (entry.version, entry.rate, entry.parts[0].weight) == (2, 0.1, 0.5)
+    world.step("a", Push("u", 1, 1, gradient(0, 2, 0, lr_scale=0.2)))
+    (entry,) = world.step("a", Push("v", 1, 1, gradient(0, 3, 0, lr_scale=0.2))).apply
+    assert (entry.version, entry.rate, entry.parts[0].weight) == (3, 0.05, 0.5), "one update staler than usual"
 
 
 def test_a_pseudo_gradient_is_divided_by_the_workers_and_passes_the_optimizer() -> None:
@@ -683,14 +684,14 @@ def test_the_reduced_rate_counts_what_is_pending(pending: int, rate: float) -> N
 
 def test_rule_17_a_replay_obeys_the_record() -> None:
     def stateless() -> World:
-        return chain("a", strategy="Stateless", policy="InverseStaleness")
+        return chain("a", slots=1, strategy="Stateless", policy="InverseStaleness")
 
     world = stateless()
-    items = log(gradient(0, 1), gradient(0, 1), gradient(1, 1))
+    items = log(gradient(0, 1), gradient(0, 1), gradient(0, 2), gradient(0, 3))
     first = world.step("a", from_log(items))
-    world.step("a", from_log(log(gradient(0, 2), start=4)))
+    world.step("a", from_log(log(gradient(0, 4), start=5)))
     (record,) = first.records
-    assert (record.parts, record.skipped, record.last_offset) == (((1, 1.0), (3, 0.5)), (2,), 3)
+    assert (record.parts, record.skipped, record.last_offset) == (((1, 1.0), (3, 1.0), (4, 0.5)), (2,), 4)
     again = stateless()
     (entry,) = again.step("a", Replay(record, items)).apply
     (before,) = first.apply
@@ -706,9 +707,9 @@ def test_rule_17_a_replay_obeys_the_record() -> None:
 
 
 def test_rule_17_without_reproducible_copies_nothing_is_compensated() -> None:
-    world = chain("a", strategy="Stateless", policy="DelayCompensation")
-    (entry,) = world.step("a", from_log(log(gradient(0, 1), gradient(1, 1)))).apply
-    assert [(p.weight, p.compensate_from) for p in entry.parts] == [(1.0, None), (0.5, None)]
+    world = chain("a", slots=1, strategy="Stateless", policy="DelayCompensation")
+    (entry,) = world.step("a", from_log(log(gradient(0, 1), gradient(0, 2), gradient(0, 3)))).apply
+    assert [(p.weight, p.compensate_from) for p in entry.parts] == [(1.0, None), (1.0, None), (0.5, None)]
 
 
 def test_rule_17_a_refused_record_taints_the_state() -> None:

@@ -162,6 +162,16 @@ class ChainMachine(RuleBasedStateMachine):
             self.world.install(chosen, boots[pick % len(boots)])
 
     @precondition(lambda self: len(self.world.recorded[-1].members) > 1)
+    @rule(pick=PICK)
+    def change_order(self, pick: int) -> None:
+        """Another member that holds the state becomes the head, the old one goes to the end."""
+        members = self.world.recorded[-1].members
+        cut = 1 + pick % (len(members) - 1)
+        new = members[cut:] + members[:cut]
+        if new[0].boot in self.world.replicas and self.world._in_history(new[0].boot):
+            self._next(members=new)
+
+    @precondition(lambda self: len(self.world.recorded[-1].members) > 1)
     @rule(keep=PICK)
     def lose_all_but_one(self, keep: int) -> None:
         """The last that holds the state is the chain."""

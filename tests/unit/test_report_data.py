@@ -34,6 +34,11 @@ def records(fact: Fact, slot: int, steps: Sequence[int], t: float = T0, every: f
     return [LedgerRecord(t + i * every, fact, slot, step, step) for i, step in enumerate(steps)]
 
 
+def promised(fact: Fact, slot: int, steps: Sequence[int]) -> list[LedgerRecord]:
+    """What a worker computed, and then saw acknowledged in the way of `fact`."""
+    return records(Fact.COMPUTED, slot, steps) + records(fact, slot, steps)
+
+
 def run_of(ledger: Sequence[LedgerRecord] = (), tables: dict[int, dict[str, Any]] | None = None, **changes: Any) -> Run:
     heard = Heard(ledger=sorted(ledger, key=lambda r: r.t))
     run = Run("job", spec(), T0, T0 + 100.0, heard, tables=tables or {})
@@ -47,7 +52,7 @@ def table(applied: dict[str, list[int]], **more: Any) -> dict[str, Any]:
 
 def test_everything_acknowledged_and_applied_loses_nothing() -> None:
     steps = range(1, 11)
-    ledger = records(Fact.COMPUTED, 0, steps) + records(Fact.ACKNOWLEDGED, 0, steps)
+    ledger = records(Fact.COMPUTED, 0, steps) + promised(Fact.ACKNOWLEDGED, 0, steps)
     assert count_gradients(run_of(ledger, {0: table({"0": [1, 10]})})) == {
         "computed": 10,
         "acknowledged": 10,
@@ -61,14 +66,14 @@ def test_everything_acknowledged_and_applied_loses_nothing() -> None:
 
 
 def test_lost_is_what_was_acknowledged_and_is_not_held() -> None:
-    ledger = records(Fact.ACKNOWLEDGED, 0, range(1, 11)) + records(Fact.ACKNOWLEDGED, 1, range(1, 6))
+    ledger = promised(Fact.ACKNOWLEDGED, 0, range(1, 11)) + promised(Fact.ACKNOWLEDGED, 1, range(1, 6))
     counts = count_gradients(run_of(ledger, {0: table({"0": [1, 4, 8, 10], "1": [1, 5]})}))
     assert counts["lost"] == 3
     assert counts["applied"] == 12
 
 
 def test_what_redis_acknowledged_can_be_lost_too() -> None:
-    ledger = records(Fact.BUFFERED, 0, range(1, 6))
+    ledger = promised(Fact.BUFFERED, 0, range(1, 6))
     counts = count_gradients(run_of(ledger, {0: table({"0": [1, 3]})}))
     assert (counts["buffered"], counts["replayed"], counts["lost"]) == (5, 3, 2)
 
@@ -79,20 +84,20 @@ def test_computed_but_never_acknowledged_is_not_lost() -> None:
 
 
 def test_acknowledged_twice_counts_once() -> None:
-    ledger = records(Fact.ACKNOWLEDGED, 0, [1, 2, 2, 1]) + records(Fact.BUFFERED, 0, [2])
+    ledger = promised(Fact.ACKNOWLEDGED, 0, [1, 2, 2, 1]) + promised(Fact.BUFFERED, 0, [2])
     counts = count_gradients(run_of(ledger, {0: table({"0": [1, 1]})}))
     assert (counts["acknowledged"], counts["lost"]) == (2, 1)
 
 
 def test_recomputed_after_a_rollback_under_the_same_identity_is_not_lost() -> None:
-    ledger = records(Fact.COMPUTED, 0, [1, 2, 3, 2, 3]) + records(Fact.ACKNOWLEDGED, 0, [1, 2, 3, 2, 3])
+    ledger = records(Fact.COMPUTED, 0, [1, 2, 3, 2, 3]) + promised(Fact.ACKNOWLEDGED, 0, [1, 2, 3, 2, 3])
     counts = count_gradients(run_of(ledger, {0: table({"0": [1, 3]})}))
     assert (counts["computed"], counts["lost"]) == (3, 0)
 
 
 def test_what_came_after_the_goal_is_unapplied_and_not_lost() -> None:
     ledger = [
-        *records(Fact.BUFFERED, 0, range(1, 9)),
+        *promised(Fact.BUFFERED, 0, range(1, 9)),
         *records(Fact.UNAPPLIED, 1, [4]),  # refused, never acknowledged
     ]
     counts = count_gradients(run_of(ledger, {0: table({"0": [1, 5]}, unread=[[0, 6, 7]])}))
@@ -101,19 +106,24 @@ def test_what_came_after_the_goal_is_unapplied_and_not_lost() -> None:
 
 
 def test_unread_that_was_applied_is_not_unapplied() -> None:
-    counts = count_gradients(run_of(records(Fact.BUFFERED, 0, [1, 2]), {0: table({"0": [1, 2]}, unread=[[0, 2, 2]])}))
+    counts = count_gradients(run_of(promised(Fact.BUFFERED, 0, [1, 2]), {0: table({"0": [1, 2]}, unread=[[0, 2, 2]])}))
     assert (counts["unapplied_at_end"], counts["lost"]) == (0, 0)
 
 
 def test_a_gradient_that_one_shard_lacks_is_lost() -> None:
-    ledger = records(Fact.ACKNOWLEDGED, 0, range(1, 6))
+    ledger = promised(Fact.ACKNOWLEDGED, 0, range(1, 6))
     run = run_of(ledger, {0: table({"0": [1, 5]}), 1: table({"0": [1, 4]})}, spec=spec(shards=2))
     assert count_gradients(run)["lost"] == 1
     assert count_gradients(run)["applied"] == 4
 
 
+def test_what_a_restored_job_brought_along_is_not_this_runs() -> None:
+    counts = count_gradients(run_of(promised(Fact.ACKNOWLEDGED, 0, [101, 102]), {0: table({"0": [1, 102]})}))
+    assert (counts["applied"], counts["lost"]) == (2, 0)
+
+
 def test_without_a_surviving_table_everything_is_lost() -> None:
-    ledger = records(Fact.ACKNOWLEDGED, 0, range(1, 6))
+    ledger = promised(Fact.ACKNOWLEDGED, 0, range(1, 6))
     assert count_gradients(run_of(ledger))["lost"] == 5
     assert count_gradients(run_of(ledger, {0: table({"0": [1, 5]})}, spec=spec(shards=2)))["lost"] == 5
 

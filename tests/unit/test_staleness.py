@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from outlast.protocol import Contribution, Identity
-from outlast.staleness import ReducedRate, Share, inverse, rate, scales, staleness, weights
+from outlast.staleness import ReducedRate, Share, inverse, rate, scales, staleness, usual_staleness, weights
 
 
 def group(*pulled: int, history: int = 1, lr_scale: float = 1.0) -> list[Contribution]:
@@ -28,7 +28,18 @@ def test_weights(policy: str, version: int, pulled: tuple[int, ...], expected: l
 
 
 def test_across_a_rollback_staleness_is_0() -> None:
-    assert weights("InverseStaleness", 100, group(3, 99, history=1), 2) == [Share(1.0), Share(1.0)]
+    assert weights("InverseStaleness", 100, group(130, 140, history=1), 2) == [Share(1.0), Share(1.0)]
+
+
+def test_a_backlog_from_before_a_rollback_is_no_single_enormous_step() -> None:
+    shares = weights("InverseStaleness", 100, group(*[130] * 2000, history=1), 2)
+    assert sum(share.weight for share in shares) < 31 + 8
+
+
+@pytest.mark.parametrize(("slots", "pulled", "expected"), [(2, 97, 1.0), (2, 96, 1 / 2), (8, 85, 1.0), (1, 98, 1 / 2)])
+def test_usual_staleness_costs_no_weight(slots: int, pulled: int, expected: float) -> None:
+    usual = usual_staleness(slots)
+    assert weights("InverseStaleness", 100, group(pulled), 1, usual=usual) == [Share(expected)]
 
 
 def test_delay_compensation_names_the_pulled_version() -> None:
@@ -42,7 +53,7 @@ def test_delay_compensation_in_a_group_discounts_what_it_cannot_correct() -> Non
 def test_delay_compensation_without_copies_is_inverse_staleness() -> None:
     without = weights("DelayCompensation", 10, group(4, 9), 1, compensate=False)
     assert without == weights("InverseStaleness", 10, group(4, 9), 1) == [Share(1 / 7), Share(1 / 3)]
-    assert weights("DelayCompensation", 10, group(4, history=1), 2) == [Share(1.0)], "its copy is of another history"
+    assert weights("DelayCompensation", 10, group(4, history=1), 2) == [Share(1 / 7)], "its copy is of another history"
 
 
 def test_unknown_policy_is_refused() -> None:

@@ -303,6 +303,10 @@ class GradientLog:
         self._call("PING")
         return self.control.run_id
 
+    def max_memory(self) -> int:
+        """Redis's own limit in bytes; 0 if it has none."""
+        return int(self._info("memory").get("maxmemory", "0"))
+
     def stats(self) -> BufferStats:
         log, entries = (
             self._answer([reply])

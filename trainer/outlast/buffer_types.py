@@ -125,13 +125,14 @@ def stored_cost(nbytes: int) -> int:
     return values + ENTRY_OVERHEAD_BYTES
 
 
-def redis_maxmemory(max_bytes: int, snapshot_bytes: int) -> int:
+def redis_maxmemory(max_bytes: int, snapshot_bytes: int, slack_bytes: int | None = None) -> int:
     """The `maxmemory` for a Redis that serves one job (rule 19), to be used with `noeviction`.
 
     The log's bound, two snapshots (the one before lives until the pointer flips), and slack for connections' buffers,
     records and tables. `snapshot_bytes` is over all shards: parameters plus optimizer state.
     """
-    return max_bytes + 2 * stored_cost(snapshot_bytes) + max(64 << 20, max_bytes // 16)
+    slack = max(64 << 20, max_bytes // 16) if slack_bytes is None else slack_bytes
+    return max_bytes + 2 * stored_cost(snapshot_bytes) + slack
 
 
 def encode_item(item: LogItem, elements: int, nbytes: int, push: str, chunks: int) -> bytes:

@@ -102,7 +102,7 @@ class ChainLink:
             if self._closed:
                 return False
             server.broken.pop(self._member.boot, None)
-            server.step(Connected(self._member.boot, self._epoch, int(meta["last_seq"])))
+            server.step(Connected(self._member.boot, self._epoch, int(meta["last_seq"]), int(meta["stable"])))
         return True
 
     def _carry(self) -> None:

@@ -65,7 +65,7 @@ class ChainLog:
 class Link:
     """A downstream peer (the successor, or at the tail a joining replica) in the present view."""
 
-    __slots__ = ("awaited", "connected", "peer", "received", "synced")
+    __slots__ = ("awaited", "connected", "peer", "received", "stable", "synced")
 
     def __init__(self, peer: str) -> None:
         self.peer = peer  # boot id
@@ -73,3 +73,4 @@ class Link:
         self.synced = False  # entries may be sent to it as they come
         self.awaited = False  # it loads its state itself, and says by its first acknowledgement when it is done
         self.received = 0  # it holds everything to here
+        self.stable = 0  # its word on stability, where it came before it could be believed

@@ -241,11 +241,10 @@ class Serving:
             mine = 0 if view is None else view.epoch
             if epoch > mine:
                 server.step(HigherEpoch(epoch))
-            status = server.replica.status()
-            last = int(status["last_seq"]) if status["initialised"] else -1
+            last, stable = server.replica.last_seq, server.replica.stable_seq
             if epoch == mine:
                 server.inbound[boot] = connection
-        connection.send(Header(Op.PEER_STATE, epoch=mine), {"boot": server.boot, "last_seq": last})
+        connection.send(Header(Op.PEER_STATE, epoch=mine), {"boot": server.boot, "last_seq": last, "stable": stable})
         if epoch != mine:
             return
         connection.payload_limit = 16 << 30  # a whole state may come

@@ -89,6 +89,7 @@ class Downstream:
             return
         link.connected, link.synced = True, False
         holds = link.received = max(event.last_seq, 0)
+        link.stable = event.stable or 0
         link.awaited = event.last_seq < 0 and self._members_restore and not self._is_joiner(link)
         if link.awaited:
             return
@@ -115,7 +116,7 @@ class Downstream:
         if link is None or not link.connected:
             return
         if not link.synced:
-            link.awaited = False
+            link.awaited, link.stable = False, event.stable
             self._sync(link, event.received, ready)
             return
         link.received = max(link.received, min(event.received, self._state.last_seq))
@@ -146,6 +147,8 @@ class Downstream:
             else:
                 ready.send.append(SendState(link.peer))
                 self._batch_seq = last_seq
+        elif not self._is_joiner(link):
+            self.learn_stable(link.stable)  # said before our own state had come: it will not say it again
         if self._is_joiner(link):
             self._seal(link)
 

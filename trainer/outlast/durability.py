@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from outlast import restore_from
-from outlast.buffer_types import BufferUnavailable
+from outlast.buffer_types import BufferMisconfigured, BufferUnavailable, redis_maxmemory
 from outlast.checkpoint import CheckpointError, CheckpointStore
 from outlast.protocol import Entry, Kind
 
@@ -53,6 +53,7 @@ class Durability:
         spec, config = server.spec, server.config
         checkpoint = spec.recovery.checkpoint
         self._every, self._every_s, self._keep = checkpoint.every_updates, checkpoint.every_seconds, checkpoint.keep
+        self._exact = spec.training.consistency == "Sync"
         self._stateless = spec.recovery.strategy == "Stateless"
         self._store = CheckpointStore(Path(config.checkpoint_dir), config.job_uid) if config.checkpoint_dir else None
         self._jobs: queue.SimpleQueue[_Job | str] = queue.SimpleQueue()
@@ -79,7 +80,8 @@ class Durability:
         if entry.kind is Kind.INIT:
             self._first_state()
             return
-        if not self._writes() or self._busy:
+        # In Sync the parts of a set must be of one version: they are written when due, however busy the disk is.
+        if not self._writes() or (self._busy and not self._exact):
             return
         version = entry.version
         to_disk = self._due(version)
@@ -110,11 +112,29 @@ class Durability:
     def _first_state(self) -> None:
         if self._writes():
             job = self._job(0, self._stateless, self._store is not None, None)
+            if self._stateless:
+                self._check_room(job)
             while (saved := self._write(job)).get("away"):
                 time.sleep(_RETRY_S)  # Redis dies and comes back: nothing is acknowledged meanwhile
             if "error" in saved:  # later failures leave older states; this one leaves a job that could lose everything
                 self._server.fail(f"the initial state cannot be kept: {saved['error']}")
         self._last_label = self._last_snapshot = 0
+
+    def _check_room(self, job: _Job) -> None:
+        """A log that can fill Redis up leaves no room for the snapshot that would empty it."""
+        server = self._server
+        assert server.log_reader.log is not None
+        snapshot = sum(t.numel() * t.element_size() for t in job.tensors.values()) * server.spec.servers.shards
+        needed = redis_maxmemory(server.spec.recovery.buffer.max_bytes, snapshot, slack_bytes=0)
+        try:
+            limit = server.log_reader.log.max_memory()
+        except BufferUnavailable:
+            return  # what follows waits for it
+        if 0 < limit < needed:
+            server.fail(
+                f"Redis may use {limit} bytes (its maxmemory), but recovery.buffer.maxBytes and two snapshots of this "
+                f"model take {needed}; raise maxmemory to that and some slack, or lower maxBytes"
+            )
 
     def _job(self, label: int, to_redis: bool, to_disk: bool, done: Future[dict[str, Any]] | None) -> _Job:
         server = self._server
@@ -154,6 +174,13 @@ class Durability:
             self._enqueue(label, self._stateless, self._store is not None, done)
         return done.result(timeout=60.0)
 
+    def snapshot_soon(self) -> bool:
+        """Begin a snapshot in Redis (lock held). False: another is under way."""
+        if self._busy:
+            return False
+        self._enqueue(self._label(self._server.replica.version), True, False, None)
+        return True
+
     def snapshot_now(self) -> None:
         """Redis lost its data, or is new: give it a snapshot before anything else is published (lock held)."""
         self._write(self._job(0, True, False, None))
@@ -192,6 +219,8 @@ class Durability:
         except (CheckpointError, OSError, RuntimeError) as error:
             log.error("state of version %d was not saved: %s", result["version"], error)
             result = {"error": str(error), "away": isinstance(error, BufferUnavailable)}
+            if job.to_redis:
+                server.log_reader.snapshot_failed()
         if job.done is not None:
             job.done.set_result(result)
         return result
@@ -224,6 +253,8 @@ class Durability:
                 tensors, meta = self._read(source)
                 self._last_label = int(meta["replica"]["version"])
                 server.take_over(meta, tensors, source=source)
+        except BufferMisconfigured as error:
+            server.fail(str(error))
         except (CheckpointError, OSError, RuntimeError, ValueError, KeyError) as error:
             log.error("cannot restore %s: %s", source, error)
             server.restore_error = f"{source}: {error}"

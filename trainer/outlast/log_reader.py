@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from outlast.buffer import GradientLog
-from outlast.buffer_types import BufferStats, BufferUnavailable, ClaimNeeded, EntryMissing, LogItem, SnapshotNeeded
+from outlast.buffer_types import (
+    BufferMisconfigured,
+    BufferStats,
+    BufferUnavailable,
+    ClaimNeeded,
+    EntryMissing,
+    LogItem,
+    SnapshotNeeded,
+)
 from outlast.protocol import Contribution, FromLog, Record, Replay, Restored
 
 if TYPE_CHECKING:
@@ -30,6 +38,7 @@ _BLOCK_MS = 100
 _GROUP = 32
 _RETRY_S = 0.05
 _STATS_S = 0.25
+_IDLE_S = 1.0
 _PAGE = 512  # manifests read at a time
 
 
@@ -59,6 +68,8 @@ class LogReader:
         self._rebuilding = 0  # restores from the log asked for and not done yet
         self._stats: BufferStats | None = None
         self._stats_at = 0.0
+        self._busy_at = 0.0  # when the log last gave us something
+        self._snapshot_offset = 0  # the last snapshot taken to make room
         self._wake = threading.Event()
 
     def start(self) -> None:
@@ -114,6 +125,9 @@ class LogReader:
             except BufferUnavailable as error:
                 log.info("%s", error)
                 time.sleep(_RETRY_S)  # Redis is away: nothing tells us when it is back
+            except BufferMisconfigured as error:
+                self._server.fail(str(error))
+                return
             except (ClaimNeeded, EntryMissing) as error:
                 log.info("%s", error)
                 self._claimed = None
@@ -144,6 +158,7 @@ class LogReader:
             return False
         limit = _GROUP if server.serving.pool is None else max(1, min(_GROUP, server.serving.pool.limit // 3))
         items = gradient_log.read(server.shard, self._after, limit, _BLOCK_MS)
+        self._make_room(idle=not items)
         if not items:
             return True
         contributions = self._fetch(items)
@@ -185,6 +200,28 @@ class LogReader:
                 self._trimmed = target
         if time.monotonic() - self._stats_at > _STATS_S:
             self._stats, self._stats_at = self.log.stats(), time.monotonic()
+
+    def _make_room(self, idle: bool) -> None:
+        """Stateless: only a snapshot lets entries leave the log, so one is taken before the log is full.
+
+        And one when nothing comes any more although the log holds what we have applied: workers may wait for room.
+        """
+        now = time.monotonic()
+        if not idle:
+            self._busy_at = now
+        stats, server = self._stats, self._server
+        if not self._stateless or stats is None or stats.entries == 0:
+            return
+        if 2 * stats.bytes < server.spec.recovery.buffer.max_bytes and now - self._busy_at < _IDLE_S:
+            return
+        with server.lock:
+            offset = server.replica.offset
+            if offset > self._snapshot_offset and server.durability.snapshot_soon():
+                self._snapshot_offset = offset
+
+    def snapshot_failed(self) -> None:
+        """Redis had no room for it, say: another is tried after a while."""
+        self._snapshot_offset, self._busy_at = 0, time.monotonic()
 
     # --- Stateless: what the replica asks for before it publishes ---
 

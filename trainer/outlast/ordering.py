@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from outlast.applied import Applied
 from outlast.protocol import Contribution, DataPlan, Entry, Identity, Kind, Part, Record, Token
 from outlast.replica_state import ReplicaSettings, ReplicatedState
-from outlast.staleness import Share, rate, scales, weights
+from outlast.staleness import Share, rate, scales, usual_staleness, weights
 
 LogItem = tuple[int, int, Contribution]  # offset, incarnation, contribution
 
@@ -98,7 +98,8 @@ class Ordering:
         s, settings = self.state, self.settings
         # A Stateless replay has no pull copies: the weights it must come to are chosen without them.
         compensate = settings.strategy != "Stateless"
-        shares = weights(settings.policy, s.version, group, s.history, compensate=compensate)
+        usual = usual_staleness(s.data.slots)
+        shares = weights(settings.policy, s.version, group, s.history, usual=usual, compensate=compensate)
         scheduled = rate(settings.rate_at(s.version), pending, settings.reduced_rate, settings.base_lr)
         return self._entry(group, shares, scheduled, s.version + len(group), offset)
 

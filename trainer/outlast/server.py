@@ -51,7 +51,7 @@ from outlast.protocol import (
 )
 from outlast.replica import Replica
 from outlast.replica_state import ReplicaSettings, restored
-from outlast.staleness import ReducedRate
+from outlast.staleness import ReducedRate, inverse, usual_staleness
 from outlast.transport import Connection, Listener
 
 log = logging.getLogger("outlast.server")
@@ -261,7 +261,8 @@ class Server:
                 if copy is not None and copy.version == part.compensate_from:
                     then = copy.tensor
                 else:  # no pull copy (a failover, or buffered): InverseStaleness instead
-                    weight /= 1.0 + max(0, self.parameters.version - part.compensate_from)
+                    usual = usual_staleness(self.replica.data.slots)
+                    weight *= inverse(self.parameters.version, 0, part.compensate_from, usual)
             parts.append((part.payload.tensor, weight, then))
         self.parameters.combine(first.tensor, parts)
         return first

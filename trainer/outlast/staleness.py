@@ -1,12 +1,13 @@
 """What a stale gradient is worth: pure policies, from (version before, contributions) to weights and a rate.
 
 The i-th contribution of a group is as stale as if the ones before it had been applied one by one:
-`version_before + i − pulled version`, never below 0, and 0 when it was computed before a rollback (its version counts
-in another history). An update's gradient is the sum of weight × payload; its learning rate is spec × rate.
+`version_before + i − pulled version`, never below 0 (a rollback takes the version back). An update's gradient is the sum of weight × payload; its learning rate is spec × rate.
 
 - `Sum`: weight 1 each, the paper's; with `reducedRate` (lr where more than `above` are pending) its cure.
 - `Mean`: 1/n in a group of n: a backlog counts as one gradient.
-- `InverseStaleness`: 1/(1 + staleness).
+- `InverseStaleness`: 1/(1 + staleness beyond the usual). Usual is what asynchrony itself brings: every other slot has
+  an update between a pull and its push, and one push of each is under way. Without that allowance two healthy workers
+  would train at half of their learning rate.
 - `DelayCompensation` (DC-ASGD, ICML 2017): the gradient is corrected for how far the weights moved since the pull, to
   first order. What it cannot correct is the movement within its own group, applied at once: there the i-th weighs
   1/(1 + i). A lone push weighs 1. Without its pull copy a contribution falls back to InverseStaleness.
@@ -43,15 +44,26 @@ def staleness(version_before: int, index: int, pulled: int) -> int:
     return max(0, version_before + index - pulled)
 
 
-def inverse(version_before: int, index: int, pulled: int) -> float:
+def usual_staleness(slots: int) -> int:
+    """What a gradient's staleness comes to with `slots` healthy workers that overlap one push with computing."""
+    return 2 * slots - 1
+
+
+def inverse(version_before: int, index: int, pulled: int, usual: int = 0) -> float:
     """InverseStaleness's weight; also what DelayCompensation falls back to without its pull copy."""
-    return 1.0 / (1 + staleness(version_before, index, pulled))
+    return 1.0 / (1 + max(0, staleness(version_before, index, pulled) - usual))
 
 
 def weights(
-    policy: str, version_before: int, contributions: Sequence[Contribution], history: int, *, compensate: bool = True
+    policy: str,
+    version_before: int,
+    contributions: Sequence[Contribution],
+    history: int,
+    *,
+    usual: int = 0,
+    compensate: bool = True,
 ) -> list[Share]:
-    """Weigh a group, in order. `history` is the parameters' own.
+    """Weigh a group, in order. `history` is the parameters' own; `usual` staleness (see above) costs no weight.
 
     `compensate=False` forbids DelayCompensation its pull copies (a replay must come to the same weights without them).
     Raises `ValueError` for an unknown policy.
@@ -65,11 +77,10 @@ def weights(
         raise ValueError(f"staleness policy {policy!r} is unknown; use one of {', '.join(POLICIES)}")
     shares = []
     for i, c in enumerate(contributions):
-        pulled = c.version if c.history == history else version_before + i  # across a rollback: staleness 0
         if policy == "DelayCompensation" and compensate and c.history == history:
             shares.append(Share(1.0 / (1 + i), c.version))
         else:
-            shares.append(Share(inverse(version_before, i, pulled)))
+            shares.append(Share(inverse(version_before, i, c.version, usual)))
     return shares
 
 

@@ -1,0 +1,132 @@
+"""Mutants: one rule taken out of a replica, of the planner or of a shell. The checkers must find each, or they see nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from faults import EVERY_LINK, EVERY_SERVER
+from scenarios import simulate
+from world import Scenario
+
+from outlast.api.spec import JobSpec
+from outlast.protocol import Ready, Restored
+from outlast.replica import Replica
+from outlast_operator.plan import plan
+from outlast_operator.state import ObservedJob, Plan
+
+SEEDS = 40
+
+
+class SkipsTheEpochCheck(Replica):
+    """Heeds everybody, of whatever epoch."""
+
+    def current(self, epoch: int) -> bool:
+        return self.view is not None
+
+
+class DropsTheDedup(Replica):
+    """Takes every push for a new one."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._admission._ordering.duplicate = lambda identity: False  # type: ignore[method-assign]
+
+
+class AcknowledgesBeforeTheTail(Replica):
+    """Answers when the head has applied."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._admission.safe_seq = lambda: self._state.last_seq  # type: ignore[method-assign]
+
+
+class ForgetsTheTable(Replica):
+    """Takes a checkpoint's parameters without its table of applied steps."""
+
+    def _restored(self, event: Restored, ready: Ready) -> None:
+        super()._restored(replace(event, applied={}), ready)
+
+
+class NeverWaitsForTheSlowest(Replica):
+    """BoundedStaleness without the bound."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._admission._gate = lambda clock: None  # type: ignore[method-assign]
+
+
+class SealsNobody(Replica):
+    """The tail vouches for entries that a caught-up joining replica lacks."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        down = self._downstream
+        advance = down.advance
+
+        def careless(ready: Ready) -> None:
+            if down.is_tail:
+                down.stable_seq = max(down.stable_seq, self._state.last_seq)
+            advance(ready)
+
+        down.advance = careless  # type: ignore[method-assign]
+
+
+def promotes_whoever_joins(spec: JobSpec, observed: ObservedJob, now: float) -> Plan:
+    """Believes that everybody has caught up."""
+    joining = tuple(m.boot for view in observed.status.views.values() for m in view.joining)
+    probes = {name: replace(probe, caught_up=joining) for name, probe in observed.probes.items()}
+    return plan(spec, replace(observed, probes=probes), now)
+
+
+def rolls_back_at_every_loss(spec: JobSpec, observed: ObservedJob, now: float) -> Plan:
+    """Takes a lost head for a total loss, as a classical checkpointing system would."""
+    answer = plan(spec, observed, now)
+    views = {}
+    for shard, view in answer.status.views.items():
+        before = observed.status.views.get(shard)
+        lost = before is not None and view.epoch > before.epoch and view.head != before.head
+        views[shard] = view.with_(history=view.history + 1) if lost else view
+    return replace(answer, status=replace(answer.status, views=views))
+
+
+CHAIN = Scenario("mutant", faults=EVERY_SERVER + EVERY_LINK, count=(2, 6))
+MUTANTS: list[Any] = [
+    pytest.param(replace(CHAIN, make_replica=SkipsTheEpochCheck), id="skip the epoch check"),
+    pytest.param(replace(CHAIN, make_replica=DropsTheDedup), id="drop the dedup"),
+    pytest.param(replace(CHAIN, make_replica=AcknowledgesBeforeTheTail), id="acknowledge before the tail"),
+    pytest.param(replace(CHAIN, make_replica=SealsNobody), id="vouch for what a caught-up joiner lacks"),
+    pytest.param(
+        replace(CHAIN, make_replica=ForgetsTheTable, faults=("kill-servers", "kill-head")), id="restore without the table"
+    ),
+    pytest.param(
+        replace(CHAIN, make_replica=NeverWaitsForTheSlowest, consistency="BoundedStaleness", faults=("pause-worker",)),
+        id="no bound on staleness",
+    ),
+    pytest.param(replace(CHAIN, plan=promotes_whoever_joins), id="promote who has not caught up"),
+    pytest.param(replace(CHAIN, plan=rolls_back_at_every_loss), id="roll back without need"),
+]
+
+
+def found_by(scenario: Scenario) -> tuple[int, str] | None:
+    """The first seed whose checkers object, and what they say."""
+    for seed in range(SEEDS):
+        try:
+            simulate(scenario, seed)
+        except AssertionError as error:
+            return seed, str(error)
+    return None
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_checkers_find_the_mutant(mutant: Scenario) -> None:
+    found = found_by(mutant)
+    assert found is not None, f"{SEEDS} seeds, and no checker objected"
+
+
+@pytest.mark.parametrize("only", [None])
+def test_without_a_mutation_they_do_not_object(only: Callable[..., Replica] | None) -> None:
+    for seed in range(4):
+        simulate(CHAIN, seed)
