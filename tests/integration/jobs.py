@@ -55,7 +55,7 @@ def make_job(
     updates: int = 200,
     compute_ms: float = 4.0,
     name: str = "small",
-    **changes: Mapping[str, Any],
+    **changes: Any,
 ) -> dict[str, Any]:
     """A job of 4,000 parameters in three tensors; `changes` are laid over its spec."""
     spec: dict[str, Any] = {
@@ -85,7 +85,7 @@ def make_job(
     }
 
 
-def own_task(tmp_path: Path, source: str, **changes: Mapping[str, Any]) -> dict[str, Any]:
+def own_task(tmp_path: Path, source: str, **changes: Any) -> dict[str, Any]:
     """A job whose task is this source, in a file beside the job's."""
     (tmp_path / "own_task.py").write_text(source)
     job = make_job(**changes)
@@ -291,12 +291,14 @@ class Lab:
         kills: tuple[str, ...] = (),
         env: Mapping[str, str] | None = None,
         limit: Callable[[], None] | None = None,
+        figures: bool = False,
     ) -> Running:
         """Start `outlast run` for a job; `limit` is called in the new process (resource limits)."""
         number, mark = len(self._runs), secrets.token_hex(8)
         directory = Path(tempfile.mkdtemp(prefix="olt-", dir="/tmp"))
         report = self.path / f"report-{number}"
-        command = [*OUTLAST, "run", str(self.write(job)), "--json", "--no-figures", *arguments]
+        command = [*OUTLAST, "run", str(self.write(job)), "--json", *arguments]
+        command += [] if figures else ["--no-figures"]
         command += ["--report", str(report), "--run-dir", str(directory)]
         command += [word for kill in kills for word in ("--kill", kill)]
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Bad input and bad luck: each ends in a plain error that names the remedy, or in a recovery; nothing is lost for it."""
+"""Bad input and bad luck: each ends in a plain error that names the remedy, or in a recovery; nothing is lost."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import contextlib
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,12 @@ from typing import Any
 import psutil
 import pytest
 import redis
-from jobs import Ended, Lab, Running, assert_sound, make_job, merged, outlast, own_task
-from redis_fixture import RedisServer
+from jobs import Ended, Lab, Running, assert_sound, make_job, outlast, own_task
 
 from outlast.api.messages import META_LIMIT, DType, Header, Op, job_tag
 from outlast.transport import Connection, connect
 from outlast_operator.cli.main import main
+from redis_fixture import RedisServer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -112,12 +110,12 @@ class Mine(Task):
         {trouble}
         return loss
 """
-ENDED = "the first worker's fault ends the job"
 
 
 def assert_failed(ended: Ended, *words: str, within_s: float = 25.0) -> None:
     assert ended.code == 1, ended.err
     assert ended.summary["outcome"] == "Failed"
+    assert ended.gradients["lost"] == 0, "what was acknowledged stood in the servers to the end"
     for word in words:
         assert word in ended.message, ended.message
     assert "Traceback" not in ended.err
@@ -133,7 +131,11 @@ def assert_failed(ended: Ended, *words: str, within_s: float = 25.0) -> None:
             "if self.steps > 20: model.weight.data = torch.ones(1, 9); loss = model(torch.ones(4, 9)).sum()",
             ('"weight" has shape [1, 9], was [1, 8]', "must keep its shapes"),
         ),
-        ("1 + int(__import__('os').environ['OUTLAST_CONFIG'].split('\"slot\":')[1][0])", "", ("same model", "elements")),
+        (
+            "1 + int(__import__('os').environ['OUTLAST_CONFIG'].split('\"slot\":')[1][0])",
+            "",
+            ("same model", "elements"),
+        ),
     ],
     ids=["nan", "shape", "two models"],
 )
@@ -218,7 +220,9 @@ def checkpoints(run: Running) -> list[Path]:
 
 def test_the_newest_checkpoint_that_verifies_is_used_and_the_others_are_named(lab: Lab) -> None:
     run = lab.start(make_job("Checkpoint", updates=400), kills=("head@update=210+2500ms",))
-    run.wait_until(lambda: run.running("server-0") is None and run.version() == 0 and died(run), "the death of the head")
+    run.wait_until(
+        lambda: run.running("server-0") is None and run.version() == 0 and died(run), "the death of the head"
+    )
     *_, good, truncated, flipped = found = checkpoints(run)
     assert len(found) == 3  # keep: 3
     (part,) = flipped.glob("*.safetensors")
@@ -257,6 +261,10 @@ def closed_by_peer(sock: socket.socket) -> bool:
     return True  # a time-out raises TimeoutError, which is no ConnectionError
 
 
+def said(run: Running, server: str, line: str) -> None:
+    run.wait_until(lambda: line in run.log(server), f"{server} says: {line}")
+
+
 def test_garbage_on_a_servers_port_closes_that_connection_alone(lab: Lab) -> None:
     run = lab.start(make_job("Chain", updates=4000, compute_ms=2.0))
     run.wait_version(20)
@@ -287,7 +295,7 @@ def test_garbage_on_a_servers_port_closes_that_connection_alone(lab: Lab) -> Non
             sock.sendall(sent)
             if line:
                 assert closed_by_peer(sock)
-                run.wait_until(lambda line=line: line in run.log(head), line)
+                said(run, head, line)
 
     def dial(role: str) -> Connection:
         connection, _ = connect(address, config.job_uid, config.token, {"role": role, "name": "stranger"}, 5.0)
@@ -304,7 +312,7 @@ def test_garbage_on_a_servers_port_closes_that_connection_alone(lab: Lab) -> Non
             connection.send(header, meta, payload)
             with pytest.raises(ConnectionError):
                 connection.receive()
-            run.wait_until(lambda line=line: line in run.log(head), line)
+            said(run, head, line)
     assert run.log(head).count("closed a connection: ") >= 12
     before = run.version()
     run.wait_version(before + 50)
@@ -407,8 +415,9 @@ def test_a_redis_that_others_fill_up_makes_workers_wait_and_loses_nothing(
 
 def test_a_redis_too_small_for_a_snapshot_ends_the_job(lab: Lab, redis_server: Callable[..., RedisServer]) -> None:
     server = redis_server("--maxmemory", "3mb")
-    changes = {"training": {"args": {"parameters": 1_000_000}}, "recovery": {"buffer": {"url": server.url}}}
-    assert_failed(lab.run(make_job("Stateless", **changes)), "initial state cannot be kept", "maxmemory")
+    job = make_job("Stateless", recovery={"buffer": {"url": server.url, "maxBytes": "1Mi"}})
+    job["spec"]["training"]["args"] |= {"parameters": 1_000_000}
+    assert_failed(lab.run(job), "3145728 bytes (its maxmemory)", "raise maxmemory")
 
 
 def test_no_redis_program_is_bad_input(

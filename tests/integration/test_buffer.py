@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from outlast.buffer import GradientLog, redis_maxmemory
+from outlast.buffer_append import admit
 from outlast.buffer_scripts import APPEND
 from outlast.buffer_types import (
     CHUNK_BYTES,
@@ -235,8 +236,8 @@ def test_max_bytes(start: Callable[..., RedisServer]) -> None:
 def test_uploads_under_way_count_against_max_bytes(start: Callable[..., RedisServer]) -> None:
     cost = stored_cost(4 * 300_000)
     log = open_log(start(), max_bytes=2 * cost, upload_ttl_s=0.4)
-    common = (0, 1, 0, 1, 1, cost, 2 * cost, 1)
-    assert log._append_step("admit", common, []) == "ok"  # slot 0 has begun, and then dies
+    item = LogItem(0, 0, 1, 0, 0, Kind.UPDATE, 1, 1, 1.0, 0, 0, "float32", "", 0)
+    assert admit(log, item, cost) == "ok"  # slot 0 has begun, and then dies
     assert push(log, 1, torch.ones(300_000), slot=1) == AppendResult.OK
     assert push(log, 2, torch.ones(300_000), slot=1) == AppendResult.FULL
     wait_until(lambda: push(log, 2, torch.ones(300_000), slot=1) == AppendResult.OK)
@@ -303,7 +304,7 @@ def test_redis_maxmemory_holds_what_it_promises(start: Callable[..., RedisServer
 def test_orphan_chunks_are_reclaimed(start: Callable[..., RedisServer]) -> None:
     log = open_log(start(), upload_ttl_s=0.3)
     view = memoryview(bytearray(100))
-    log.bulk.call("SET", log._chunk_key("dead", 0, 0), view, "PX", log.upload_ttl_ms)  # and the worker is gone
+    log.bulk.upload([(log.chunk_key("dead", 0, 0), view)], log.upload_ttl_ms)  # and the worker is gone
     assert len(log._call("KEYS", "*}:c:*")) == 1
     wait_until(lambda: log._call("KEYS", "*}:c:*") == [])
     assert push(log, 1, torch.ones(3)) == AppendResult.OK

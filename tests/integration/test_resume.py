@@ -16,7 +16,9 @@ pytestmark = pytest.mark.timeout(120)
 FIRST, SECOND = 120, 200  # updates
 
 
-def job_of(strategy: str, consistency: str, updates: int, restore_from: Path | str | None = None, **more: Any) -> dict[str, Any]:
+def job_of(
+    strategy: str, consistency: str, updates: int, restore_from: Path | str | None = None, **more: Any
+) -> dict[str, Any]:
     checkpoint = {"everyUpdates": 40, "restoreFrom": None if restore_from is None else str(restore_from)}
     changes: dict[str, Any] = {
         "training": {"optimizer": {"name": "SGD", "lr": 0.01, "momentum": 0.9}},
@@ -30,7 +32,8 @@ def weights_of(ended: Ended) -> torch.Tensor:
     store = CheckpointStore(ended.checkpoints[-1].parent)
     name = store.list_complete()[0].name
     (parameters,) = {meta["initial"]["manifest"]["numel"] for meta in store.metas(name)}
-    return store.read_range(name, 0, parameters)[0]["vector"]
+    tensors, _ = store.read_range(name, 0, parameters)
+    return tensors["vector"]
 
 
 @pytest.mark.parametrize("strategy", ["Chain", "Stateless"])

@@ -39,6 +39,27 @@ def test_kills_of_everybody_lose_nothing(lab: Lab, strategy: str, consistency: s
         assert "RolledBack" not in ended.events()
 
 
+def test_the_report_is_whole(lab: Lab) -> None:
+    """Over TCP, with an evaluator, kills at the tail and of the operator at once, and the figures."""
+    job = make_job(updates=300, training={"evaluate": {"everySeconds": 0.2}})
+    kills = ("operator@update=80", "tail@update=80", "server-0@update=160")
+    run = lab.start(job, "--transport", "tcp", kills=kills, figures=True)
+    ended = run.end()
+    assert_sound(ended, updates=300)
+    assert len(ended.report["failures"]) == 3
+    head = next(f for f in ended.report["failures"] if f["target"] == "server-0")
+    times = [head[f"t_{name}_s"] for name in ("killed", "detected", "promoted", "first_update")]
+    assert times == sorted(times)
+    assert ended.report["final"]["accuracy"] is not None
+    assert [row for row in ended.report["series"] if row["accuracy"] is not None]
+    processes = {row["process"] for row in ended.report["resources"]}
+    assert processes >= {"server-1", "worker-0", "evaluator", "operator"}
+    assert ended.report["bytes"]["pushed"] > 300 * 16_000
+    assert ended.summary["gradients"] == ended.gradients
+    for name in ("report.html", "report.png"):
+        assert (ended.report_dir / name).stat().st_size > 1000
+
+
 @pytest.mark.parametrize("strategy", ["Checkpoint", "Chain", "Hybrid"])
 def test_sync_ends_bit_identical_through_kills(lab: Lab, strategy: str) -> None:
     servers = {"shards": 2, "replicas": 1 if strategy == "Checkpoint" else 2}

@@ -77,6 +77,11 @@ class Durability:
                 self.snapshot_now()
         self._last_label = self._last_snapshot = 0
 
+    def snapshot_later(self) -> None:
+        """Before it is due."""
+        if not self._busy and self._server.replica.version > self._last_snapshot:
+            self._enqueue(self._server.replica.version, to_redis=True, to_disk=False)
+
     def _job(self, label: int, to_redis: bool, to_disk: bool) -> Job:
         return Job(label, self._server.replica.epoch, self._server.export(), to_redis, to_disk)
 
@@ -271,6 +276,9 @@ class LogReader:
             self._epoch = epoch
             self._after = replica.offset if self._stateless else 0
             self._closed = False
+            view = replica.view
+            if view is not None and view.history > 0 and not replica.finished:  # an end before the rollback was none
+                yield from redis.call(server, lambda m: m.reopen(epoch, shard))
         if self._trim > self._trimmed:
             target = self._trim
             if (yield from redis.call(server, lambda m: m.trim(shard, epoch, target))):
@@ -280,6 +288,8 @@ class LogReader:
                 self._closed = yield from redis.call(server, lambda m: m.close(epoch, shard))
             return False
         items = yield from redis.call(server, lambda m: m.read(shard, self._after, GROUP))
+        if not items and self._stateless and redis.model.stats().bytes > redis.model.max_bytes // 2:
+            server.durability.snapshot_later()  # only a snapshot makes room
         self.backlog = len(items)
         if not items:
             yield Wait(None, server.now + IDLE_S / 10)

@@ -65,12 +65,12 @@ class Link:
             if welcome["epoch"] > self.epoch:
                 server.step(HigherEpoch(welcome["epoch"]))
             return False
-        end.handler = lambda message: self._heard(end, message)
-        while end.inbox:  # acknowledgements may have come right behind the welcome
-            self._heard(end, end.inbox.popleft())
         self.queue.clear()  # what an earlier connection of this epoch did not carry is sent anew
         server.broken.pop(member.boot, None)
         server.step(Connected(member.boot, self.epoch, welcome["last_seq"], welcome["stable"]))
+        end.handler = lambda message: self._heard(end, message)
+        while end.inbox:  # came right behind the welcome: before Connected the replica would not heed it
+            self._heard(end, end.inbox.popleft())
         return True
 
     def _heard(self, end: End, message: Any) -> None:

@@ -26,6 +26,9 @@ class SkipsTheEpochCheck(Replica):
     def current(self, epoch: int) -> bool:
         return self.view is not None
 
+    def _from_upstream(self, sender: str, epoch: int) -> bool:
+        return self.view is not None
+
 
 class DropsTheDedup(Replica):
     """Takes every push for a new one."""

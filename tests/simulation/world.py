@@ -23,6 +23,7 @@ from stores import Checkpoints, Redis, StatusStore
 
 from outlast.api.schedule import rate_at
 from outlast.api.spec import JobSpec
+from outlast.api.view import View
 from outlast.replica import Replica, ReplicaSettings
 from outlast.staleness import ReducedRate
 from outlast_operator import plan as planner
@@ -51,7 +52,7 @@ class Scenario:
     replicate_every: int = 1
     durable: str = "Always"
     outage: str = "StaleGradients"
-    max_bytes: int = 4 << 20
+    max_bytes: int = 4 << 20  # of the gradient log; a gradient takes some 1,300
     checkpoint_every: int = 20
     planned_only: bool = False  # nothing but planned losses: nothing at all may be lost
     make_replica: Callable[..., Replica] = Replica
@@ -63,7 +64,6 @@ class Scenario:
             "strategy": self.strategy,
             "checkpoint": {"everyUpdates": self.checkpoint_every},
             "chain": {"ack": self.ack, "replicateEveryUpdates": self.replicate_every},
-            "buffer": {"maxBytes": self.max_bytes},
             "staleness": {
                 "policy": rng.choice(["InverseStaleness", "Sum", "Mean", "DelayCompensation"]),
                 "outage": {"mode": self.outage},
@@ -149,7 +149,7 @@ class World:
         self.network = Network(self.clock, self.rng)
         self.spec = scenario.spec(self.rng)
         self.settings = settings_of(self.spec)
-        self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=400)
+        self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=4000)
         self.table = ProcessTable()
         self.held: dict[str, float] = {}
         self._signalled: set[tuple[str, str]] = set()
@@ -323,7 +323,16 @@ class World:
     def tell(self, lines: int = 80) -> str:
         """The last events, for a failure's message."""
         last = list(self.events)[-lines:] if lines else []
-        return "\n".join(f"{t:9.4f} {who:10} {' '.join(map(str, what))}" for t, who, what in last)
+        return "\n".join(f"{t:9.4f} {who:10} {' '.join(map(_words, what))}" for t, who, what in last)
+
+
+def _words(what: Any) -> str:
+    if not isinstance(what, View):
+        return str(what)
+    chain = " -> ".join(m.boot for m in what.members)
+    joining = f", joining {' '.join(m.boot for m in what.joining)}" if what.joining else ""
+    restore = f", from {what.restore}" if what.restore else ""
+    return f"shard {what.shard}, epoch {what.epoch}, history {what.history}: {chain}{joining}{restore}"
 
 
 class _Starting(Process):

@@ -70,6 +70,11 @@ def test_imports_without_heavy_dependencies(module: str) -> None:
     assert loaded == "", f"import {module} loads {loaded}"
 
 
+@pytest.mark.parametrize("module", ["outlast.server", "outlast.worker", "outlast_operator.local"])
+def test_jobs_without_a_buffer_need_no_redis(module: str) -> None:
+    run_python(f"sys.modules |= dict.fromkeys(('redis', 'hiredis'))  # not to be had\nimport {module}")
+
+
 def test_base_and_operator_dependencies_are_free_of_torch() -> None:
     names = {_normalised(requirement) for requirement in [*PROJECT["dependencies"], *EXTRAS["operator"]]}
     assert names.isdisjoint({"torch", "torchvision", "outlast", "numpy", "redis"})

@@ -18,22 +18,21 @@ Thread safety: any thread may call anything; appends, fetches and snapshots wait
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from outlast.buffer_append import append_gradient
 from outlast.buffer_codec import Codec, Payload, byte_view, chunks
-from outlast.buffer_scripts import APPEND, CLAIM, CLOSE, FENCE, HIGHEST, RECORD, TRIM, Script
+from outlast.buffer_scripts import CLAIM, CLOSE, FENCE, HIGHEST, RECORD, TRIM, Script
 from outlast.buffer_snapshot import load_snapshot, save_snapshot
 from outlast.buffer_types import (
     AppendResult,
-    BufferFull,
     BufferMisconfigured,
     BufferStats,
-    BufferUnavailable,
     ClaimNeeded,
     EntryMissing,
     GradientLogError,
@@ -41,13 +40,15 @@ from outlast.buffer_types import (
     SnapshotNeeded,
     decode_item,
     decode_record,
-    encode_item,
     encode_record,
     redis_maxmemory,
-    stored_cost,
 )
-from outlast.buffer_wire import Arg, Reply, ReplyError, Target, Wire, as_buffer_error
 from outlast.protocol import Identity, Kind, Record
+
+if TYPE_CHECKING:
+    import redis
+
+    from outlast.buffer_link import Arg, Reply
 
 __all__ = ["GradientLog", "redis_maxmemory"]
 
@@ -75,17 +76,21 @@ class GradientLog:
         timeout_s: float = 5.0,
         upload_ttl_s: float = 60.0,
     ) -> None:
+        # Only here: redis takes 0.05 s of CPU to import, which a server of a job without a log need not spend.
+        from outlast.buffer_link import Link, Target
+        from outlast.buffer_wire import Wire
+
         self.target = Target.parse(url)
         self.prefix = f"outlast:{{{job_uid}}}:"
         self.shards = shards
         self.max_bytes = max_bytes
         self.upload_ttl_ms = int(upload_ttl_s * 1000)
-        self.control = Wire(self.target, timeout_s)
+        self.control = Link(self.target, timeout_s)
         self.bulk = Wire(self.target, timeout_s)
-        self.blocking = Wire(self.target, timeout_s)
-        self._codec = Codec(dtype)
-        self._codec_lock = threading.Lock()
-        self._full_said = False
+        self.blocking = Link(self.target, timeout_s)
+        self.codec = Codec(dtype)
+        self.codec_lock = threading.Lock()
+        self.full_said = False
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -106,81 +111,10 @@ class GradientLog:
         `ok` and `duplicate` acknowledge it as durably as Redis is configured. `version` is of the first shard.
         Raises `BufferUnavailable`; `BufferMisconfigured` when the gradient alone is larger than `max_bytes`.
         """
-        if len(payloads) != self.shards:
-            raise ValueError(f"{len(payloads)} payloads for {self.shards} shards; pass one for each")
-        if not 1 <= first <= last:
-            raise ValueError(f"steps {first}..{last} are no interval; steps start at 1")
-        with self._codec_lock:
-            encoded = [self._codec.encode(shard, payload) for shard, payload in enumerate(payloads)]
-            cost = sum(stored_cost(view.nbytes) for _, view in encoded)
-            if cost > self.max_bytes:
-                raise BufferMisconfigured(
-                    f"recovery.buffer.maxBytes: {self.max_bytes} cannot hold one gradient, which takes {cost} bytes; "
-                    "use many times that"
-                )
-            common: tuple[Arg, ...] = (slot, incarnation, history, first, last, cost, self.max_bytes, self.shards)
-            result = self._append_step("admit", common, [])
-            for _ in range(2):
-                if result != AppendResult.OK:
-                    break
-                item = LogItem(
-                    0, slot, incarnation, history, version, kind, first, last, lr_scale, 0, 0, self._codec.dtype, "", 0
-                )
-                result = self._append_step("commit", common, encoded, item)
-                if result != "missing":
-                    break
-        if result == "missing":
-            raise BufferUnavailable(
-                f"an upload to Redis at {self.target} took longer than its {self.upload_ttl_ms / 1000:g} s to live; "
-                "the gradient is kept and sent again: look for a paused process or a slow network"
-            )
-        if result == "unclaimed":
-            raise BufferUnavailable(
-                f"the log in Redis at {self.target} has no server yet (it is new, or lost its data); gradients are "
-                "kept and sent again once a server has claimed it"
-            )
-        return AppendResult(result)
-
-    def _append_step(
-        self,
-        mode: str,
-        common: tuple[Arg, ...],
-        encoded: list[tuple[int, memoryview]],
-        item: LogItem | None = None,
-    ) -> str:
-        """One round trip: ask to be admitted, or upload all chunks and commit them."""
-        push = secrets.token_hex(8)  # of this attempt: an earlier one's chunks may be in the log already
-        uploads: list[tuple[Arg, ...]] = []
-        manifests: list[Arg] = []
-        for shard, (elements, view) in enumerate(encoded):
-            assert item is not None
-            pieces = list(chunks(view))
-            for i, piece in enumerate(pieces):
-                uploads.append(("SET", self._chunk_key(push, shard, i), piece, "PX", self.upload_ttl_ms))
-            manifests += [len(pieces), encode_item(item, elements, view.nbytes, push, len(pieces))]
-
-        def make(run: str) -> list[tuple[Arg, ...]]:
-            return [*uploads, ("EVALSHA", APPEND.sha, 1, self.prefix, *arguments(run))]
-
-        def arguments(run: str) -> tuple[Arg, ...]:
-            return (mode, *common, run, self.upload_ttl_ms, push, *manifests)
-
-        replies = self.bulk.exchange(make)
-        answer = replies[-1]
-        if isinstance(answer, ReplyError) and answer.code == "NOSCRIPT":
-            answer = self.bulk.exchange(lambda run: [("EVAL", APPEND.text, 1, self.prefix, *arguments(run))])[0]
-        for reply in (*replies[:-1], answer):
-            if isinstance(reply, ReplyError):
-                error = as_buffer_error(reply, self.target)
-                if not isinstance(error, BufferFull):
-                    raise error
-                if not self._full_said:
-                    logger.warning("%s", error)
-                self._full_said = True
-                return AppendResult.FULL
-        if answer[0] == b"ok":
-            self._full_said = False
-        return str(answer[0].decode())
+        item = LogItem(
+            0, slot, incarnation, history, version, kind, first, last, lr_scale, 0, 0, self.codec.dtype, "", 0
+        )
+        return append_gradient(self, item, payloads)
 
     def fence(self, slot: int, incarnation: int) -> int:
         """From now on only `incarnation` and newer ones of `slot` append. Returns the one in force (rule 13)."""
@@ -209,17 +143,22 @@ class GradientLog:
 
     def epoch(self, shard: int) -> int:
         """The epoch that holds `shard`; 0 if none ever did."""
-        return int(self._call("HGET", self._shard_key(shard), "epoch") or 0)
+        return int(self._call("HGET", self.shard_key(shard), "epoch") or 0)
 
     def read(self, shard: int, after_offset: int, limit: int = 256, block_ms: int = 0) -> list[LogItem]:
         """Manifests above `after_offset`, in order, at most `limit`; waits up to `block_ms` for the first one."""
-        command: list[Arg] = ["XREAD", "COUNT", limit]
-        if block_ms > 0:
-            command += ["BLOCK", block_ms]
-        key = self._shard_key(shard) + ":log"
-        wire = self.blocking if block_ms > 0 else self.control
-        reply = self._answer(wire.exchange(lambda _: [(*command, "STREAMS", key, f"{after_offset}-1")], block_ms / 1e3))
-        return [decode_item(*entry) for entry in reply[0][1]] if reply else []
+        link = self.blocking if block_ms > 0 else self.control
+        streams = ("STREAMS", self.shard_key(shard) + ":log", f"{after_offset}-1")
+        deadline = time.monotonic() + block_ms / 1000
+        while True:
+            # A wait as long as the connection's timeout would pass for a Redis that hangs.
+            left_s = min(deadline - time.monotonic(), link.timeout_s / 2)
+            block = ("BLOCK", max(1, int(left_s * 1000))) if block_ms > 0 else ()
+            reply = link.call("XREAD", "COUNT", limit, *block, *streams)
+            if reply:
+                return [decode_item(entry_id, fields[b"m"]) for entry_id, fields in reply[0][1]]
+            if time.monotonic() >= deadline:
+                return []
 
     def fetch(self, shard: int, item: LogItem, out: torch.Tensor) -> None:
         """Read one payload into `out`, float32 `[item.elements]`. Raises `EntryMissing` if it was trimmed."""
@@ -227,28 +166,28 @@ class GradientLog:
 
     def fetch_many(self, shard: int, items: Sequence[LogItem], outs: Sequence[torch.Tensor]) -> None:
         """Read several payloads, pipelined, each into its own float32 tensor. Raises `EntryMissing`."""
-        with self._codec_lock:
+        with self.codec_lock:
             landings = []
-            wanted: list[tuple[bytes, memoryview]] = []
+            wanted: list[tuple[str, memoryview]] = []
             for n, (item, out) in enumerate(zip(items, outs, strict=True)):
-                landed = self._codec.landing(n, item.dtype, out)
+                landed = self.codec.landing(n, item.dtype, out)
                 landings.append(landed)
                 wanted += self._wanted(shard, item, landed)
             lengths = self.bulk.fetch(wanted)
             for length, (key, view) in zip(lengths, wanted, strict=True):
                 if length != len(view):
                     raise EntryMissing(
-                        f"{key.decode()} holds {max(length, 0)} bytes where {len(view)} were expected: the entry was "
+                        f"{key} holds {max(length, 0)} bytes where {len(view)} were expected: the entry was "
                         "trimmed by another epoch; read the log again from its first entry"
                     )
             for landed, out in zip(landings, outs, strict=True):
-                self._codec.decode(landed, out)
+                self.codec.decode(landed, out)
 
-    def _wanted(self, shard: int, item: LogItem, landed: torch.Tensor) -> list[tuple[bytes, memoryview]]:
+    def _wanted(self, shard: int, item: LogItem, landed: torch.Tensor) -> list[tuple[str, memoryview]]:
         if landed.numel() != item.elements:
             raise ValueError(f"entry {item.offset} has {item.elements} elements, the memory for it {landed.numel()}")
         pieces = chunks(byte_view(landed))
-        return [(self._chunk_key(item.push, shard, i).encode(), piece) for i, piece in enumerate(pieces)]
+        return [(self.chunk_key(item.push, shard, i), piece) for i, piece in enumerate(pieces)]
 
     def record(self, shard: int, epoch: int, record: Record) -> bool:
         """Write how a stretch of the log became one update, before its result is published (rule 17).
@@ -259,8 +198,8 @@ class GradientLog:
 
     def records(self, shard: int, after_seq: int) -> list[Record]:
         """Records with `entry_seq` above `after_seq`, in order."""
-        found = self._pages(self._shard_key(shard) + ":records", after_seq)
-        return [decode_record(fields[1]) for _, fields in found]
+        found = self._pages(self.shard_key(shard) + ":records", after_seq)
+        return [decode_record(fields[b"r"]) for _, fields in found]
 
     def trim(self, shard: int, epoch: int, offset: int) -> bool:
         """Drop this shard's entries up to `offset`, but none above its snapshot, if it has one. False: fenced.
@@ -274,7 +213,8 @@ class GradientLog:
 
     def unread(self, shard: int, after: int) -> list[Identity]:
         """Identities in the log above `after`: what was acknowledged and never applied, at the end of a job."""
-        return [decode_item(*entry).identity for entry in self._pages(self._shard_key(shard) + ":log", after)]
+        found = self._pages(self.shard_key(shard) + ":log", after)
+        return [decode_item(entry_id, fields[b"m"]).identity for entry_id, fields in found]
 
     def close(self, epoch: int, shard: int = 0) -> bool:
         """Refuse appends from now on (all shards'). False: `epoch` does not hold `shard` any more."""
@@ -300,61 +240,53 @@ class GradientLog:
 
     def run_id(self) -> str:
         """Of the Redis that answers now; another one than before: claim, then snapshot (rule 18)."""
-        self._call("PING")
-        return self.control.run_id
+        return self.control.use(lambda client, run_id: run_id if client.ping() else "")
 
     def max_memory(self) -> int:
         """Redis's own limit in bytes; 0 if it has none."""
         return int(self._info("memory").get("maxmemory", "0"))
 
     def stats(self) -> BufferStats:
-        log, entries = (
-            self._answer([reply])
-            for reply in self.control.exchange(
-                lambda _: [
-                    ("HMGET", self.prefix + "log", "bytes", "peak", "next", "closed"),
-                    ("HLEN", self.prefix + "pending"),
-                ]
-            )
-        )
-        held, peak, last, closed = (int(x or 0) for x in log)
-        return BufferStats(held, int(entries), peak, last, bool(closed), self.control.run_id)
+
+        def ask(client: redis.Redis, run_id: str) -> BufferStats:
+            both = client.pipeline(transaction=False)
+            both.hmget(self.prefix + "log", "bytes", "peak", "next", "closed")
+            both.hlen(self.prefix + "pending")
+            log, entries = both.execute()
+            held, peak, last, closed = (int(x or 0) for x in log)
+            return BufferStats(held, int(entries), peak, last, bool(closed), run_id)
+
+        return self.control.use(ask)
 
     def destroy(self) -> int:
         """Delete everything of this job; other jobs in the same Redis are untouched. Returns how many keys."""
-        cursor, deleted = "0", 0
         pattern = self.prefix.replace("[", "\\[").replace("*", "\\*").replace("?", "\\?") + "*"
+        cursor, deleted = 0, 0
         while True:
-            reply = self._call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-            cursor = reply[0].decode()
-            if reply[1]:
-                deleted += int(self._call("UNLINK", *reply[1]))
-            if cursor == "0":
+            found = self._call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            cursor = int(found[0])
+            if found[1]:
+                deleted += int(self._call("UNLINK", *found[1]))
+            if cursor == 0:
                 return deleted
 
     def disconnect(self) -> None:
-        for wire in (self.control, self.bulk, self.blocking):
-            wire.close()
+        for link in (self.control, self.bulk, self.blocking):
+            link.close()
 
     # --- plumbing -----------------------------------------------------------------------------------------------------
 
-    def _shard_key(self, shard: int) -> str:
+    def shard_key(self, shard: int) -> str:
         return f"{self.prefix}shard:{shard}"
 
-    def _chunk_key(self, push: str, shard: int, i: int) -> str:
+    def chunk_key(self, push: str, shard: int, i: int) -> str:
         return f"{self.prefix}c:{push}:{shard}:{i}"
 
     def _call(self, *args: Arg) -> Reply:
-        return self._answer(self.control.exchange(lambda _: [args]))
+        return self.control.call(*args)
 
-    def _answer(self, replies: list[Reply]) -> Reply:
-        """The only reply, or the typed error for it."""
-        if isinstance(replies[0], ReplyError):
-            raise as_buffer_error(replies[0], self.target)
-        return replies[0]
-
-    def _pages(self, key: str, after: int) -> list[list[Any]]:
-        found: list[list[Any]] = []
+    def _pages(self, key: str, after: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        found: list[tuple[bytes, dict[bytes, bytes]]] = []
         while True:
             page = self._call("XRANGE", key, f"{after + 1}-0", "+", "COUNT", PAGE)
             found += page
@@ -362,19 +294,14 @@ class GradientLog:
                 return found
             after = int(page[-1][0].split(b"-")[0])
 
-    def _info(self, section: str) -> dict[str, str]:
-        text = bytes(self._call("INFO", section)).decode()
-        pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-        return {k: v.strip() for k, v in pairs}
+    def _info(self, section: str) -> dict[str, Any]:
+        return self.control.use(lambda client, _: client.info(section))
 
     def _script(self, script: Script, *args: Arg, guard: tuple[Arg, Arg] | None = None) -> Reply:
-        def arguments(run: str) -> tuple[Arg, ...]:
-            return (*guard, run, *args) if guard is not None else args
+        def arguments(run_id: str) -> tuple[Arg, ...]:
+            return (*guard, run_id, *args) if guard is not None else args
 
-        replies = self.control.exchange(lambda run: [("EVALSHA", script.sha, 1, self.prefix, *arguments(run))])
-        if isinstance(replies[0], ReplyError) and replies[0].code == "NOSCRIPT":
-            replies = self.control.exchange(lambda run: [("EVAL", script.text, 1, self.prefix, *arguments(run))])
-        return self._answer(replies)
+        return self.control.script(script, self.prefix, arguments)
 
     def _guarded(self, script: Script, shard: int, epoch: int, *args: Arg) -> bool:
         return self._guarded_answer(script, shard, epoch, *args) is not None

@@ -19,8 +19,7 @@ import torch
 
 from outlast.buffer_codec import byte_view, checksum, chunks
 from outlast.buffer_scripts import FLIP
-from outlast.buffer_types import BufferUnavailable, ClaimNeeded, SnapshotCorrupt
-from outlast.buffer_wire import Arg, ReplyError, as_buffer_error
+from outlast.buffer_types import BufferFull, BufferUnavailable, ClaimNeeded, SnapshotCorrupt
 
 if TYPE_CHECKING:
     from outlast.buffer import GradientLog
@@ -42,20 +41,23 @@ def save_snapshot(
     name = f"{epoch}-{meta['seq']}-{secrets.token_hex(6)}"
     base = f"{log.prefix}snap:{shard}:{name}"
     index: list[dict[str, Any]] = []
-    uploads: list[tuple[Arg, ...]] = []
+    uploads: list[tuple[str, memoryview]] = []
     kept = []  # views do not keep a converted tensor alive for themselves
     for t, (key, tensor) in enumerate(tensors.items()):
         flat = tensor.detach().cpu().contiguous()
         kept.append(flat)
         view = byte_view(flat)
         pieces = list(chunks(view))
-        uploads += [("SET", f"{base}:{t}:{i}", piece, "PX", UPLOAD_TTL_MS) for i, piece in enumerate(pieces)]
+        uploads += [(f"{base}:{t}:{i}", piece) for i, piece in enumerate(pieces)]
         dtype = str(tensor.dtype).removeprefix("torch.")
         index.append(
             {"name": key, "dtype": dtype, "shape": list(tensor.shape), "chunks": len(pieces), "crc": checksum(view)}
         )
-    if uploads:
-        _upload(log, base, index, uploads)
+    try:
+        log.bulk.upload(uploads, UPLOAD_TTL_MS)
+    except BufferFull:  # what was taken before memory ran out is needed by others
+        _discard(log, base, index)
+        raise
     body = json.dumps({"meta": meta, "tensors": index}, separators=(",", ":"))
     pointer = f'{{"crc":{zlib.crc32(body.encode())},{body[1:]}'
     counts = [entry["chunks"] for entry in index]
@@ -76,13 +78,6 @@ def save_snapshot(
     if result == "stale":
         logger.info("shard %d: Redis already holds a later snapshot than seq %s", shard, meta["seq"])
     return result is not None
-
-
-def _upload(log: GradientLog, base: str, index: list[dict[str, Any]], uploads: list[tuple[Arg, ...]]) -> None:
-    for reply in log.bulk.exchange(lambda _: uploads):
-        if isinstance(reply, ReplyError):
-            _discard(log, base, index)
-            raise as_buffer_error(reply, log.target)
 
 
 def _discard(log: GradientLog, base: str, index: list[dict[str, Any]]) -> None:
@@ -126,9 +121,9 @@ def load_snapshot(
 
 def _landing(
     log: GradientLog, shard: int, name: str, index: list[dict[str, Any]], into: dict[str, torch.Tensor]
-) -> tuple[dict[str, torch.Tensor], list[tuple[bytes, memoryview]]]:
+) -> tuple[dict[str, torch.Tensor], list[tuple[str, memoryview]]]:
     tensors: dict[str, torch.Tensor] = {}
-    wanted: list[tuple[bytes, memoryview]] = []
+    wanted: list[tuple[str, memoryview]] = []
     for t, entry in enumerate(index):
         dtype, shape = getattr(torch, entry["dtype"]), tuple(entry["shape"])
         given = into.get(entry["name"])
@@ -136,5 +131,5 @@ def _landing(
         tensor = given if fits and given is not None else torch.empty(shape, dtype=dtype)
         tensors[entry["name"]] = tensor
         for i, piece in enumerate(chunks(byte_view(tensor))):
-            wanted.append((f"{log.prefix}snap:{shard}:{name}:{t}:{i}".encode(), piece))
+            wanted.append((f"{log.prefix}snap:{shard}:{name}:{t}:{i}", piece))
     return tensors, wanted

@@ -156,8 +156,8 @@ def encode_item(item: LogItem, elements: int, nbytes: int, push: str, chunks: in
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def decode_item(entry_id: bytes, fields: list[bytes]) -> LogItem:
-    raw = json.loads(fields[1])
+def decode_item(entry_id: bytes, manifest: bytes) -> LogItem:
+    raw = json.loads(manifest)
     return LogItem(
         offset=int(entry_id.split(b"-")[0]),
         slot=raw["slot"],

@@ -1,13 +1,14 @@
-"""One connection to Redis that moves large values without copying them.
+"""The bulk path: large values between the caller's memory and Redis's socket, without a copy between.
+
+redis-py connects, signs in, sends every other command and reads every other reply. It would copy each value twice on
+its way out and take fresh memory for each reply: 385 MB/s at 46.8 MB a gradient, where one machine's sockets gave
+2000 MB/s to values that leave from the caller's memory and arrive in it. So two things are done by hand here, on the
+socket of redis-py's connection: SET from a memoryview, and GET into one.
 
 Rules
-- RESP2, blocking socket, one user at a time (a lock). A reply that does not come whole closes the connection.
-- Values leave from the caller's memory and arrive in the caller's memory; at most WINDOW of them are under way, so
-  that Redis never holds more than a few MiB of replies for one reader.
-- A connection that proves dead when it is used again is opened anew once: every command of the log may be repeated.
-- The run id is asked at connecting, so it is always that of the process at the other end.
-
-A general client copies each value twice and takes fresh memory for each reply; this one reaches the socket's speed.
+- Every reply is read before the next exchange begins, so redis-py's reader holds nothing when the socket is read here.
+- At most WINDOW values are under way, so that Redis never holds more than a few MiB of replies for one reader.
+- A reply that does not come whole closes the connection.
 """
 
 from __future__ import annotations
@@ -16,17 +17,13 @@ import contextlib
 import socket
 import ssl
 import struct
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
-from urllib.parse import parse_qs, unquote, urlparse
+from collections.abc import Callable, Iterator, Sequence
 
-from outlast.buffer_types import BufferFull, BufferMisconfigured, BufferUnavailable
+import redis
+from redis.exceptions import NoScriptError
 
-Arg = bytes | str | int | memoryview
-Reply = Any
-T = TypeVar("T")
+from outlast.buffer_link import Arg, Link, Reply, Target
+from outlast.buffer_scripts import Script
 
 WINDOW = 8  # values under way at a time
 SOCKET_BUFFER_BYTES = 256 << 10  # on this host; across a network the kernel tunes it better
@@ -34,224 +31,102 @@ READ_BYTES = 16 << 10
 MAX_BULK_BYTES = 512 << 20  # Redis's own limit of a value
 
 
-class ReplyError(Exception):
-    """An error reply; `code` is its first word (OOM, NOSCRIPT, LOADING…)."""
-
-    @property
-    def code(self) -> str:
-        return str(self).split(" ", 1)[0]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A parsed url: `unix:///path?db=0`, `redis://user:password@host:6379/0`, `rediss://…` (TLS)."""
-
-    path: str | None
-    host: str
-    port: int
-    user: str | None
-    password: str | None = field(repr=False)
-    database: int
-    tls: bool
-
-    @staticmethod
-    def parse(url: str) -> Target:
-        """Raises `BufferMisconfigured` for another scheme or a malformed url."""
-        parts = urlparse(url)
-        query = {k: v[-1] for k, v in parse_qs(parts.query).items()}
-        user = unquote(parts.username) if parts.username else query.get("username")
-        password = unquote(parts.password) if parts.password else query.get("password")
-        try:
-            if parts.scheme == "unix" and parts.path:
-                return Target(unquote(parts.path), "", 0, user, password, int(query.get("db", "0")), False)
-            if parts.scheme in ("redis", "rediss") and parts.hostname:
-                database = int(parts.path.strip("/") or query.get("db", "0"))
-                return Target(
-                    None, parts.hostname, parts.port or 6379, user, password, database, parts.scheme == "rediss"
-                )
-        except ValueError:
-            pass
-        shown = url if "@" not in url else parts.scheme + "://…@" + url.rsplit("@", 1)[1]
-        raise BufferMisconfigured(
-            f"recovery.buffer.url: {shown!r} is no Redis url; use unix:///path/to/socket, "
-            "redis://:password@host:6379/0, or rediss://… for TLS"
-        )
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
-
-
-class Wire:
-    """Opened on first use, again after a loss. Errors: `BufferUnavailable`, `BufferMisconfigured`, `ReplyError`."""
+class Wire(Link):
+    """A link that also moves large values."""
 
     def __init__(self, target: Target, timeout_s: float = 5.0) -> None:
-        self.target = target
-        self.timeout_s = timeout_s
-        self.run_id = ""
-        self._lock = threading.RLock()
-        self._sock: socket.socket | None = None
+        super().__init__(target, timeout_s)
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._start = self._end = 0
 
-    # --- commands -----------------------------------------------------------------------------------------------------
+    def upload(self, values: Sequence[tuple[str, memoryview]], ttl_ms: int) -> None:
+        """SET each value with an expiry. Raises what the first error reply stands for."""
+        self.use(lambda client, run_id: self._upload(values, ttl_ms))
 
-    def call(self, *args: Arg, extra_s: float = 0.0) -> Reply:
-        """One command. `extra_s` on top of the timeout, for commands that block. Raises `ReplyError`."""
-        return self.pipeline([args], extra_s)[0]
+    def upload_and_run(
+        self,
+        values: Sequence[tuple[str, memoryview]],
+        ttl_ms: int,
+        script: Script,
+        key: str,
+        arguments: Callable[[str], tuple[Arg, ...]],
+    ) -> Reply:
+        """`upload`, and in the same round trip the script on `key` with `arguments(run id)`. Returns its answer."""
 
-    def pipeline(self, commands: Sequence[Sequence[Arg]], extra_s: float = 0.0) -> list[Reply]:
-        """Several commands in one go; raises the first error reply, after all replies were read."""
-        replies = self.exchange(lambda _: commands, extra_s)
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise reply
-        return replies
+        def run(client: redis.Redis, run_id: str) -> Reply:
+            args = arguments(run_id)
+            try:
+                return self._upload(values, ttl_ms, "EVALSHA", script.sha, 1, key, *args)
+            except NoScriptError:  # Redis restarted since it was last asked
+                return client.eval(script.text, 1, key, *args)
 
-    def exchange(self, make: Callable[[str], Sequence[Sequence[Arg]]], extra_s: float = 0.0) -> list[Reply]:
-        """Send `make(run_id)`, whose arguments may name the run that is connected; error replies are returned."""
+        return self.use(run)
 
-        def run(sock: socket.socket) -> list[Reply]:
-            commands = make(self.run_id)
-            self._set_timeouts(sock, self.timeout_s + extra_s)
-            self._send(sock, commands)
-            return [self._reply(sock) for _ in commands]
-
-        return self._retrying(run)
-
-    def fetch(self, wanted: Sequence[tuple[bytes, memoryview]]) -> list[int]:
+    def fetch(self, wanted: Sequence[tuple[str, memoryview]]) -> list[int]:
         """Read each value into its memory, pipelined. Returns lengths: -1 for a key that is not there.
 
         A value of another length than its memory is read past and reported by its length.
         """
+        return self.use(lambda client, run_id: self._fetch(wanted))
 
-        def run(sock: socket.socket) -> list[int]:
-            self._set_timeouts(sock, self.timeout_s)
-            lengths: list[int] = []
-            asked = 0
+    # --- out ----------------------------------------------------------------------------------------------------------
+
+    def _upload(self, values: Sequence[tuple[str, memoryview]], ttl_ms: int, *then: Arg) -> Reply:
+        """Send the values and the command `then`, read all replies, raise the first error among them."""
+        sock = self._socket()
+        px = str(ttl_ms).encode()
+        end = b"\r\n$2\r\nPX\r\n$%d\r\n%b\r\n" % (len(px), px)
+        pending = b""
+        with self._kernel_timeouts(sock):
+            for key, view in values:
+                name = key.encode()
+                pending += b"*5\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(name), name, view.nbytes)
+                _send_all(sock, pending, more=True)
+                _send_all(sock, view, more=True)
+                pending = end
+            if then:
+                pending += b"".join(self._connection.pack_command(*then))
+            _send_all(sock, pending, more=False)
+        answer, failed = None, None
+        for _ in range(len(values) + bool(then)):
+            try:
+                answer = self._connection.read_response()
+            except redis.ResponseError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return answer
+
+    # --- in -----------------------------------------------------------------------------------------------------------
+
+    def _fetch(self, wanted: Sequence[tuple[str, memoryview]]) -> list[int]:
+        sock = self._socket()
+        self._start = self._end = 0
+        lengths: list[int] = []
+        asked = 0
+        with self._kernel_timeouts(sock):
             for i, (_, out) in enumerate(wanted):
                 if asked - i <= WINDOW // 2:  # refilled by halves: a request for each value would cost a call each
                     more = wanted[asked : i + WINDOW]
-                    self._send(sock, [(b"GET", key) for key, _ in more])
+                    packed = b"".join(part for key, _ in more for part in self._connection.pack_command("GET", key))
+                    _send_all(sock, packed, more=False)
                     asked += len(more)
-                lengths.append(self._bulk_into(sock, out))
-            return lengths
+                lengths.append(self._value_into(sock, out))
+        return lengths
 
-        return self._retrying(run)
-
-    def close(self) -> None:
-        with self._lock:
-            if self._sock is not None:
-                with contextlib.suppress(OSError):
-                    self._sock.close()
-            self._sock = None
-            self._start = self._end = 0
-
-    # --- connecting ---------------------------------------------------------------------------------------------------
-
-    def _retrying(self, run: Callable[[socket.socket], T]) -> T:
-        with self._lock:
-            reused = self._sock is not None
-            for attempt in (0, 1):
-                try:
-                    return run(self._sock or self._connect())
-                except (TimeoutError, BlockingIOError) as error:
-                    self.close()
-                    raise self._unavailable(f"did not answer in {self.timeout_s:g} s") from error
-                except OSError as error:
-                    self.close()
-                    if attempt or not reused:
-                        raise self._unavailable(f"cannot be reached ({error})") from error
-                except BaseException:
-                    self.close()
-                    raise
-            raise AssertionError("unreachable")
-
-    def _unavailable(self, fact: str) -> BufferUnavailable:
-        return BufferUnavailable(
-            f"Redis at {self.target} {fact}; gradients are kept and sent again when it is back: "
-            "check its process, its network and recovery.buffer.url"
-        )
-
-    def _connect(self) -> socket.socket:
-        target = self.target
-        if target.path is not None:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(self.timeout_s)
-            try:
-                sock.connect(target.path)
-            except BaseException:
-                sock.close()
-                raise
-        else:
-            sock = socket.create_connection((target.host, target.port), self.timeout_s)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if target.tls:
-                sock = ssl.create_default_context().wrap_socket(sock, server_hostname=target.host)
-        if target.path is not None or target.host in ("localhost", "127.0.0.1", "::1"):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
-        self._sock, self._start, self._end = sock, 0, 0
-        self._greet(sock)
-        return sock
-
-    def _greet(self, sock: socket.socket) -> None:
-        """Present the password, choose the database, learn the run id."""
-        self._set_timeouts(sock, self.timeout_s)
-        target = self.target
-        commands: list[tuple[Arg, ...]] = []
-        if target.password is not None:
-            commands.append(("AUTH", target.user, target.password) if target.user else ("AUTH", target.password))
-        if target.database:
-            commands.append(("SELECT", target.database))
-        commands.append(("INFO", "server"))
-        self._send(sock, commands)
-        replies = [self._reply(sock) for _ in commands]
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise as_buffer_error(reply, target)
-        info = bytes(replies[-1]).decode()
-        self.run_id = next((x[7:].strip() for x in info.splitlines() if x.startswith("run_id:")), "")
-
-    def _set_timeouts(self, sock: socket.socket, timeout_s: float) -> None:
-        if isinstance(sock, ssl.SSLSocket):
-            sock.settimeout(timeout_s)
-            return
-        # The kernel's timeouts, not Python's: those make the socket non-blocking and MSG_WAITALL void.
-        sock.settimeout(None)
-        value = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
-
-    # --- bytes --------------------------------------------------------------------------------------------------------
-
-    def _send(self, sock: socket.socket, commands: Iterable[Sequence[Arg]]) -> None:
-        """Small arguments are gathered; large ones leave from where they are."""
-        pending = bytearray()
-        for command in commands:
-            pending += b"*%d\r\n" % len(command)
-            for arg in command:
-                if isinstance(arg, memoryview):
-                    pending += b"$%d\r\n" % arg.nbytes
-                    _send_all(sock, pending, more=True)
-                    _send_all(sock, arg, more=True)
-                    pending = bytearray(b"\r\n")
-                else:
-                    raw = arg if isinstance(arg, bytes) else str(arg).encode()
-                    pending += b"$%d\r\n%b\r\n" % (len(raw), raw)
-        _send_all(sock, pending, more=False)
-
-    def _fill(self, sock: socket.socket) -> None:
-        if self._start:
-            rest = self._end - self._start
-            self._buffer[:rest] = bytes(self._buffer[self._start : self._end])
-            self._start, self._end = 0, rest
-        if self._end == len(self._buffer):
-            raise ConnectionError("a reply line is longer than the protocol allows")
-        count = sock.recv_into(self._buffer[self._end :])
-        if count == 0:
-            raise ConnectionError("closed by the other end")
-        self._end += count
+    def _value_into(self, sock: socket.socket, out: memoryview) -> int:
+        line = self._line(sock)
+        if line[:1] != b"$":
+            self.close()  # replies to the other requests are still under way
+            raise redis.ResponseError(line[1:].decode(errors="replace"))
+        length = int(line[1:])
+        if length > MAX_BULK_BYTES:
+            raise ConnectionError(f"a value of {length} bytes is more than Redis allows")
+        if length >= 0:
+            self._into(sock, out if length == len(out) else memoryview(bytearray(length)))
+            if self._line(sock) != b"":
+                raise ConnectionError("a value is longer than announced")
+        return length
 
     def _line(self, sock: socket.socket) -> bytes:
         while True:
@@ -260,7 +135,9 @@ class Wire:
             if at >= 0:
                 self._start += at + 2
                 return found[:at]
-            self._fill(sock)
+            self._buffer[: len(found)] = found
+            self._start, self._end = 0, len(found)
+            self._end += self._receive(sock, self._buffer[self._end :])
 
     def _into(self, sock: socket.socket, out: memoryview) -> None:
         have = min(self._end - self._start, len(out))
@@ -268,76 +145,48 @@ class Wire:
         self._start += have
         flags = 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_WAITALL
         while have < len(out):
-            count = sock.recv_into(out[have:], 0, flags)
-            if count == 0:
-                raise ConnectionError("closed by the other end")
-            have += count
+            have += self._receive(sock, out[have:], flags)
 
-    def _expect_end(self, sock: socket.socket) -> None:
-        if self._line(sock) != b"":
-            raise ConnectionError("a value is longer than announced")
+    @staticmethod
+    def _receive(sock: socket.socket, into: memoryview, flags: int = 0) -> int:
+        count = sock.recv_into(into, 0, flags)
+        if count == 0:
+            raise ConnectionError("closed by the other end, or a line longer than the protocol allows")
+        return count
 
-    def _bulk_into(self, sock: socket.socket, out: memoryview) -> int:
-        line = self._line(sock)
-        if line[:1] != b"$":
-            raise as_buffer_error(ReplyError(line[1:].decode(errors="replace")), self.target)
-        length = _length(line)
-        if length >= 0:
-            self._into(sock, out if length == len(out) else memoryview(bytearray(length)))
-            self._expect_end(sock)
-        return length
+    # --- the socket ---------------------------------------------------------------------------------------------------
 
-    def _reply(self, sock: socket.socket) -> Reply:
-        line = self._line(sock)
-        kind, rest = line[:1], line[1:]
-        if kind == b"+":
-            return rest
-        if kind == b"-":
-            return ReplyError(rest.decode(errors="replace"))
-        if kind == b":":
-            return int(rest)
-        if kind == b"$":
-            length = _length(line)
-            if length < 0:
-                return None
-            data = bytearray(length)
-            self._into(sock, memoryview(data))
-            self._expect_end(sock)
-            return bytes(data)
-        if kind == b"*":
-            length = int(rest)
-            return None if length < 0 else [self._reply(sock) for _ in range(length)]
-        raise ConnectionError(f"not a Redis reply: {line[:40]!r}")
+    def _connect(self) -> None:
+        super()._connect()
+        sock = self._socket()
+        timeout = struct.pack("ll", int(self.timeout_s), int(self.timeout_s % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        if self.target.on_this_host:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+
+    def _socket(self) -> socket.socket:
+        sock: socket.socket | None = self._connection._sock  # the one thing redis-py has no public name for
+        if sock is None:
+            raise ConnectionError("closed")
+        return sock
+
+    @contextlib.contextmanager
+    def _kernel_timeouts(self, sock: socket.socket) -> Iterator[None]:
+        """Let the kernel end a wait: Python's own timeouts make the socket non-blocking, and MSG_WAITALL void."""
+        if isinstance(sock, ssl.SSLSocket):
+            yield
+            return
+        sock.settimeout(None)
+        try:
+            yield
+        finally:
+            sock.settimeout(self.timeout_s)
 
 
-def _length(line: bytes) -> int:
-    length = int(line[1:])
-    if length > MAX_BULK_BYTES:
-        raise ConnectionError(f"a value of {length} bytes is more than Redis allows")
-    return length
-
-
-def _send_all(sock: socket.socket, data: bytearray | memoryview, more: bool) -> None:
+def _send_all(sock: socket.socket, data: bytes | memoryview, more: bool) -> None:
     if isinstance(sock, ssl.SSLSocket):
         sock.sendall(data)
     else:
         sock.sendall(data, socket.MSG_MORE if more else 0)
-
-
-def as_buffer_error(error: ReplyError, target: Target) -> Exception:
-    """The typed error for a reply that any command may get; the reply itself when it is of no such kind."""
-    if error.code in ("LOADING", "BUSY", "MASTERDOWN", "READONLY", "TRYAGAIN", "MISCONF", "CLUSTERDOWN"):
-        return BufferUnavailable(
-            f"Redis at {target} refuses for now: {error}; gradients are kept and sent again"
-            + ("; free its disk" if error.code == "MISCONF" else "")
-        )
-    if error.code in ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED") or "without any password" in str(error):
-        return BufferMisconfigured(
-            f"Redis at {target} does not accept us: {error}; check user and password of recovery.buffer.url"
-        )
-    if error.code == "OOM":
-        return BufferFull(
-            f"Redis at {target} is out of memory: its maxmemory must hold recovery.buffer.maxBytes, two snapshots "
-            "and slack (outlast.buffer_types.redis_maxmemory); raise it, or lower maxBytes"
-        )
-    return error

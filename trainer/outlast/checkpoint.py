@@ -18,67 +18,48 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import re
-import secrets
+import shutil
 import time
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from outlast.checkpoint_file import (
-    Header,
+    Part,
     PartCorrupt,
     PartName,
     fsync_directory,
+    open_part,
     read_part_file,
-    read_slice,
     verify_part,
-    write_durably,
     write_part_file,
 )
+from outlast.checkpoint_set import (
+    MANIFEST,
+    NAME,
+    Checkpoint,
+    complete,
+    file_names,
+    parts_in,
+    read_manifest,
+    set_name,
+)
+
+__all__ = ["MANIFEST", "NAME", "Checkpoint", "CheckpointError", "CheckpointStore"]
 
 logger = logging.getLogger("outlast.checkpoint")
 
-MANIFEST = "MANIFEST.json"
-NAME = re.compile(r"ckpt-h(\d{4,})-v(\d{8,})")
 STALE_S = 900.0  # a temporary file of the writer's own epoch that nobody has touched for so long is nobody's
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read. Older ones are untouched."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A complete set. `parts[shard]` is a file's name and length."""
-
-    name: str
-    history: int
-    version: int
-    parts: tuple[tuple[PartName, int], ...]
-
-    @property
-    def shards(self) -> int:
-        return len(self.parts)
-
-    @property
-    def epoch(self) -> int:
-        return sum(part.epoch for part, _ in self.parts)
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        return self.history, self.epoch, self.version
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "history": self.history, "epoch": self.epoch, "version": self.version}
 
 
 class CheckpointStore:
@@ -111,7 +92,7 @@ class CheckpointStore:
         [start, stop]`, the shard's place in the flat vector, the set can be restored with another number of shards.
         Raises `CheckpointError`.
         """
-        name = f"ckpt-h{history:04d}-v{version:08d}"
+        name = set_name(history, version)
         directory = self.directory / name
         try:
             self._make(directory)
@@ -120,7 +101,7 @@ class CheckpointStore:
             for attempt in (0, 1):
                 try:
                     write_part_file(directory, shard, shards, epoch, tensors, {**meta, "job_uid": self.job_uid})
-                    self._complete(directory, shard, shards, history, epoch, version)
+                    complete(directory, self.job_uid, shard, shards, history, epoch, version)
                     break
                 except FileNotFoundError:
                     if attempt:
@@ -147,33 +128,14 @@ class CheckpointStore:
             for parent in (self.directory, self.directory.parent):  # both may be new
                 fsync_directory(parent)
 
-    def _complete(self, directory: Path, shard: int, shards: int, history: int, epoch: int, version: int) -> None:
-        """Write the manifest until it names the best parts there are: whoever replaces it last has looked last."""
-        while True:
-            best = _best_parts(directory, shards)
-            if len(best) < shards:
-                return
-            wanted = {
-                "job_uid": self.job_uid,
-                "history": history,
-                "version": version,
-                "parts": [{"file": str(part), "bytes": size} for part, size in best],
-            }
-            if _read_manifest(directory) == wanted:
-                return
-            text = json.dumps(wanted, separators=(",", ":"))
-            data = f'{{"crc32":{zlib.crc32(text.encode())},{text[1:]}\n'.encode()
-            temporary = directory / f".manifest-{shard:05d}-e{epoch:08d}-{secrets.token_hex(6)}.tmp"
-            write_durably(temporary, directory / MANIFEST, [memoryview(data)])
-
     def _clean(self, shard: int, epoch: int) -> None:
         """Remove what writers that died left half-written: of lower epochs of this shard, or old."""
         for path in self.directory.glob("ckpt-*/.*.tmp"):
             match = re.match(r"\.(?:part|manifest)-(\d+)-e(\d+)-", path.name)
             superseded = match is not None and int(match[1]) == shard and int(match[2]) < epoch
             with contextlib.suppress(OSError):
-                if superseded or time.time() - path.stat().st_mtime > STALE_S:
-                    path.unlink()
+                if superseded or time.time() - _last_written(path) > STALE_S:
+                    _remove(path)
                     logger.info("removed the half-written %s", path)
 
     def prune(self, keep: int, epoch: int, shard: int = 0) -> list[str]:
@@ -182,8 +144,7 @@ class CheckpointStore:
         Sets whose part of `shard` has a higher epoch than `epoch` are left alone, and so is what is not complete
         unless it is older than everything that is kept. Never raises for a file that cannot be deleted.
         """
-        complete = self.list_complete(shard)
-        kept = complete[: max(keep, 1)]
+        kept = self.list_complete(shard)[: max(keep, 1)]
         if not kept:
             return []
         deleted = []
@@ -196,8 +157,7 @@ class CheckpointStore:
                 own = part_epochs[shard] if shard < len(part_epochs) else max(part_epochs)
                 old = manifest.order < kept[-1].order
             else:
-                parts = [p for p in map(PartName.parse, _names(directory)) if p is not None]
-                own = max((p.epoch for p in parts if p.shard == shard), default=0)
+                own = max((part.epoch for part in parts_in(directory) if part.shard == shard), default=0)
                 old = (history, version) < min((k.history, k.version) for k in kept)
             if old and own <= epoch and directory.name not in {k.name for k in kept}:
                 self._delete(directory)
@@ -209,9 +169,7 @@ class CheckpointStore:
         with contextlib.suppress(OSError):
             (directory / MANIFEST).unlink(missing_ok=True)
             fsync_directory(directory)
-            for name in _names(directory):
-                (directory / name).unlink(missing_ok=True)
-            directory.rmdir()
+            _remove(directory)
         logger.debug("pruned %s", directory.name)
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -230,22 +188,12 @@ class CheckpointStore:
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """(tensors, meta) as written; tensors in `into` that fit are filled in place. Raises `CheckpointError`."""
         path = self._part_path(self._named(name), shard)
-        try:
+        with _restorable(path):
             return read_part_file(path, into)
-        except (OSError, PartCorrupt) as error:
-            raise CheckpointError(f"{path} {error}; restore from the checkpoint before it") from error
 
     def metas(self, name: str) -> list[dict[str, Any]]:
         """What each part says of itself, in order of the shards that wrote them. Raises `CheckpointError`."""
-        checkpoint = self._named(name)
-        found = []
-        for shard in range(checkpoint.shards):
-            path = self._part_path(checkpoint, shard)
-            try:
-                found.append(verify_part(path).meta)
-            except (OSError, PartCorrupt) as error:
-                raise CheckpointError(f"{path} {error}; restore from the checkpoint before it") from error
-        return found
+        return [part.meta for _, part in self._open_all(name)]
 
     def read_range(self, name: str, start: int, stop: int) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         """Elements `[start, stop)` of the flat vector, from however many parts hold them.
@@ -253,35 +201,38 @@ class CheckpointStore:
         Tensors as long as their part's range (parameters, optimizer state) are cut and joined; others (counters) are
         the first part's. Metas are those of the parts that were used, in order. Raises `CheckpointError`.
         """
-        checkpoint = self._named(name)
-        pieces: list[tuple[Path, Header, int, int]] = []
-        for shard in range(checkpoint.shards):
-            path = self._part_path(checkpoint, shard)
-            try:
-                header = verify_part(path)
-            except (OSError, PartCorrupt) as error:
-                raise CheckpointError(f"{path} {error}; restore from the checkpoint before it") from error
-            if "range" not in header.meta:
+        used: list[tuple[int, int, Part]] = []
+        for path, part in self._open_all(name):
+            if "range" not in part.meta:
                 raise CheckpointError(
-                    f"{path} does not say which range it holds; restore it with the {checkpoint.shards} shards it was "
-                    "written by"
+                    f"{path} does not say which range it holds; restore it with as many shards as it was written by"
                 )
-            low, high = header.meta["range"]
+            low, high = part.meta["range"]
             if max(low, start) < min(high, stop):
-                pieces.append((path, header, low, high))
-        return _join(name, pieces, start, stop)
+                used.append((low, high, part))
+        used.sort(key=lambda piece: piece[0])
+        return _join(name, used, start, stop), [part.meta for _, _, part in used]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    def _open_all(self, name: str) -> list[tuple[Path, Part]]:
+        checkpoint = self._named(name)
+        found = []
+        for shard in range(checkpoint.shards):
+            path = self._part_path(checkpoint, shard)
+            with _restorable(path):
+                found.append((path, open_part(path)))
+        return found
+
     def _sets(self) -> Iterator[tuple[Path, int, int]]:
-        for name in sorted(_names(self.directory)):
+        for name in sorted(file_names(self.directory)):
             match = NAME.fullmatch(name)
             if match is not None:
                 yield self.directory / name, int(match[1]), int(match[2])
 
     def _manifest(self, directory: Path, history: int, version: int) -> Checkpoint | None:
         """The set that the manifest describes; None (with one warning if there is something to warn of) otherwise."""
-        raw = _read_manifest(directory)
+        raw = read_manifest(directory)
         if raw is None:
             if (directory / MANIFEST).exists():
                 self._warn(directory.name, "its manifest is truncated or corrupt")
@@ -338,55 +289,44 @@ class CheckpointStore:
             logger.warning("skipping checkpoint %s in %s: %s; the one before is used", name, self.directory, why)
 
 
-def _names(directory: Path) -> list[str]:
+@contextlib.contextmanager
+def _restorable(path: Path) -> Iterator[None]:
+    """What makes a part unreadable says where to go on from."""
     try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        yield
+    except (OSError, PartCorrupt) as error:
+        raise CheckpointError(f"{path} {error}; restore from the checkpoint before it") from error
 
 
-def _best_parts(directory: Path, shards: int) -> list[tuple[PartName, int]]:
-    """For each shard that has one, the part of the highest epoch."""
-    best: dict[int, PartName] = {}
-    for part in map(PartName.parse, _names(directory)):
-        if part is not None and part.shards == shards:
-            held = best.get(part.shard)
-            if held is None or (part.epoch, part.crc) > (held.epoch, held.crc):
-                best[part.shard] = part
-    return [(part, (directory / str(part)).stat().st_size) for _, part in sorted(best.items())]
+def _last_written(path: Path) -> float:
+    return max(p.stat().st_mtime for p in (path, *path.glob("*")))
 
 
-def _read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest without its checksum; None if it is missing or does not match it."""
-    try:
-        raw: dict[str, Any] = json.loads((directory / MANIFEST).read_bytes())
-        crc = raw.pop("crc32")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None
-    return raw if zlib.crc32(json.dumps(raw, separators=(",", ":")).encode()) == crc else None
+def _remove(path: Path) -> None:
+    """A file, or a directory with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
-def _join(
-    name: str, pieces: list[tuple[Path, Header, int, int]], start: int, stop: int
-) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    pieces.sort(key=lambda piece: piece[2])
+def _join(name: str, pieces: list[tuple[int, int, Part]], start: int, stop: int) -> dict[str, torch.Tensor]:
+    """Elements `[start, stop)` of what the parts hold, in new memory; `pieces` are (low, high, part), by low."""
     at = start
-    for _, _, low, high in pieces:
+    for low, high, _ in pieces:
         if low > at:
             break
         at = max(at, min(high, stop))
     if at != stop:
         raise CheckpointError(f"{name} does not hold elements {at} to {stop}; it was written for a smaller model")
     tensors: dict[str, torch.Tensor] = {}
-    for path, header, low, high in pieces:
-        for stored in header.tensors:
-            cut = stored.shape == (high - low,)
-            if stored.name not in tensors:
-                shape = (stop - start,) if cut else stored.shape
-                tensors[stored.name] = torch.empty(shape, dtype=stored.dtype)
-                if not cut:
-                    read_slice(path, stored, 0, tensors[stored.name])
-            if cut:
-                first, last = max(low, start), min(high, stop)
-                read_slice(path, stored, first - low, tensors[stored.name][first - start : last - start])
-    return tensors, [header.meta for _, header, _, _ in pieces]
+    for low, high, part in pieces:
+        first, last = max(low, start), min(high, stop)
+        for key, stored in part.tensors.items():
+            if stored.shape != (high - low,):
+                tensors.setdefault(key, stored.clone())
+                continue
+            if key not in tensors:
+                tensors[key] = torch.empty(stop - start, dtype=stored.dtype)
+            tensors[key][first - start : last - start] = stored[first - low : last - low]
+    return tensors

@@ -67,9 +67,13 @@ class Client:
         self.failure: str | None = None
         self._resync = False
         self._initial, self._manifest, self._optimizer = initial, manifest, optimizer
-        self._staged = [_Staged(torch.zeros(b - a), torch.zeros(b - a)) for a, b in self.ranges]
+        pinned = torch.cuda.is_available()
+        self._staged = [
+            _Staged(torch.zeros(b - a, pin_memory=pinned), torch.zeros(b - a, pin_memory=pinned))
+            for a, b in self.ranges
+        ]
         limit = max(4, min(_MEMORY_BYTES // (manifest.numel * 4), 256))
-        self._pool = TensorPool(manifest.numel, limit, pinned=torch.cuda.is_available())
+        self._pool = TensorPool(manifest.numel, limit, pinned=pinned)
         self._ledger = LedgerWriter(config.ledger_dir, config.slot, config.incarnation) if config.ledger_dir else None
         self._loaded: tuple[tuple[int, ...], int] = ((0,) * len(self.ranges), 0)  # versions, history
         self._open: list[Outgoing] = []
@@ -183,7 +187,9 @@ class Client:
         with self.condition:
             self._loaded = (tuple(max(0, s.version) for s in self._staged), max(s.history for s in self._staged))
             for (a, b), staged in zip(self.ranges, self._staged, strict=True):
-                out[a:b].copy_(staged.front)
+                out[a:b].copy_(staged.front, non_blocking=True)
+            if out.is_cuda:
+                torch.cuda.current_stream().synchronize()  # the memory is received into again once the lock is free
 
     def close(self) -> None:
         with self.condition:

@@ -179,8 +179,18 @@ class Serving:
 
     def _await_answer(self, connection: Connection, waiter: Waiter) -> None:
         while (answer := waiter.wait(self._heartbeat_s)) is None:
+            if self._overtaken():
+                view = self.server.replica.view
+                answer = (Refused(waiter, Refusal.STOPPED, view, "waits for a newer view"), None, view)
+                break
             connection.send(Header(Op.WAITING))
         self._send_answer(connection, *answer)
+
+    def _overtaken(self) -> bool:
+        """Whether we have heard of a view that we do not have: who waits here may never be answered."""
+        with self.server.lock:
+            view = self.server.replica.view
+            return view is not None and not self.server.replica.current(view.epoch)
 
     def _send_answer(
         self,
@@ -251,6 +261,9 @@ class Serving:
         try:
             while True:
                 header, meta = connection.receive()
+                if self._is_stale(header.epoch):
+                    time.sleep(self._heartbeat_s)  # it is about to get our view, most often, and drops this link itself
+                    return  # closed: it dials again, and is told our epoch
                 if header.op == Op.STATE:
                     self._take_state(connection, header, meta)
                 elif header.op == Op.FORWARD:
@@ -263,6 +276,11 @@ class Serving:
             with server.lock:
                 if server.inbound.get(boot) is connection:
                     del server.inbound[boot]
+
+    def _is_stale(self, epoch: int) -> bool:
+        with self.server.lock:
+            view = self.server.replica.view
+            return view is not None and epoch < view.epoch
 
     def _take_state(self, connection: Connection, header: Header, meta: dict[str, Any]) -> None:
         flat = torch.empty(header.length // 4)

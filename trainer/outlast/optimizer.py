@@ -96,8 +96,6 @@ class Optimizer(torch.optim.Optimizer):
         self._base_rates = [float(group["lr"]) for group in self.inner.param_groups]
         groups = [[(names[id(p)], p) for p in g["params"]] for g in self.inner.param_groups]
         self._model = FlatModel(groups, buffers)
-        self._weights = torch.zeros(self._model.manifest.numel, pin_memory=self._model.flat.is_cuda)
-        self._weights.copy_(self._model.flat)
         self._sync = training.consistency == "Sync"
         # SSP bounds how far a slot runs ahead; a push in flight would let it run one further.
         self._in_flight = 1 if training.consistency == "Async" else 0
@@ -106,7 +104,9 @@ class Optimizer(torch.optim.Optimizer):
         self._pulls = self.spec.recovery.strategy == "Stateless"
         self._clip = self.spec.recovery.staleness.clip_norm
         local = self.spec.recovery.staleness.outage.mode == "LocalSteps"
-        self._client = Client(config, self.spec, self._model.manifest, description, self._weights.clone())
+        self._client = Client(
+            config, self.spec, self._model.manifest, description, self._model.flat.detach().cpu().clone()
+        )
         self._local = LocalSteps(self._model, self.inner) if local else None
         self._gave_up = False  # the last wait was in vain: do not wait again before something comes in
         self._client.start()
@@ -153,6 +153,9 @@ class Optimizer(torch.optim.Optimizer):
     # --- the torch interface ---
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch. Raises `ManifestMismatch` if a shape has changed, before backward fails less clearly."""
+        if self._client is not None:
+            self._model.check_shapes()
         self.inner.zero_grad(set_to_none=set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -291,8 +294,8 @@ class Optimizer(torch.optim.Optimizer):
         assert client is not None
         self._seen = client.arrivals
         if self._seen != getattr(self, "_loaded", -1):
-            client.copy_weights(self._weights)
-            self._model.load(self._weights)
+            client.copy_weights(self._model.flat)
+            self._model.spread()
             self._loaded = self._seen
 
     def _check_stopped(self) -> None:

@@ -273,7 +273,8 @@ class Replica:
         self._tainted = False
         if state.initialised and not fitting:
             self._drop(ready)
-            self.restoring = (PREDECESSOR, view.history) if member else None
+            # A head has nobody above it: with nothing named to restore from it waits for a worker's initial weights.
+            self.restoring = (PREDECESSOR, view.history) if member and not self.is_head else None
         if member and not state.initialised:
             self._restore(view, ready)
         else:

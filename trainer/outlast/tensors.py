@@ -104,17 +104,22 @@ class FlatModel:
         for (_, buffer), place in zip(self._buffers, self._places[len(self._parameters) :], strict=True):
             out.narrow(0, place.offset, place.numel).copy_(buffer.detach().reshape(-1))
 
-    def pack(self, out: torch.Tensor) -> None:
-        """Concatenate gradients in manifest order, then buffer values, into `out`, float32 [numel] on the CPU.
-
-        A parameter without a gradient contributes zeros. Raises `ManifestMismatch` if a shape has changed.
-        """
+    def check_shapes(self) -> None:
+        """Raise `ManifestMismatch` if a parameter's shape has changed."""
         for parameter, place, shape in zip(self._parameters, self._places, self._shapes, strict=False):
             if tuple(parameter.shape) != shape:
                 raise ManifestMismatch(
                     f'parameter "{place.name}" has shape {list(parameter.shape)}, was {list(shape)} when the job '
                     "began; a model must keep its shapes while it trains"
                 )
+
+    def pack(self, out: torch.Tensor) -> None:
+        """Concatenate gradients in manifest order, then buffer values, into `out`, float32 [numel] on the CPU.
+
+        A parameter without a gradient contributes zeros. Raises `ManifestMismatch` if a shape has changed.
+        """
+        self.check_shapes()
+        for parameter, place, shape in zip(self._parameters, self._places, self._shapes, strict=False):
             target = out.narrow(0, place.offset, place.numel)
             if parameter.grad is None:
                 target.zero_()
@@ -127,6 +132,10 @@ class FlatModel:
     def load(self, weights: torch.Tensor) -> None:
         """Set parameters and buffers from `weights`, float32 [numel] on the CPU."""
         self.flat.copy_(weights, non_blocking=True)
+        self.spread()
+
+    def spread(self) -> None:
+        """Take over what `flat` holds: buffers, and parameters that are no views into it (other types)."""
         for i, parameter in enumerate(self._parameters):
             place = self._places[i]
             if parameter.dtype != torch.float32 or parameter.data_ptr() != self.flat.data_ptr() + place.offset * 4:

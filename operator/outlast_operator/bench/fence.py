@@ -64,10 +64,12 @@ class Pusher:
     def answer(self, timeout_s: float = 10.0) -> int:
         """The next answer's op. Raises `ConnectionError`."""
         self.connection.set_timeout(timeout_s, timeout_s)
-        while True:
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
             header, _ = self.connection.receive()
             if header.op != Op.WAITING:
                 return header.op
+        raise BenchError(f"{self.to.member.name} kept slot {self.slot} waiting for {timeout_s:g} s")
 
     def push(self, step: int, epoch: int, payload: memoryview, meta: dict[str, Any] | None = None) -> None:
         """Send and insist on an acknowledgement."""
@@ -116,7 +118,7 @@ def _press(cut_off: Pusher, head: Standing, payload: memoryview, applied: int) -
     """Push at the old head for LINGER_S, beginning with the answer to what it received while it was stopped."""
     sent, acknowledged, refused, closed = 1, 0, 0, 0
     step, waiting = PUSHES + 1, True
-    end = time.monotonic() + LINGER_S
+    end = 0.0
     while waiting or time.monotonic() < end:
         try:
             if not waiting:
@@ -132,7 +134,8 @@ def _press(cut_off: Pusher, head: Standing, payload: memoryview, applied: int) -
             closed += 1
             with contextlib.suppress(ConnectionError):
                 cut_off.again()
-        waiting = False
+        if waiting:
+            waiting, end = False, time.monotonic() + LINGER_S
         time.sleep(0.01)
     held = head.control.table()["applied"]
     return Fenced(sent, acknowledged, refused, closed, max(0, _steps(held, 1) - PUSHES), applied)

@@ -7,6 +7,7 @@ without a training loop. Whoever is started here dies with the bench (PDEATHSIG)
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import secrets
@@ -31,6 +32,8 @@ import sys
 from outlast_operator import prctl
 prctl.die_with_parent(int(sys.argv[1]))
 import importlib
+import logging
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 module, _, function = sys.argv[2].partition(":")
 sys.exit(getattr(importlib.import_module(module), function)())
 """
@@ -71,10 +74,14 @@ def until(ready: Callable[[], Any], what: str, timeout_s: float) -> Any:
     """Wait until `ready()` gives something true, and return it. Raises `BenchError` after `timeout_s` seconds."""
     end = time.monotonic() + timeout_s
     while True:
-        with contextlib.suppress(OSError, RuntimeError):
+        try:
             found = ready()
             if found:
                 return found
+        except BenchError:
+            raise
+        except (OSError, RuntimeError):
+            pass  # a server that does not listen yet
         if time.monotonic() > end:
             raise BenchError(f"{what} did not happen within {timeout_s:g} s")
         time.sleep(0.01)
@@ -94,6 +101,13 @@ def redis(root: Path, max_memory: int = 2 << 30) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+def serve() -> int:
+    """A server, with what a job's forkserver has imported ahead: torch's optimizers import _dynamo when first made."""
+    importlib.import_module("torch._dynamo")
+    importlib.import_module("outlast.server").main()
+    return 0
 
 
 @dataclass
@@ -130,11 +144,22 @@ def server(config: ProcessConfig, index: int, root: Path) -> Iterator[Standing]:
     log = root / f"{address.name}.log"
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
-            python("outlast.server:main", log, {ENVIRONMENT_VARIABLE: own.to_json()}, stdin=subprocess.DEVNULL)
+            python(
+                "outlast_operator.bench.processes:serve",
+                log,
+                {ENVIRONMENT_VARIABLE: own.to_json()},
+                stdin=subprocess.DEVNULL,
+            )
         )
         control = ServerControl(address.address, config.job_uid, config.token, timeout_s=5.0)
         stack.callback(control.close)
-        boot = until(lambda: control.probe().get("boot"), f"{address.name} answering (see {log})", START_S)
+
+        def answers() -> str | None:
+            if process.poll() is not None:
+                raise BenchError(f"{address.name} ended: {log.read_text(errors='replace')[-500:]}")
+            return control.probe().get("boot")
+
+        boot = until(answers, f"{address.name} answering", START_S)
         yield Standing(Member(address.name, str(boot), address.address), control, process, own)
 
 
