@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from outlast_operator.backoff import count_exit, fail, is_counted
+from outlast_operator.failover import policy
 from outlast_operator.state import FinishJob, KillProcess, Process, RequestCheckpoint, TermProcess
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
@@ -70,7 +71,9 @@ def plan_finish(turn: Turn, shards: list[Shard]) -> None:
 def _may_finish(turn: Turn, s: Shard) -> bool:
     """Whether a head is told to admit nothing more. A goal of time or accuracy ends at once; else what is acknowledged
     and not applied yet (the buffer's log, another shard's last updates) still is: until the version stands still."""
-    if s.head is None or turn.status.goal in ("seconds", "accuracy"):
+    goal = turn.status.goal
+    applied = goal in ("epochs", "workers") and not policy(turn.spec).needs_redis  # workers leave when all is
+    if s.head is None or applied or goal in ("seconds", "accuracy"):
         return True
     still = f"still:{s.shard}:{s.head.epoch}:{s.head.version}"
     return turn.lasted(still, True, turn.spec.recovery.failover.timeout_seconds)

@@ -344,7 +344,13 @@ class LocalRuntime:
             return
         if not watch.probe.finished and self.directory.read_status().outcome is None:
             return  # it leaves, and the job goes on without it
-        asked = self._pool.submit(watch.control.table)
+        control = watch.control
+
+        def last_table() -> dict[str, Any]:
+            control.finish()  # what it acknowledged after its table would pass for lost
+            return control.table()
+
+        asked = self._pool.submit(last_table)
         try:
             write_json(path, asked.result(timeout=TABLE_PATIENCE_S))
         except (OSError, RuntimeError, TimeoutError) as error:

@@ -112,6 +112,8 @@ class Runner:
                 with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: no more patience
                     if outcome != "Succeeded":
                         self._stop_training()
+                    if outcome == "Interrupted":
+                        self._stop_computing()  # what is acknowledged after the tables were asked would pass for lost
                     tables = self._tables()
                     if outcome == "Interrupted":
                         self._leave()

@@ -223,11 +223,11 @@ def _roll_back(turn: Turn, shards: list[Shard], needy: list[Shard], rules: Polic
         return
     available = [{c for m in candidates[s.shard] for c in _checkpoints(turn, m)} for s in shards]
     chosen = newest_checkpoint(available, rejected)
-    if chosen is None and any(c.name not in rejected for shard in available for c in shard):
-        # Servers look at the volume now and then: what they told may be pruned, or not be seen by the others yet.
-        if not turn.lasted("no common checkpoint", True, CHECKPOINT_NEWS_S):
-            turn.explain(f"shards {[s.shard for s in needy]} lost all their servers; no checkpoint is known to all")
-            return
+    # Servers look at the volume now and then: what they told may be pruned, or not be seen by the others yet.
+    some = chosen is None and any(c.name not in rejected for shard in available for c in shard)
+    if some and not turn.lasted("no common checkpoint", True, CHECKPOINT_NEWS_S):
+        turn.explain(f"shards {[s.shard for s in needy]} lost all their servers; no checkpoint is known to all")
+        return
     fallback = turn.spec.recovery.checkpoint.restore_from
     restore = chosen.name if chosen is not None else fallback if fallback and fallback not in rejected else None
     history = 1 + max(s.view.history for s in shards if s.view is not None)

@@ -106,7 +106,8 @@ class Checkers:
         complete = world.checkpoints.complete()
         chosen = next((c for c in complete if c.name == name), None)
         older = [c for c in complete if c.t_complete is not None and c.t_complete < world.now - RECENT_S]
-        best = max(((c.history, c.version) for c in older if c.name not in status.rejected_checkpoints), default=(-1, -1))
+        readable = [(c.history, c.version) for c in older if c.name not in status.rejected_checkpoints]
+        best = max(readable, default=(-1, -1))
         mine = (-1, 0) if chosen is None else (chosen.history, chosen.version)
         assert mine >= best, f"went back to {name}, though {best} was complete"
         self.floor = {}

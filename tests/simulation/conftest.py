@@ -13,7 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, default=0, help="the first seed")
 
 
-@pytest.fixture()
+@pytest.fixture
 def seeds(request: pytest.FixtureRequest) -> range:
     first = int(request.config.getoption("--seed"))
     return range(first, first + int(request.config.getoption("--seeds")))

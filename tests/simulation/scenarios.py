@@ -7,31 +7,41 @@ from dataclasses import replace
 from faults import EVERY_LINK, EVERY_SERVER, OTHERS
 from world import Scenario, World
 
+KILLS = ("kill-head", "kill-tail", "kill-server", "kill-worker", "kill-operator")
 COMMON = EVERY_SERVER + EVERY_LINK + OTHERS
 REDIS = (*COMMON, "kill-redis", "pause-redis", "cut-redis")
 TOTAL = (*COMMON, "kill-servers")
+ROLLBACKS = ("kill-servers", "slow", "pause-server", "cut-operator", "kill-worker")
 PLANNED = ("term-server", "term-head", "term-tail")
 
 SCENARIOS = (
     Scenario("chain-async", faults=COMMON),
-    Scenario("chain-kills", faults=("kill-head", "kill-tail", "kill-server", "kill-worker", "kill-operator"), workers=1),
+    Scenario("chain-kills", faults=KILLS, workers=1),
     Scenario("chain-async-2-shards", shards=2, faults=TOTAL),
     Scenario("chain-sync", consistency="Sync", faults=COMMON),
     Scenario("chain-sync-2-shards", consistency="Sync", shards=2, workers=3, updates=80, faults=TOTAL),
     Scenario("chain-ssp", consistency="BoundedStaleness", workers=3, faults=COMMON),
     Scenario("chain-total-loss", faults=("kill-servers", "kill-head", "pause-server", "kill-operator", "cut-chain")),
+    Scenario("chain-rollbacks", shards=2, checkpoint_every=3, faults=ROLLBACKS, count=(3, 8)),
+    Scenario(
+        "chain-sync-rollbacks", consistency="Sync", shards=2, checkpoint_every=3, updates=80, faults=ROLLBACKS,
+        count=(3, 8),
+    ),  # fmt: skip
+    Scenario("hybrid-rollbacks", strategy="Hybrid", shards=2, checkpoint_every=3, faults=ROLLBACKS, count=(3, 8)),
     Scenario("chain-successor", ack="Successor", faults=TOTAL),
     Scenario("chain-head", ack="Head", faults=TOTAL),
     Scenario("chain-batches", ack="Head", replicate_every=5, faults=TOTAL),
     Scenario("checkpoint-async", strategy="Checkpoint", faults=COMMON),
-    Scenario("checkpoint-sync-2-shards", strategy="Checkpoint", consistency="Sync", shards=2, updates=80, faults=COMMON),
+    Scenario(
+        "checkpoint-sync-2-shards", strategy="Checkpoint", consistency="Sync", shards=2, updates=80, faults=COMMON
+    ),
     Scenario("checkpoint-ssp", strategy="Checkpoint", consistency="BoundedStaleness", faults=COMMON),
     Scenario("hybrid-async", strategy="Hybrid", faults=REDIS),
     Scenario("hybrid-async-2-shards", strategy="Hybrid", shards=2, faults=(*REDIS, "kill-servers")),
     Scenario("hybrid-local-steps", strategy="Hybrid", outage="LocalSteps", faults=REDIS),
     Scenario("hybrid-ssp", strategy="Hybrid", consistency="BoundedStaleness", workers=3, faults=REDIS),
     Scenario("hybrid-sync", strategy="Hybrid", consistency="Sync", faults=REDIS),
-    Scenario("hybrid-forgetful-redis", strategy="Hybrid", durable="Some", faults=(*REDIS, "kill-servers", "kill-redis")),
+    Scenario("hybrid-forgetful-redis", strategy="Hybrid", durable="Some", faults=(*TOTAL, "kill-redis")),
     Scenario("hybrid-small-buffer", strategy="Hybrid", max_bytes=8 << 10, faults=REDIS),
     Scenario("stateless-async", strategy="Stateless", faults=REDIS),
     Scenario("stateless-async-2-shards", strategy="Stateless", shards=2, faults=REDIS),

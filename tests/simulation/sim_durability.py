@@ -1,4 +1,4 @@
-"""A server's state outside its memory: checkpoints, snapshots and records in Redis, and the head's reader of the log."""
+"""A server's state outside its memory: checkpoints, snapshots and records in Redis; and the reader of the log."""
 
 from __future__ import annotations
 
@@ -336,11 +336,11 @@ class LogReader:
         server = self._server
         view, redis = server.replica.view, server.world.redis
         assert view is not None
+        offset = record.last_offset
         for _ in range(2):
             try:
                 return redis.call_now(server, lambda m: m.record(server.shard, view.epoch, record))
             except ClaimNeeded:
-                offset = record.last_offset
                 if not redis.call_now(server, lambda m: m.claim(server.shard, view.epoch, view.history, offset)):
                     return False
                 self._claimed = (view.epoch, redis.call_now(server, lambda m: m.run_id()))

@@ -1,4 +1,4 @@
-"""The operator: the real `plan()` in a loop that observes, records and executes, and may be killed between any two lines."""
+"""The operator: the real `plan()` in a loop of observing, recording and doing; it may be killed between any two lines."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ class SimOperator(Process):
     def _boot_of(self, name: str, t_started: float) -> str | None:
         """As a runtime learns it: from a status that this start of the server sent."""
         probe = self.probes.get(name)
-        return probe.boot if probe is not None and probe.t >= t_started and probe.pid == self.world.table.pid(name) else None
+        told = probe is not None and probe.t >= t_started and probe.pid == self.world.table.pid(name)
+        return probe.boot if told and probe is not None else None
 
     def _write(self, plan: Plan, seen: JobStatus) -> bool:
         try:

@@ -286,12 +286,12 @@ class SimWorker(Process):
                 self.spawn(self._ask_one(name, answers))
                 asked += 1
         deadline = self.now + self._timeout_s()
-        taken = 0
-        while taken < asked and (yield Wait(lambda: len(answers) > taken, deadline)):
+        for taken in range(asked):
+            if not (yield Wait(lambda taken=taken: len(answers) > taken, deadline)):  # type: ignore[misc]
+                break
             if answers[taken] is not None:
                 deadline = min(deadline, self.now + STRAGGLER_S)
-            taken += 1
-        return [view for view in answers[:taken] if view is not None]
+        return [view for view in answers if view is not None]
 
     def _ask_one(self, name: str, answers: list[View | None]) -> Step:
         view = None
@@ -389,16 +389,8 @@ class SimWorker(Process):
             yield Wait(lambda: session.next_for_buffer() is not None)
             item = session.next_for_buffer()
             assert item is not None
-            payloads = [self._payload(item, index) for index in range(len(self.staged))]
-            call = self.world.redis.call(
-                self,
-                lambda m: m.append(
-                    self.slot, self.incarnation, item.history, max(item.versions), item.kind, item.first, item.last,
-                    item.lr_scale, payloads,
-                ),
-            )  # fmt: skip
             try:
-                result = yield from call
+                result = yield from self._append_one(item)
             except BufferUnavailable:
                 result = AppendResult.FULL
             if result in (AppendResult.OK, AppendResult.DUPLICATE):
@@ -412,3 +404,15 @@ class SimWorker(Process):
                 self.settle()
                 yield Wait(None, self.now + RETRY_S)
             self.settle()
+
+    def _append_one(self, item: Outgoing) -> Step:
+        payloads = [self._payload(item, index) for index in range(len(self.staged))]
+        return (
+            yield from self.world.redis.call(
+                self,
+                lambda m: m.append(
+                    self.slot, self.incarnation, item.history, max(item.versions), item.kind, item.first, item.last,
+                    item.lr_scale, payloads,
+                ),
+            )
+        )  # fmt: skip

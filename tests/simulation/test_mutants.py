@@ -1,4 +1,4 @@
-"""Mutants: one rule taken out of a replica, of the planner or of a shell. The checkers must find each, or they see nothing."""
+"""Mutants: one rule taken out of a replica or of the planner. The checkers must find each, or they see nothing."""
 
 from __future__ import annotations
 
@@ -95,15 +95,14 @@ def rolls_back_at_every_loss(spec: JobSpec, observed: ObservedJob, now: float) -
     return replace(answer, status=replace(answer.status, views=views))
 
 
+TOTAL_LOSS = ("kill-servers", "kill-head")
 CHAIN = Scenario("mutant", faults=EVERY_SERVER + EVERY_LINK, count=(2, 6))
 MUTANTS: list[Any] = [
     pytest.param(replace(CHAIN, make_replica=SkipsTheEpochCheck), id="skip the epoch check"),
     pytest.param(replace(CHAIN, make_replica=DropsTheDedup), id="drop the dedup"),
     pytest.param(replace(CHAIN, make_replica=AcknowledgesBeforeTheTail), id="acknowledge before the tail"),
     pytest.param(replace(CHAIN, make_replica=SealsNobody), id="vouch for what a caught-up joiner lacks"),
-    pytest.param(
-        replace(CHAIN, make_replica=ForgetsTheTable, faults=("kill-servers", "kill-head")), id="restore without the table"
-    ),
+    pytest.param(replace(CHAIN, make_replica=ForgetsTheTable, faults=TOTAL_LOSS), id="restore without the table"),
     pytest.param(
         replace(CHAIN, make_replica=NeverWaitsForTheSlowest, consistency="BoundedStaleness", faults=("pause-worker",)),
         id="no bound on staleness",

@@ -69,12 +69,16 @@ class Admission:
         self._ssp = self._settings.consistency == "BoundedStaleness"
         self._stateless = self._settings.strategy == "Stateless"
         self._trims: deque[tuple[int, int]] = deque()  # (this seq is stable: trim, to this offset)
-        self._finish_asked = False
+        self._finish_asked: int | None = None  # in which history: a rollback makes an end undone
 
     @property
     def finishing(self) -> bool:
         """Nothing new is applied any more."""
-        return self._finish_asked or self._ordering.full
+        return self._finish_asked == self._history or self._ordering.full
+
+    @property
+    def _history(self) -> int:
+        return 0 if self._replica.view is None else self._replica.view.history
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -244,7 +248,7 @@ class Admission:
 
     def finish(self, event: Finish, ready: Ready) -> None:
         """Admit nothing more. Any replica remembers it: it may be the next head."""
-        self._finish_asked = True
+        self._finish_asked = self._history
 
     # --- answers ------------------------------------------------------------------------------------------------------
 

@@ -95,7 +95,6 @@ class ChainLink:
             connection.close()
             return False
         connection.set_timeout(None, failover.timeout_seconds)
-        threading.Thread(target=self._hear, args=(connection,), name="acks", daemon=True).start()
         while not self._queue.empty():  # what an earlier connection of this epoch did not carry is sent anew
             self._queue.get()
         with server.lock:
@@ -103,6 +102,8 @@ class ChainLink:
                 return False
             server.broken.pop(self._member.boot, None)
             server.step(Connected(self._member.boot, self._epoch, int(meta["last_seq"]), int(meta["stable"])))
+        # Only now: an acknowledgement that came before the replica knew of the link would be ignored.
+        threading.Thread(target=self._hear, args=(connection,), name="acks", daemon=True).start()
         return True
 
     def _carry(self) -> None:
@@ -135,9 +136,9 @@ class ChainLink:
     def _lost(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        with self._server.changed:
+        with self._server.lock:
             if self._closed:
                 return
             self._server.broken.setdefault(self._member.boot, time.monotonic())
             self._server.step(Disconnected(self._member.boot))
-            self._server.changed.notify_all()
+            self._server.notify()

@@ -352,16 +352,16 @@ class Serving:
         connection.send(Header(Op.DONE), answer)
 
     def _watch(self, connection: Connection) -> None:
-        server, shown = self.server, None
+        server = self.server
         while not connection.closed:
+            noted = server.noted
             status = server.status()
             connection.send(Header(Op.STATUS), status)
             shown = _notable(status)
             deadline = time.monotonic() + self._heartbeat_s
             time.sleep(_WATCH_INTERVAL_S)  # the promised upper bound on the rate of notices
-            with server.changed:
-                while (left := deadline - time.monotonic()) > 0 and _notable(server.status()) == shown:
-                    server.changed.wait(left)
+            while (left := deadline - time.monotonic()) > 0 and _notable(server.status()) == shown:
+                noted = server.wait_for_notice(noted, left)
 
 
 def _notable(status: dict[str, Any]) -> tuple[Any, ...]:

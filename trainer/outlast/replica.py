@@ -10,6 +10,8 @@ Rules (the design's numbers in brackets; their forbidden interleavings are tests
   entries: one of several that joined side by side, or whose order was changed, a former head that joins again. It says
   that it is empty, heeds nothing but its predecessor's state, and keeps its own until that is there: the next view may
   make it the head, and it holds all that was acknowledged.
+- Relied upon: a view keeps the order of those who stay, who joins comes after them, and `restore` is named again in
+  later views of a history until its members hold a state.
 - State of an older history is dropped before anything else is heard [11, 14].
 
 Where things are: this file holds views, roles and the fence; admission.py what the head does with what workers send,

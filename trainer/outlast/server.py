@@ -90,7 +90,8 @@ class Server:
         self.boot = secrets.token_hex(8)
         self.shard = config.shard
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)  # something a watcher should hear of
+        self._notices = threading.Condition()  # not the lock's: watchers hear of us while something slow holds that
+        self._noted = 0
         self.replica = Replica(config.name, self.boot, self.shard, settings_from(self.spec))
         self.parameters: Parameters | None = None
         self.initial_meta: dict[str, Any] = {}
@@ -130,7 +131,8 @@ class Server:
         self.notify()
         deadline = time.monotonic() + 25.0  # less than Kubernetes' default grace of 30 s
         while time.monotonic() < deadline:
-            with self.changed:
+            noted = self._noted
+            with self.lock:
                 view = self.replica.view
                 member = view is not None and view.position(self.boot) is not None
                 alone = view is not None and member and len(view.members) == 1
@@ -138,9 +140,9 @@ class Server:
                     break  # nothing here is needed any more: others hold it, or the job's last checkpoint does
                 if alone:
                     self._stop_acting(view)
-                else:
-                    self.changed.wait(0.05)
-                    continue
+            if not alone:
+                self.wait_for_notice(noted, 0.05)
+                continue
             self.durability.save_and_wait("leaving as the last member")
             break
         self.left = True
@@ -155,9 +157,9 @@ class Server:
     def fail(self, message: str) -> None:
         """A fault that no restart can mend: show it in the status, so that the job ends with it."""
         log.error("%s", message)
-        with self.changed:
+        with self.lock:
             self.error = message
-            self.changed.notify_all()
+            self.notify()
 
     def _welcome(self) -> dict[str, Any]:
         return {"name": self.config.name, "boot": self.boot}
@@ -173,11 +175,11 @@ class Server:
 
     def step(self, event: Event) -> None:
         """Feed the replica one event and do what it asks. Any thread may call this."""
-        with self.changed:
+        with self.lock:
             finished = self.replica.finished
             self._obey(self.replica.step(event))
             if self.replica.finished != finished:
-                self.changed.notify_all()
+                self.notify()
 
     def _obey(self, ready: Ready) -> None:
         if ready.restore is not None:
@@ -186,7 +188,7 @@ class Server:
             self.parameters = None
             if ready.restore != "empty":  # empty: the predecessor's state, or a worker's weights, will come
                 self.durability.restore_later(ready.restore)
-            self.changed.notify_all()
+            self.notify()
             return
         for record in ready.records:
             if not self.log_reader.record(record):
@@ -204,7 +206,7 @@ class Server:
             self.log_reader.trim_to(ready.trim)
         if ready.stop:
             self._forget_links()
-            self.changed.notify_all()
+            self.notify()
 
     def _apply(self, entry: Entry) -> None:
         payload = entry.payload
@@ -244,7 +246,7 @@ class Server:
         times = self.epochs.get(view.epoch)
         if times is not None and times["first_update_t"] is None:
             times["first_update_t"] = time.monotonic()
-            self.changed.notify_all()
+            self.notify()
 
     def _combine(self, entry: Entry) -> Any:
         first = entry.parts[0].payload
@@ -340,7 +342,7 @@ class Server:
             assert self.parameters is not None
             self.parameters.load_state(tensors, event.version)
             self._obey(self.replica.step(event))
-            self.changed.notify_all()
+            self.notify()
 
     def durable(self, seq: int, offset: int) -> None:
         self.step(Durable(seq, offset))
@@ -357,7 +359,7 @@ class Server:
                 self.epochs[view.epoch] = {"installed_t": time.monotonic(), "first_update_t": None}
             self._obey(self.replica.step(Install(view)))
             self.relink()
-            self.changed.notify_all()
+            self.notify()
 
     def relink(self) -> None:
         """Dial the successor and the joining replicas that the current view gives us."""
@@ -383,8 +385,20 @@ class Server:
         self.step(SetSlots(slots))
 
     def notify(self) -> None:
-        with self.changed:
-            self.changed.notify_all()
+        """Something has happened that a watcher should hear of."""
+        with self._notices:
+            self._noted += 1
+            self._notices.notify_all()
+
+    @property
+    def noted(self) -> int:
+        return self._noted
+
+    def wait_for_notice(self, seen: int, timeout_s: float) -> int:
+        """Wait until there was a notice after the one numbered `seen`; returns the newest one's number."""
+        with self._notices:
+            self._notices.wait_for(lambda: self._noted != seen, timeout_s)
+            return self._noted
 
     # --- what we say of ourselves ---
 

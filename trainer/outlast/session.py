@@ -114,6 +114,7 @@ class Session:
     def __init__(self, shards: int, strategy: str, consistency: str) -> None:
         self._shards = [_Shard() for _ in range(shards)]
         self._direct = strategy != "Stateless"
+        self._sync = consistency == "Sync"
         self._diverts = strategy == "Hybrid" and consistency != "Sync"
         self._buffer: deque[Outgoing] = deque()
         self._notices: list[Notice] = []
@@ -248,7 +249,12 @@ class Session:
         elif reason is Refusal.EMPTY:
             self._notices.append(Notice.EMPTY)
             shard.pull = []
-        else:  # HISTORY, STEP, VERSION: only Sync says so
+        elif reason is Refusal.STEP and not self._sync:
+            if shard.queue:  # it overlaps what is applied (a pseudo-gradient): it never will be
+                item = shard.queue.popleft()
+                if item.outcome is None:
+                    self._settle(item, Outcome.DROPPED)
+        else:  # HISTORY, STEP, VERSION
             shard.pull = []
             self.drop_all()
             self._notices.append(Notice.RESYNC)
@@ -340,6 +346,7 @@ class Session:
                 for index, shard in enumerate(self._shards):
                     if index in item.pending:
                         shard.queue.append(item)
+        self.buffer_down = False  # nobody needs it now
 
     def buffer_waiting(self) -> int:
         return len(self._buffer)

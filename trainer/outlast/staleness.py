@@ -1,7 +1,8 @@
 """What a stale gradient is worth: pure policies, from (version before, contributions) to weights and a rate.
 
 The i-th contribution of a group is as stale as if the ones before it had been applied one by one:
-`version_before + i − pulled version`, never below 0 (a rollback takes the version back). An update's gradient is the sum of weight × payload; its learning rate is spec × rate.
+`version_before + i − pulled version`, never below 0 (a rollback takes the version back). An update's gradient is the
+sum of weight × payload; its learning rate is spec × rate.
 
 - `Sum`: weight 1 each, the paper's; with `reducedRate` (lr where more than `above` are pending) its cure.
 - `Mean`: 1/n in a group of n: a backlog counts as one gradient.

@@ -20,6 +20,7 @@ import torch
 from outlast import optimizers
 from outlast.api.config import ProcessConfig
 from outlast.api.spec import JobSpec
+from outlast.extra_slots import ExtraSlots
 from outlast.fail_stop import fail_stop
 from outlast.optimizer import Optimizer, TrainingError, TrainingFinished, joined
 from outlast.optimizers import OptimizerMismatch
@@ -105,6 +106,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))  # nothing of a worker needs saving
     fail_stop()
+    if config.extras.get("slots_file"):
+        ExtraSlots(config).start()
     try:
         if spec.training.script is not None:
             run_script(spec.training.script, spec)
@@ -118,3 +121,8 @@ def main() -> None:
     except tuple(FAULTS) as error:
         report_fault(config, FAULTS[type(error)], error)
         raise SystemExit(EXIT_CONFIGURATION) from error
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    main()

@@ -1,8 +1,10 @@
 """`outlast bench busy`: workers compute through an outage of all servers.
 
 The FashionMNIST CNN on two workers; 15 s after the first update every server is killed and held back for 15 s. The
-rate of gradients before and during comes from the workers' ledgers; the backlog is applied when the servers' log in
-Redis is first seen empty again, while the workers go on. Memory is the highest resident size seen, process by process.
+rate of gradients before and during comes from the workers' ledgers. The backlog is what was buffered by the time of
+the first update after the outage. Hybrid has applied it when the log in Redis is seen empty again; in Stateless all
+gradients go through the log, in its order, so there it is applied when the version has reached their number. Memory is
+the highest resident size seen, process by process.
 
 Durability is EverySecond, not the default Always: a disk that syncs some hundred times a second cannot carry more
 gradients than that, whatever the strategy. What Always costs here is shown by a short run without an outage.
@@ -26,6 +28,7 @@ from outlast_operator.bench.common import (
     run_job,
     table,
 )
+from outlast_operator.report_data import steps_of
 
 NAME = "busy"
 HELP = "workers compute through an outage of all servers"
@@ -40,15 +43,17 @@ RUNS = 1  # a strategy
 STRATEGIES = ("Stateless", "Hybrid", "Checkpoint", "Chain")
 COMPUTING_ON = ("Stateless", "Hybrid")
 MAX_BYTES = "8Gi"
+FULL, SHORT = (15.0, 15.0, 22.0), (3.0, 3.0, 6.0)  # seconds before the kill, of the outage, after it
 
 
 def measure(settings: Settings) -> Outcome:
     runs = settings.count(RUNS)
-    figures: dict[str, Any] = {"outage_s": 3.0 if settings.short else 15.0, "durability": "EverySecond"}
+    at_s, down_s, _ = SHORT if settings.short else FULL
+    figures: dict[str, Any] = {"outage_s": down_s, "durability": "EverySecond"}
     problems: list[str] = []
     memory: dict[str, dict[str, float]] = {}
     shown = table(
-        f"all servers killed at 15 s and held back for {figures['outage_s']:g} s", "strategy", "gradients/s before",
+        f"all servers killed at {at_s:g} s and held back for {down_s:g} s", "strategy", "gradients/s before",
         "during", "ratio", "after", "backlog", "applied after", "buffer peak", "lost", "twice",
     )  # fmt: skip
     with Progress(settings.console, runs * len(STRATEGIES) + 1, "busy") as progress:
@@ -75,7 +80,6 @@ def _job(settings: Settings, strategy: str, seconds: float, durability: str, see
         seed=seed,
         seconds=seconds,
         recovery={
-            "checkpoint": {"everyUpdates": 1000},
             "buffer": {"dtype": "bfloat16", "maxBytes": MAX_BYTES, "durability": durability},
         },
     )
@@ -89,7 +93,7 @@ def _outage(
     problems: list[str],
     memory: dict[str, dict[str, float]],
 ) -> dict[str, Any] | None:
-    at_s, down_s, after_s = (3.0, 3.0, 6.0) if settings.short else (15.0, 15.0, 22.0)
+    at_s, down_s, after_s = SHORT if settings.short else FULL
     label = f"{strategy}, servers@{at_s:g}s+{down_s:g}s"
     progress.step(label)
     seconds = at_s + down_s + after_s
@@ -119,8 +123,8 @@ def _case(ran: Ran) -> dict[str, Any]:
     failure = ran.drilled()[0]
     rates, back = failure["gradients_per_s"], failure["t_first_update_s"]
     before, during = rates["before"], rates["during"]
-    applied_at = failure["t_backlog_applied_s"]
-    buffered = sum(r.fact is Fact.BUFFERED for r in ran.result.run.heard.ledger)
+    buffered = steps_of(ran.result.run.heard.ledger, Fact.BUFFERED).count
+    backlog, applied_at = _backlog(ran, failure)
     lines = [f for f in ran.result.run.status.failovers if f.kind == "server"]
     return {
         "before_per_s": before,
@@ -129,7 +133,7 @@ def _case(ran: Ran) -> dict[str, Any]:
         "after_per_s": rates["after"],
         "no_update_s": None if back is None else rounded(back - failure["t_killed_s"]),
         "drain_s": None if back is None or applied_at is None else rounded(applied_at - back),
-        "backlog": max((s.backlog for s in ran.result.run.heard.samples), default=0),
+        "backlog": backlog,
         "buffered": buffered,
         "buffer_peak_mb": round(ran.report["bytes"]["buffer_peak"] / 1e6, 1),
         "lost": ran.gradients["lost"],
@@ -138,6 +142,22 @@ def _case(ran: Ran) -> dict[str, Any]:
         "restored": next((f.restore for f in lines if f.restore is not None), None),
         "rolled_back_updates": max((f.gradients.get("lost", 0) for f in lines), default=0),
     }
+
+
+def _backlog(ran: Ran, failure: dict[str, Any]) -> tuple[int, float | None]:
+    """(gradients that waited when the outage ended, when the last of them was seen applied: seconds of the run)."""
+    run, back = ran.result.run, failure["t_first_update_s"]
+    if back is None:
+        return 0, None
+    begin, end = run.t_start + failure["t_killed_s"], run.t_start + back
+    ledger = [r for r in run.heard.ledger if r.t <= end]
+    if ran.report["strategy"] != "Stateless":
+        waited = steps_of((r for r in ledger if r.t >= begin), Fact.BUFFERED).count
+        return waited, failure["t_backlog_applied_s"]
+    total = steps_of(ledger, Fact.BUFFERED).count
+    before = max((s.version for s in run.heard.samples if s.t <= begin), default=0)
+    arrived = next((s.t for s in run.heard.samples if s.t >= end and s.version >= total), None)
+    return max(0, total - before), run.seconds(arrived)
 
 
 def _judge(strategy: str, case: dict[str, Any]) -> list[str]:
