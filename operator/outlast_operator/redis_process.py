@@ -50,7 +50,12 @@ def redis_command(program: Path, directory: Path, socket: Path, durability: str,
     command += ["--maxmemory", str(max_memory), "--maxmemory-policy", "noeviction"]
     if durability in APPEND_FSYNC:
         command += ["--appendonly", "yes", "--appendfsync", APPEND_FSYNC[durability]]
-        command += ["--auto-aof-rewrite-percentage", "100", "--auto-aof-rewrite-min-size", "256mb"]
+        command += [
+            "--auto-aof-rewrite-percentage",
+            "100",
+            "--auto-aof-rewrite-min-size",
+            str(max(256 << 20, max_memory // 2)),
+        ]
         command += ["--aof-load-truncated", "yes"]  # the torn last command was acknowledged to nobody
     else:
         command += ["--appendonly", "no"]

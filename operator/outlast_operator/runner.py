@@ -111,9 +111,7 @@ class Runner:
                 t_end = time.monotonic()
                 with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: no more patience
                     if outcome != "Succeeded":
-                        self._stop_training()
-                    if outcome == "Interrupted":
-                        self._stop_computing()  # what is acknowledged after the tables were asked would pass for lost
+                        self._stop_training()  # what is acknowledged after the tables were asked would pass for lost
                     tables = self._tables()
                     if outcome == "Interrupted":
                         self._leave()

@@ -240,6 +240,7 @@ class JobStatus:
     t_start: float | None = None
     t_running: float | None = None  # all shards first served (since the job was last resumed)
     trained_s: float = 0.0  # training time before that
+    t_rolled_back: float | None = None  # the newest rollback was recorded
     t_completed: float | None = None
     observed_generation: int | None = None
     resource_version: str | None = None

@@ -263,7 +263,7 @@ def _checkpoints(turn: Turn, member: Member) -> tuple[CheckpointRef, ...]:
 def _forget_what_was_rolled_back(turn: Turn) -> None:
     """Workers that were done may have work again; a goal that was reached may not be any more."""
     goal = turn.status.goal if turn.status.goal == "seconds" else None
-    turn.record(done=(), goal=goal)
+    turn.record(done=(), goal=goal, t_rolled_back=turn.now)
 
 
 def _record(turn: Turn, shards: list[Shard]) -> None:

@@ -3,7 +3,8 @@
 Rules:
  1. A slot's incarnation is recorded before its process is started, and fences the older ones. A start that was
     recorded and not seen is repeated as it is.
- 2. A worker that exits with 0 is done; with 3 the job fails; else it is restarted (backoff.py).
+ 2. A worker that exits with 0 is done, if it was started since the last rollback (an older one may have been told of an
+    end that was rolled back); with 3 the job fails; else it is restarted (backoff.py).
  3. In Sync and BoundedStaleness the others wait for every slot: one that has had no running worker for
     `workers.graceSeconds` is given to a living worker too, as another incarnation of it.
  4. Once the goal is reached nobody is started again but the evaluator, which still owes the final evaluation.
@@ -85,7 +86,10 @@ def _keep(turn: Turn, slot: int, process: Process, recorded: int) -> None:
 def _count_worker(turn: Turn, process: Process, clock: int | None) -> None:
     attempt = count_exit(turn, process, clock)
     over = turn.status.goal is not None and process.exit_code != CONFIG_ERROR_EXIT
-    if process.exit_code == 0 or over:
+    rolled_back = turn.status.t_rolled_back
+    if process.exit_code == 0 and not over and rolled_back is not None and process.t_started < rolled_back:
+        turn.explain(f"{process.name} may have left at an end that was rolled back; it is started again")
+    elif process.exit_code == 0 or over:
         turn.record(done=(*turn.status.done, process.name))
         turn.explain(f"{process.name} is done")
     elif not fails_for_good(turn, process, attempt.failures):

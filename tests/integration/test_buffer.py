@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -175,6 +177,20 @@ def test_after_a_restart_offsets_jump_and_the_server_claims_again(start: Callabl
         log.record(0, 1, record)
     assert log.save_snapshot(0, 1, snapshot_meta(1, 0), {"flat": torch.ones(3)})
     assert log.record(0, 1, record)
+
+
+def test_what_is_said_to_another_run_never_passes_for_the_one_before(start: Callable[..., RedisServer]) -> None:
+    """A connection that was open when Redis died is opened anew inside the call whose arguments name the run."""
+    server = start(*ALWAYS)
+    log = open_log(server)
+    push(log, 1, torch.ones(3))
+    for _ in range(3):
+        server.kill()
+        server.start()
+        with pytest.raises(ClaimNeeded):
+            log.trim(0, 1, 1)
+        assert log.claim(0, 1)
+        assert log.trim(0, 1, 0)
 
 
 def test_without_data_workers_wait_for_a_server_and_offsets_go_on(start: Callable[..., RedisServer]) -> None:
@@ -503,7 +519,7 @@ def test_passwords_and_urls(start: Callable[..., RedisServer]) -> None:
     for url in (server.url, f"unix://:wrong@{server.socket}"):
         with pytest.raises(BufferMisconfigured, match="password"):
             GradientLog(url, "job", 1, 1 << 20).stats()
-    for url in ("http://x", "redis://", "localhost:6379", "redis://h:99999999"):
+    for url in ("http://x", "redis://", "localhost:6379", "redis://h:99999999", "redis://h?nonsense=1"):
         with pytest.raises(BufferMisconfigured, match=r"recovery\.buffer\.url"):
             GradientLog(url, "job", 1, 1 << 20)
     with pytest.raises(BufferMisconfigured) as caught:
@@ -525,6 +541,30 @@ def test_over_tcp(start: Callable[..., RedisServer]) -> None:
     out = torch.zeros(1_000_000)
     log.fetch(0, item_of(log), out)
     assert torch.equal(out, gradient)
+
+
+def test_over_tls(start: Callable[..., RedisServer], tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]  # type: ignore[list-item]
+    if shutil.which("openssl") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no openssl to make a certificate with")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ("--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key))
+    try:
+        start(*options, "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no")
+    except RuntimeError:
+        pytest.skip("this redis-server was built without TLS")
+    log = GradientLog(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}", "job", 1, 1 << 30)
+    assert log.claim(0, 1)
+    gradient, out = torch.randn(1_000_000), torch.zeros(1_000_000)
+    assert push(log, 1, gradient) == AppendResult.OK
+    log.fetch(0, item_of(log), out)
+    assert torch.equal(out, gradient)
+    with pytest.raises(BufferUnavailable, match="certificate"):
+        GradientLog(f"rediss://localhost:{port}/0", "job", 1, 1 << 30).stats()
 
 
 def test_a_redis_that_evicts_is_refused(start: Callable[..., RedisServer]) -> None:

@@ -15,7 +15,7 @@ from network import Process
 from parameters import Record
 
 from outlast.api.view import View
-from outlast.protocol import Acknowledged, Entry
+from outlast.protocol import Entry, Identity
 from outlast.session import Outcome
 from outlast_operator.state import JobStatus
 
@@ -150,10 +150,9 @@ class Checkers:
         theirs = other.parameters.records[mine.seq - 1 : mine.seq]
         assert theirs == [mine], f"{server.name} applied {mine}, its predecessor {other.name} has {theirs}"
 
-    def acknowledging(self, server: SimServer, reply: Acknowledged) -> None:
+    def acknowledging(self, server: SimServer, identity: Identity | None) -> None:
         """Chain and Hybrid, ack Tail: every living member of the recorded view holds what is acknowledged."""
         world, scenario = self.world, self.world.scenario
-        identity = reply.token.identity  # type: ignore[union-attr]
         if scenario.strategy not in ("Chain", "Hybrid") or scenario.ack != "Tail" or identity is None:
             return
         recorded, view = self._newest.get(server.shard), server.replica.view

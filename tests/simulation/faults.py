@@ -107,9 +107,9 @@ class Faults:
         world = self.world
         if which == "servers":
             shard = world.rng.randrange(world.scenario.shards)
-            for name in world.server_names(shard):
-                world.trace("fault", "kill", name)
-                world.kill(name)
+            for server in world.server_names(shard):
+                world.trace("fault", "kill", server)
+                world.kill(server)
             return None
         name = self._name(which)
         if name is None or name not in world.table.running:

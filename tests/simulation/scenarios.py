@@ -24,9 +24,14 @@ SCENARIOS = (
     Scenario("chain-total-loss", faults=("kill-servers", "kill-head", "pause-server", "kill-operator", "cut-chain")),
     Scenario("chain-rollbacks", shards=2, checkpoint_every=3, faults=ROLLBACKS, count=(3, 8)),
     Scenario(
-        "chain-sync-rollbacks", consistency="Sync", shards=2, checkpoint_every=3, updates=80, faults=ROLLBACKS,
+        "chain-sync-rollbacks",
+        consistency="Sync",
+        shards=2,
+        checkpoint_every=3,
+        updates=80,
+        faults=ROLLBACKS,
         count=(3, 8),
-    ),  # fmt: skip
+    ),
     Scenario("hybrid-rollbacks", strategy="Hybrid", shards=2, checkpoint_every=3, faults=ROLLBACKS, count=(3, 8)),
     Scenario("chain-successor", ack="Successor", faults=TOTAL),
     Scenario("chain-head", ack="Head", faults=TOTAL),

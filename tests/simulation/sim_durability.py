@@ -276,9 +276,6 @@ class LogReader:
             self._epoch = epoch
             self._after = replica.offset if self._stateless else 0
             self._closed = False
-            view = replica.view
-            if view is not None and view.history > 0 and not replica.finished:  # an end before the rollback was none
-                yield from redis.call(server, lambda m: m.reopen(epoch, shard))
         if self._trim > self._trimmed:
             target = self._trim
             if (yield from redis.call(server, lambda m: m.trim(shard, epoch, target))):

@@ -1,4 +1,4 @@
-"""The operator: the real `plan()` in a loop of observing, recording and doing; it may be killed between any two lines."""
+"""The operator: the real `plan()` in a loop of observing, recording and doing; it may die between any two lines."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ class SimServer(Process):
         history = 0 if view is None else view.history
         clocks = dict(self.replica.status()["clocks"]) if weights is not None else None
         if isinstance(reply, Acknowledged):
-            self.world.checkers.acknowledging(self, reply)
+            self.world.checkers.acknowledging(self, waiter.identity)
         if not waiter.end.closed:
             waiter.end.send(Answer(reply, history, weights, clocks))
 
@@ -333,11 +333,15 @@ class SimServer(Process):
     def _control(self, what: str, argument: Any) -> None:
         actions: dict[str, Callable[[], object]] = {
             "install": lambda: self.install(View.from_json(argument)),
-            "finish": lambda: (self.step(Finish()), self.notify()),
+            "finish": lambda: self._finish(),
             "slots": lambda: self.step(SetSlots(argument)),
             "checkpoint": lambda: self.spawn(self.durability.save_and_wait(argument)),
         }
         actions[what]()
+
+    def _finish(self) -> None:
+        self.step(Finish())
+        self.notify()
 
     def _accept_peer(self, end: End, hello: dict[str, Any]) -> None:
         epoch, boot = hello["epoch"], hello["boot"]
@@ -400,4 +404,3 @@ class SimServer(Process):
             deadline = self.now + heartbeat_s
             yield Wait(lambda: end.closed, self.now + WATCH_INTERVAL_S)
             yield Wait(lambda seen=seen: self.changes != seen or end.closed, deadline)  # type: ignore[misc]
-

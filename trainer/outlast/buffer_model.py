@@ -175,6 +175,7 @@ class ModelLog:
         if history > self._state.history:
             self._state.history = history
             self._state.gone.clear()
+            self._state.closed = False  # an end that was rolled back was none
 
     # --- the head -----------------------------------------------------------------------------------------------------
 

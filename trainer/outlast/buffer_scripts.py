@@ -52,7 +52,7 @@ end
 local function see_history(history)
   if history > num(call('HGET', P .. 'log', 'history')) then
     drop_gone()
-    call('HSET', P .. 'log', 'history', int(history))
+    call('HSET', P .. 'log', 'history', int(history), 'closed', '0')  -- an end that was rolled back was none
   end
 end
 """
@@ -120,7 +120,7 @@ local fence = num(call('HGET', P .. 'fence', slot))
 if incarnation < fence then return refuse('fenced') end
 see_history(history)
 if covered() then return refuse('duplicate') end
-if log[2] == '1' then return refuse('closed') end
+if call('HGET', P .. 'log', 'closed') == '1' then return refuse('closed') end
 
 local bytes = num(log[3]) + cost
 local under_way = 0

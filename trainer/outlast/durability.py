@@ -53,6 +53,7 @@ class Durability:
         spec, config = server.spec, server.config
         checkpoint = spec.recovery.checkpoint
         self._every, self._every_s, self._keep = checkpoint.every_updates, checkpoint.every_seconds, checkpoint.keep
+        self._may_wait = 0 if spec.servers.shards == 1 else 4
         self._exact = spec.training.consistency == "Sync"
         self._stateless = spec.recovery.strategy == "Stateless"
         self._store = CheckpointStore(Path(config.checkpoint_dir), config.job_uid) if config.checkpoint_dir else None
@@ -80,8 +81,8 @@ class Durability:
         if entry.kind is Kind.INIT:
             self._first_state()
             return
-        # In Sync the parts of a set must be of one version: they are written when due, however busy the disk is.
-        if not self._writes() or (self._busy and not self._exact):
+        # Shards must write the same labels (in Sync: of the same version), however busy one's disk is.
+        if not self._writes() or (self._busy and not self._exact and self._jobs.qsize() >= self._may_wait):
             return
         version = entry.version
         to_disk = self._due(version)

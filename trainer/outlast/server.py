@@ -9,6 +9,7 @@ starts empty under a fresh boot id and acts only in a view that names that boot 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import secrets
@@ -458,6 +459,7 @@ def main() -> None:
     config = ProcessConfig.from_environment()
     torch.set_num_threads(int(config.extras.get("threads", 1)))
     sys.setswitchinterval(0.001)
+    importlib.import_module("torch._dynamo")  # the first optimizer does, for a second, while it holds the server's lock
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread starts: all inherit it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     fail_stop()

@@ -140,7 +140,6 @@ def _case(ran: Ran) -> dict[str, Any]:
         "duplicates": ran.gradients["duplicates"],
         "replayed": ran.gradients["replayed"],
         "restored": next((f.restore for f in lines if f.restore is not None), None),
-        "rolled_back_updates": max((f.gradients.get("lost", 0) for f in lines), default=0),
     }
 
 
@@ -218,8 +217,8 @@ def _show_memory(settings: Settings, memory: dict[str, dict[str, float]]) -> Non
 def _explain(settings: Settings, figures: dict[str, Any]) -> None:
     for case in figures["Hybrid"]:
         settings.console.print(
-            f"Hybrid lost every replica and fell back to {case['restored']}: {case['rolled_back_updates']} updates "
-            f"were undone, {case['lost']} acknowledged gradients were lost with them.",
+            f"Hybrid lost every replica at once and fell back to {case['restored']}, which cost {case['lost']} "
+            "acknowledged gradients; what had gone to Redis was applied.",
             highlight=False,
         )
     rate = figures["always"].get("gradients_per_s")
