@@ -9,7 +9,8 @@ import pytest
 import torch
 from jobs import Ended, Lab, assert_sound, make_job, merged
 
-from outlast.checkpoint import CheckpointStore
+from outlast.checkpoint import CheckpointError, CheckpointStore
+from outlast.restore_from import find
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -52,34 +53,38 @@ def test_another_run_goes_on_with_other_numbers_of_workers_and_shards(lab: Lab, 
 
 
 def test_sync_resumed_with_other_shards_ends_as_the_run_without_a_break(lab: Lab) -> None:
-    """Weights and momentum are cut and joined exactly."""
-    whole = lab.run(job_of("Chain", "Sync", SECOND))
+    """Weights and momentum are cut and joined; a model of another size is refused."""
+    unbroken = lab.start({**job_of("Chain", "Sync", SECOND), "metadata": {"name": "unbroken"}})
     first = lab.run(job_of("Checkpoint", "Sync", FIRST, servers={"shards": 3, "replicas": 1}))
+    whole = unbroken.end()
+    larger = job_of("Checkpoint", "Sync", SECOND, first.report_dir, training={"args": {"parameters": 5000}})
+    refused = lab.start({**larger, "metadata": {"name": "larger"}})
     second = lab.run(job_of("Chain", "Sync", SECOND, first.report_dir, servers={"shards": 2, "replicas": 2}))
     for ended in (whole, first):
         assert_sound(ended, updates=FIRST)
     assert_sound(second, updates=SECOND, resumed_at=FIRST)
     # Vectorised kernels round the last elements of a shard another way, so not to the last bit.
     torch.testing.assert_close(weights_of(second), weights_of(whole), rtol=0.0, atol=1e-6)
+    message = refused.end().message
+    assert refused.process.returncode == 1
+    for words in ("4000 elements", "5000", "same model"):
+        assert words in message
 
 
-@pytest.mark.parametrize(
-    ("where", "words"),
-    [("nowhere", "is no directory"), (".", "holds no complete checkpoint"), ("s3://bucket/job", "only directories")],
-)
-def test_nothing_to_restore_from_ends_the_job(lab: Lab, where: str, words: str) -> None:
-    ended = lab.run(job_of("Checkpoint", "Async", FIRST, where))
+def test_nothing_to_restore_from_ends_the_job(lab: Lab) -> None:
+    ended = lab.run(job_of("Checkpoint", "Async", FIRST, "nowhere"))
     assert ended.code == 1
-    assert f"restoreFrom {where}" in ended.message
-    assert words in ended.message
+    assert "restoreFrom nowhere" in ended.message
+    assert "is no directory" in ended.message
     assert ended.duration_s < 25.0
 
 
-def test_another_model_than_the_checkpoints_ends_the_job(lab: Lab) -> None:
-    first = lab.run(job_of("Checkpoint", "Async", 40))
-    more = {"training": {"args": {"parameters": 5000}}}
-    ended = lab.run(job_of("Checkpoint", "Async", FIRST, first.report_dir, **more))
-    assert ended.code == 1
-    assert "4000 elements" in ended.message
-    assert "5000" in ended.message
-    assert "same model" in ended.message
+@pytest.mark.parametrize(
+    ("where", "words"), [(".", "holds no complete checkpoint"), ("s3://bucket/job", "only directories")]
+)
+def test_what_holds_no_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=words):
+        find(where)

@@ -21,7 +21,7 @@ ENDLESS = 1_000_000  # updates: such a job ends by a signal alone
 # --- servers ---
 
 
-@pytest.mark.parametrize("strategy", ["Checkpoint", "Chain", "Stateless"])
+@pytest.mark.parametrize("strategy", ["Checkpoint", "Chain"])
 def test_sigterm_to_the_head_hands_over_and_loses_nothing(lab: Lab, strategy: str) -> None:
     ended = lab.run(make_job(strategy, updates=300), kills=("head@update=100:TERM",))
     assert_sound(ended, updates=300)
@@ -106,7 +106,7 @@ def test_ctrl_c_ends_the_run_cleanly(lab: Lab, moment: str) -> None:
         assert ended.report["final"]["version"] >= 20
 
 
-@pytest.mark.parametrize("strategy", ["Checkpoint", "Chain", "Stateless"])
+@pytest.mark.parametrize("strategy", ["Chain", "Stateless"])
 def test_ctrl_c_writes_a_checkpoint_if_asked(lab: Lab, strategy: str) -> None:
     checkpoint = {"everyUpdates": 10_000, "everySeconds": None}
     job = make_job(strategy, updates=ENDLESS, recovery={"checkpoint": checkpoint})

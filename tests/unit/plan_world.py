@@ -67,7 +67,7 @@ class FakeServer:
     shard: int
     paused: bool = False
     cut_off: bool = False  # its node is lost: nobody hears it, it cannot be killed, it may well run on
-    t_cut_off: float = 0.0
+    t_last_word: float = 0.0  # when the operator last heard of it: its silence counts from there
     leaving: bool = False
     view: View | None = None
     history: int = 0
@@ -246,7 +246,7 @@ class World:
         """The node of a server is lost: it may run on, but nobody hears it, and nobody can end it."""
         server = self.servers.get(name)
         if server is not None and server.process.alive:
-            server.cut_off, server.t_cut_off = True, self.now
+            server.cut_off = True
 
     def heal(self) -> None:
         """What was paused goes on, what was held is free, lost nodes come back without their processes."""
@@ -300,7 +300,7 @@ class World:
         for s in (*self.servers.values(), *self.past):
             if s.boot == boot:
                 patience_s = self.spec.recovery.failover.assume_dead_seconds
-                assumed = s.cut_off and self.now - max(s.t_cut_off, self.t_operator_start) >= patience_s - 1e-6
+                assumed = s.cut_off and self.now - max(s.t_last_word, self.t_operator_start) >= patience_s - 1e-6
                 return s.process.alive and not assumed
         return False
 
@@ -335,6 +335,7 @@ class World:
         self.servers[a.name] = FakeServer(process, f"boot{self.starts}", a.shard)
 
     def _probe(self, s: FakeServer) -> Probe:
+        s.t_last_word = self.now
         view = s.view
         head = view is not None and view.head is not None and view.head.boot == s.boot
         updates = self.spec.training.stop_after.updates

@@ -262,6 +262,8 @@ class ModelLog:
         if held is None:
             return False
         state = self._state
+        if held.history < state.history:  # a rollback is recorded, its server has not heard: what it did is undone
+            return True
         if held.snapshot is not None:
             offset = min(offset, held.snapshot.meta["offset"])
         stream = state.streams.get(shard, [])
@@ -293,7 +295,8 @@ class ModelLog:
         return self._set_closed(epoch, shard, False)
 
     def _set_closed(self, epoch: int, shard: int, closed: bool) -> bool:
-        if self._guard(shard, epoch) is None:
+        held = self._guard(shard, epoch)
+        if held is None or (closed and held.history < self._state.history):
             return False
         self._state.closed = closed
         return True

@@ -66,6 +66,11 @@ local epoch, run = tonumber(ARGV[2]), ARGV[3]
 local held = call('HMGET', shard, 'epoch', 'run')
 if held[1] and tonumber(held[1]) > epoch then return {'fenced', held[1]} end
 if not held[1] or tonumber(held[1]) < epoch or held[2] ~= run then return {'unclaimed', held[1] or ''} end
+
+-- Gradients of a newer history are here: a rollback is recorded and this server has not heard. What it did is undone.
+local function outdated()
+  return num(call('HGET', shard, 'history')) < num(call('HGET', P .. 'log', 'history'))
+end
 """
 )
 
@@ -244,6 +249,7 @@ return {'ok', id}
 TRIM = Script(
     _GUARD
     + """
+if outdated() then return {'ok', '0', '0'} end
 local state = call('HMGET', shard, 'trimmed', 'snap_offset')
 local offset, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
 if state[2] then offset = math.min(offset, tonumber(state[2])) end  -- a rebuild starts from the snapshot
@@ -290,7 +296,14 @@ return {'ok', '0', int(#entries)}
 )
 
 # ARGV: shard, epoch, run, closed (0|1) -> {result, closed}
-CLOSE = Script(_GUARD + "call('HSET', P .. 'log', 'closed', ARGV[4]) return {'ok', ARGV[4]}")
+CLOSE = Script(
+    _GUARD
+    + """
+if ARGV[4] == '1' and outdated() then return {'fenced', held[1]} end
+call('HSET', P .. 'log', 'closed', ARGV[4])
+return {'ok', ARGV[4]}
+"""
+)
 
 # ARGV: slot, incarnation -> the lowest incarnation that may append
 FENCE = Script(
