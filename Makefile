@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 DEMO_JOB := examples/fashion-mnist-demo.yaml
 DEMO_REPORT := reports/demo
-DEMO_KILLS := --kill head@15s
+DEMO_KILLS := --kill head@update=1600
 CODE := trainer operator tests docs benchmarks examples
 ARGS ?=
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 HORIZON_S = (0.2, 2.6)
 QUIET_S = 3.0  # how long after a fault its outage may last, at least
 
+LOST = ("lose-head", "lose-server")
 EVERY_SERVER = ("kill-head", "kill-tail", "kill-server", "pause-head", "pause-server", "term-head", "term-server")
 EVERY_LINK = ("cut-chain", "cut-worker", "cut-operator", "drop", "slow")
 OTHERS = ("kill-worker", "pause-worker", "kill-operator", "pause-operator")
@@ -96,6 +97,7 @@ class Faults:
             return
         what, _, which = fault.kind.partition("-")
         hit = {
+            "lose": self._lose,
             "kill": self._kill, "pause": self._pause, "term": self._term, "cut": self._cut, "drop": self._drop,
             "slow": self._slow,
         }[what]  # fmt: skip
@@ -121,6 +123,21 @@ class Faults:
         if world.rng.random() < 0.3:
             world.held[name] = world.now + fault.duration_s
         return None
+
+    def _lose(self, which: str, fault: Fault) -> Callable[[], None] | None:
+        world, name = self.world, self._name(which)
+        back = None if name is None else world.lose(name)
+        if back is None or name is None:
+            return None
+        world.trace("fault", "lose the node of", name, f"for {fault.duration_s:.2f} s")
+        self.disturbed[name] = world.now
+
+        def return_() -> None:
+            self.disturbed[name] = world.now
+            world.trace("fault", "the node is back of", name)
+            back()
+
+        return return_
 
     def _pause(self, which: str, fault: Fault) -> Callable[[], None] | None:
         world = self.world

@@ -74,6 +74,7 @@ class Process:
         self.network, self.clock, self.rng = network, network.clock, network.rng
         self.name = name
         self.alive, self.paused, self.busy = True, False, False
+        self.lost = False  # with its node: it runs on, but the control plane can neither hear nor end it
         self.ends: list[End] = []
         self._tasks: list[Task] = []
         self._mail: deque[tuple[Callable[[], None], bool]] = deque()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from faults import EVERY_LINK, EVERY_SERVER, OTHERS
+from faults import EVERY_LINK, EVERY_SERVER, LOST, OTHERS
 from world import Scenario, World
 
 KILLS = ("kill-head", "kill-tail", "kill-server", "kill-worker", "kill-operator")
-COMMON = EVERY_SERVER + EVERY_LINK + OTHERS
+COMMON = EVERY_SERVER + EVERY_LINK + OTHERS + LOST
 REDIS = (*COMMON, "kill-redis", "pause-redis", "cut-redis")
 TOTAL = (*COMMON, "kill-servers")
 ROLLBACKS = ("kill-servers", "slow", "pause-server", "cut-operator", "kill-worker")

@@ -98,9 +98,9 @@ class Checkpoints:
 class Redis(Process):
     """The job's Redis: one process that may die, and its data, which may not survive it (`durable`)."""
 
-    def __init__(self, network: Network, shards: int, max_bytes: int, durable: str) -> None:
+    def __init__(self, network: Network, model: ModelLog, durable: str) -> None:
         super().__init__(network, "redis")
-        self.model = ModelLog(shards, max_bytes)
+        self.model = model
         self.durable = durable  # Always | Some (an earlier moment comes back) | None
         self.alive = self.model.up = False
         self.lost_data = False

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from faults import EVERY_LINK, EVERY_SERVER
-from scenarios import SCENARIOS, simulate
+from scenarios import simulate
 from world import Scenario
 
 from outlast.api.spec import JobSpec
-from outlast.protocol import Ready, Restored
+from outlast.buffer_model import ModelLog, _Shard
+from outlast.protocol import Disconnected, Ready, Restored
 from outlast.replica import Replica
 from outlast_operator.plan import plan
 from outlast_operator.state import ObservedJob, Plan
@@ -19,14 +20,20 @@ from outlast_operator.state import ObservedJob, Plan
 SEEDS = 40
 
 
-class SkipsTheEpochCheck(Replica):
-    """Heeds everybody, of whatever epoch."""
+class FencesNobody(ModelLog):
+    """Redis without its check of the epoch: whoever claimed last, an older server goes on writing."""
 
-    def current(self, epoch: int) -> bool:
-        return self.view is not None
+    def _guard(self, shard: int, epoch: int) -> _Shard | None:
+        self._live()
+        return self._state.shards.get(shard)
 
-    def _from_upstream(self, sender: str, epoch: int) -> bool:
-        return self.view is not None
+
+class GoesOnAlone(Replica):
+    """A head whose successor is out of reach makes a view of its own, without a new epoch."""
+
+    def _disconnected(self, event: Disconnected, ready: Ready) -> None:
+        super()._disconnected(event, ready)
+        self._downstream.is_tail = self.is_head
 
 
 class DropsTheDedup(Replica):
@@ -94,11 +101,15 @@ def rolls_back_at_every_loss(spec: JobSpec, observed: ObservedJob, now: float) -
     return replace(answer, status=replace(answer.status, views=views))
 
 
-ROLLED_BACK = next(s for s in SCENARIOS if s.name == "chain-sync-rollbacks")
+FENCED = ("lose-head", "kill-head", "slow")
 TOTAL_LOSS = ("kill-servers", "kill-head")
 CHAIN = Scenario("mutant", faults=EVERY_SERVER + EVERY_LINK, count=(2, 6))
 MUTANTS: list[Any] = [
-    pytest.param(replace(ROLLED_BACK, make_replica=SkipsTheEpochCheck), id="skip the epoch check"),
+    pytest.param(
+        replace(CHAIN, strategy="Stateless", make_log=FencesNobody, faults=FENCED, checkpoint_every=5),
+        id="skip the epoch check in Redis",
+    ),
+    pytest.param(replace(CHAIN, make_replica=GoesOnAlone), id="acknowledge outside of any view"),
     pytest.param(replace(CHAIN, make_replica=DropsTheDedup), id="drop the dedup"),
     pytest.param(replace(CHAIN, make_replica=AcknowledgesBeforeTheTail), id="acknowledge before the tail"),
     pytest.param(replace(CHAIN, make_replica=SealsNobody), id="vouch for what a caught-up joiner lacks"),

@@ -24,6 +24,7 @@ from stores import Checkpoints, Redis, StatusStore
 from outlast.api.schedule import rate_at
 from outlast.api.spec import JobSpec
 from outlast.api.view import View
+from outlast.buffer_model import ModelLog
 from outlast.replica import Replica, ReplicaSettings
 from outlast.staleness import ReducedRate
 from outlast_operator import plan as planner
@@ -56,6 +57,7 @@ class Scenario:
     checkpoint_every: int = 20
     planned_only: bool = False  # nothing but planned losses: nothing at all may be lost
     make_replica: Callable[..., Replica] = Replica
+    make_log: Callable[..., ModelLog] = ModelLog
     plan: PLANNING = field(default=lambda spec, observed, now: planner.plan(spec, observed, now))
 
     def spec(self, rng: Random) -> JobSpec:
@@ -129,14 +131,20 @@ class ProcessTable:
 
     def dead(self) -> frozenset[str]:
         shown = {p.instance for p in self.newest().values()}
-        return frozenset(i for i, p in self.records.items() if not p.alive and i not in shown)
+        return frozenset(i for i, p in self.records.items() if p.proven_dead and i not in shown)
 
-    def end(self, name: str, code: int | None, signal: int | None, now: float) -> None:
+    def end(self, name: str, code: int | None, signal: int | None, now: float, proven: bool = True) -> str:
+        """Returns the instance that ended."""
         self.running.pop(name, None)
         shown = self.newest()[name]
         self.records[shown.instance] = replace(
-            shown, phase="exited", exit_code=code, exit_signal=signal, proven_dead=True, t_exited=now
+            shown, phase="exited", exit_code=code, exit_signal=signal, proven_dead=proven, t_exited=now
         )
+        return shown.instance
+
+    def prove(self, instance: str) -> None:
+        """It is known by now that this start of a process acts no more."""
+        self.records[instance] = replace(self.records[instance], proven_dead=True)
 
 
 class World:
@@ -157,11 +165,14 @@ class World:
         self.checkpoints = Checkpoints(scenario.shards)
         self.redis_or_none: Redis | None = None
         if scenario.strategy in ("Stateless", "Hybrid"):
-            self.redis_or_none = Redis(self.network, scenario.shards, scenario.max_bytes, scenario.durable)
+            self.redis_or_none = Redis(
+                self.network, scenario.make_log(scenario.shards, scenario.max_bytes), scenario.durable
+            )
         self.ledger = Ledger()
         self.checkers = Checkers(self)
         self.make_replica, self.plan = scenario.make_replica, scenario.plan
         self.done: JobStatus | None = None
+        self.ghosts: dict[Process, str] = {}  # processes of lost nodes, whose names are others' by now
         self.faults = Faults(self)
         self.start_operator()
 
@@ -278,8 +289,41 @@ class World:
 
     def kill(self, name: str, signal: int = 9) -> None:
         process = self.table.running.get(name)
-        if process is not None:
+        if process is not None and process.lost:
+            self._abandon(name, process)
+        elif process is not None:
             self._end(name, process, None, signal)
+
+    def _abandon(self, name: str, process: Process) -> None:
+        """Its node is lost: the name is free again, the process goes on with the connections it has."""
+        self.trace(name, "is given up with its node")
+        if self.network.listening.get(name) is process:
+            del self.network.listening[name]
+        process.name = f"{name}~{self.table.pid(name)}"
+        self.network.cut("operator", process.name)
+        instance = self.table.end(name, None, None, self.now, proven=False)
+        self.ghosts[process] = instance
+        self.notify_operator()
+
+    def lose(self, name: str) -> Callable[[], None] | None:
+        """The control plane loses the node of a process; returns what brings the node back."""
+        process = self.table.running.get(name)
+        if process is None or process.lost:
+            return None
+        process.lost = True
+        self.network.cut("operator", name)
+
+        def back() -> None:
+            process.lost = False
+            self.network.heal("operator", name)
+            instance = self.ghosts.pop(process, None)
+            if instance is not None:  # the node's agent ends what is no longer wanted
+                self.trace(process.name, "ends with the return of its node")
+                process.kill()
+                self.table.prove(instance)
+                self.notify_operator()
+
+        return back
 
     def exited(self, process: Process, code: int) -> None:
         if process.alive:
