@@ -198,11 +198,16 @@ def build_report(run: Run) -> dict[str, Any]:
     }
 
 
+def _how(signal: str) -> str:
+    """A failure that nobody ordered may have been the process's own exit."""
+    return f"by SIG{signal}" if signal.isupper() else "(by itself)"
+
+
 def in_words(report: Mapping[str, Any]) -> list[str]:
     """Three lines for a newcomer: what was killed, how long until the next update, what was lost."""
     failed, g = report["failures"], report["gradients"]
     if failed:
-        what = "; ".join(f"{f['target']} by SIG{f['signal']} at {f['t_killed_s']:.1f} s" for f in failed)
+        what = "; ".join(f"{f['target']} {_how(f['signal'])} at {f['t_killed_s']:.1f} s" for f in failed)
     else:
         what = "nothing"
     waits = []

@@ -106,7 +106,7 @@ TOTAL_LOSS = ("kill-servers", "kill-head")
 CHAIN = Scenario("mutant", faults=EVERY_SERVER + EVERY_LINK, count=(2, 6))
 MUTANTS: list[Any] = [
     pytest.param(
-        replace(CHAIN, strategy="Stateless", make_log=FencesNobody, faults=FENCED, checkpoint_every=5),
+        replace(CHAIN, strategy="Stateless", make_log=FencesNobody, faults=FENCED, updates=500),
         id="skip the epoch check in Redis",
     ),
     pytest.param(replace(CHAIN, make_replica=GoesOnAlone), id="acknowledge outside of any view"),
