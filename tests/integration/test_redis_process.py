@@ -69,7 +69,8 @@ def test_redis_runs_with_what_the_spec_says(tmp_path: Path, durability: str, app
         client = redis.Redis.from_url(url, decode_responses=True)
         expected = {"appendonly": appendonly, "appendfsync": appendfsync, "maxmemory": str(48 << 20)}
         expected |= {"maxmemory-policy": "noeviction", "save": "", "port": "0"}
-        assert client.config_get(*expected) == expected
+        # one by one: Redis before 7 takes a single name
+        assert {name: client.config_get(name)[name] for name in expected} == expected
 
 
 def fill(client: redis.Redis) -> None:

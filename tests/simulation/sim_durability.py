@@ -143,6 +143,7 @@ class Durability:
                     self._save(job)
                 except (BufferUnavailable, ClaimNeeded) as error:
                     server.world.trace(server.name, "no snapshot:", error)
+                    self._last_snapshot = 0  # at the next opportunity
             if job.to_disk:
                 self._to_disk(job)
             job.done = True

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 STRAGGLER_S = 0.03
 PATIENCE_S = 0.25
 RETRY_S = 0.1
+MEMORY = 32  # gradients on their way, at most
 
 
 @dataclass
@@ -132,6 +133,9 @@ class SimWorker(Process):
         return item
 
     def _send(self, value: int) -> Step:
+        yield from self._wait(lambda: self.session.unanswered < MEMORY)
+        if self.stopped:
+            return
         self.world.ledger.computed(self.slot, self.step, self.step)
         item = self._submit(self.step, self.step, value, Kind.UPDATE)
         self.step += 1

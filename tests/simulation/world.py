@@ -257,7 +257,7 @@ class World:
             return True
         if self.table.newest()[name].instance != replaces:
             return False
-        self.kill(name)
+        self._remove(name)
         return True
 
     def start_redis(self, action: StartRedis) -> None:
@@ -276,7 +276,7 @@ class World:
             self._signalled.add((instance, what))
             self.trace(name, f"SIG{what}:", why)
         if what == "KILL":
-            self.kill(name)
+            self._remove(name)
         else:
             self.terminate(name)
 
@@ -289,10 +289,16 @@ class World:
 
     def kill(self, name: str, signal: int = 9) -> None:
         process = self.table.running.get(name)
+        if process is not None:
+            self._end(name, process, None, signal)
+
+    def _remove(self, name: str) -> None:
+        """The operator's SIGKILL, which does not reach a lost node."""
+        process = self.table.running.get(name)
         if process is not None and process.lost:
             self._abandon(name, process)
-        elif process is not None:
-            self._end(name, process, None, signal)
+        else:
+            self.kill(name)
 
     def _abandon(self, name: str, process: Process) -> None:
         """Its node is lost: the name is free again, the process goes on with the connections it has."""
@@ -301,6 +307,7 @@ class World:
             del self.network.listening[name]
         process.name = f"{name}~{self.table.pid(name)}"
         self.network.cut("operator", process.name)
+        self.network.heal("operator", name)
         instance = self.table.end(name, None, None, self.now, proven=False)
         self.ghosts[process] = instance
         self.notify_operator()
@@ -315,7 +322,7 @@ class World:
 
         def back() -> None:
             process.lost = False
-            self.network.heal("operator", name)
+            self.network.heal("operator", process.name)
             instance = self.ghosts.pop(process, None)
             if instance is not None:  # the node's agent ends what is no longer wanted
                 self.trace(process.name, "ends with the return of its node")

@@ -179,6 +179,9 @@ class Admission:
             return
         if not state.initialised:
             self._refuse(token, Refusal.EMPTY, ready, "no initial weights yet: send them first")
+        elif self._stateless and self.finishing and event.slot is not None:
+            # Its workers push nothing here: one that waits for the slowest slot would not hear of the end.
+            self._refuse(token, Refusal.FINISHED, ready, "the job's goal is reached")
         elif wanted is not None and not state.version - self._sync <= wanted <= state.version:
             self._refuse(token, Refusal.VERSION, ready, f"version {wanted} was asked for, {state.version} is here")
         else:

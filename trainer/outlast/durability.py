@@ -113,15 +113,15 @@ class Durability:
     def _first_state(self) -> None:
         if self._writes():
             job = self._job(0, self._stateless, self._store is not None, None)
-            if self._stateless:
-                self._check_room(job)
+            if self._stateless and not self._has_room(job):
+                return
             while (saved := self._write(job)).get("away"):
                 time.sleep(_RETRY_S)  # Redis dies and comes back: nothing is acknowledged meanwhile
             if "error" in saved:  # later failures leave older states; this one leaves a job that could lose everything
                 self._server.fail(f"the initial state cannot be kept: {saved['error']}")
         self._last_label = self._last_snapshot = 0
 
-    def _check_room(self, job: _Job) -> None:
+    def _has_room(self, job: _Job) -> bool:
         """A log that can fill Redis up leaves no room for the snapshot that would empty it."""
         server = self._server
         assert server.log_reader.log is not None
@@ -130,12 +130,14 @@ class Durability:
         try:
             limit = server.log_reader.log.max_memory()
         except BufferUnavailable:
-            return  # what follows waits for it
-        if 0 < limit < needed:
+            return True  # what follows waits for it
+        too_small = 0 < limit < needed
+        if too_small:
             server.fail(
                 f"Redis may use {limit} bytes (its maxmemory), but recovery.buffer.maxBytes and two snapshots of this "
                 f"model take {needed}; raise maxmemory to that and some slack, or lower maxBytes"
             )
+        return not too_small
 
     def _job(self, label: int, to_redis: bool, to_disk: bool, done: Future[dict[str, Any]] | None) -> _Job:
         server = self._server
