@@ -210,7 +210,7 @@ class Checkers:
         versions = [records[-1].version for _, records in sorted(self.finals.items())]
         # Without a barrier one shard may be told that the job is over before it got what another had already applied.
         enough = min(versions) if scenario.consistency == "Sync" else max(versions)
-        assert enough == max(versions) == scenario.updates, f"ended at {versions}, expected {scenario.updates}"
+        assert enough == max(versions) == scenario.goal, f"ended at {versions}, expected {scenario.goal}"
         for shard in range(scenario.shards):
             self._nothing_lost(shard)
 

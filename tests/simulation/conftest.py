@@ -15,5 +15,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def seeds(request: pytest.FixtureRequest) -> range:
-    first = int(request.config.getoption("--seed"))
-    return range(first, first + int(request.config.getoption("--seeds")))
+    # Unknown to pytest when it was not started for this directory: then the defaults.
+    first = int(request.config.getoption("seed", 0))
+    return range(first, first + int(request.config.getoption("seeds", DEFAULT_SEEDS)))

@@ -86,8 +86,7 @@ class SimWorker(Process):
 
     # --- the worker's thread ---
 
-    @property
-    def stopped(self) -> bool:
+    def has_stopped(self) -> bool:
         return self.session.finished or self.fenced
 
     @property
@@ -96,9 +95,9 @@ class SimWorker(Process):
 
     def _main(self) -> Step:
         version = yield from self._synchronise()
-        if not self.stopped:
+        if not self.has_stopped():
             self.step = 1 + (version if self._sync else (yield from self._highest_step()))
-        while not self.stopped:
+        while not self.has_stopped():
             self.world.checkers.computing(self)
             local = self._local and self.session.outage()
             versions = [(s.version, s.digest) for s in self.staged]
@@ -134,7 +133,7 @@ class SimWorker(Process):
 
     def _send(self, value: int) -> Step:
         yield from self._wait(lambda: self.session.unanswered < MEMORY)
-        if self.stopped:
+        if self.has_stopped():
             return
         self.world.ledger.computed(self.slot, self.step, self.step)
         item = self._submit(self.step, self.step, value, Kind.UPDATE)
@@ -142,12 +141,10 @@ class SimWorker(Process):
         if self._pulls:
             self._request_weights()
         yield from self._await(item)
-        if self.stopped:
+        if self.has_stopped():
             return
-        if self._sync:
-            moved = any(s.version != self.step - 1 for s in self.staged)
-            if self._take_resync() or moved:
-                self.step = (yield from self._synchronise()) + 1
+        if self._sync and (self._take_resync() or self._torn() or self.staged[0].version != self.step - 1):
+            self.step = (yield from self._synchronise()) + 1
         self._seen = self.arrivals
 
     def _request_weights(self) -> None:
@@ -161,7 +158,7 @@ class SimWorker(Process):
 
     def _wait(self, ready: Any, timeout_s: float | None = None) -> Step:
         until = None if timeout_s is None else self.now + timeout_s
-        return (yield Wait(lambda: ready() or self.stopped, until))
+        return (yield Wait(lambda: ready() or self.has_stopped(), until))
 
     def _await(self, item: Outgoing) -> Step:
         session = self.session
@@ -191,7 +188,7 @@ class SimWorker(Process):
         session = self.session
         yield from self._wait(lambda: session.outage() or session.unanswered <= self._in_flight)
         bound = self.spec.training.max_staleness
-        while self._pulls and not session.outage() and not self.stopped:
+        while self._pulls and not session.outage() and not self.has_stopped():
             seen = [s.arrivals for s in self.staged]
             self._request_weights()
             yield from self._wait(
@@ -205,7 +202,7 @@ class SimWorker(Process):
 
     def _synchronise(self) -> Step:
         exact: list[int | None] = [None] * len(self.staged)
-        while not self.stopped:
+        while not self.has_stopped():
             seen = [s.arrivals for s in self.staged]
             self._resync = False
             for shard, version in enumerate(exact):
@@ -219,10 +216,18 @@ class SimWorker(Process):
                 yield Wait(None, self.now + 0.01)
                 continue
             versions = [s.version for s in self.staged]
-            if not self._sync or len(set(versions)) == 1:
+            if not self._sync or not self._torn():
                 break
+            if len({s.history for s in self.staged}) > 1:  # some shard has not heard of a rollback yet
+                exact = [None] * len(self.staged)
+                yield Wait(None, self.now + 0.01)
+                continue
             exact = [min(versions)] * len(versions)
         return max(0, min(s.version for s in self.staged))
+
+    def _torn(self) -> bool:
+        """Sync: whether the shards' weights are not of one version and history."""
+        return len({(s.version, s.history) for s in self.staged}) > 1
 
     def _step_locally(self, value: int) -> None:
         if not self._local_first:
@@ -351,6 +356,8 @@ class SimWorker(Process):
         answer = WAITING
         while answer == WAITING:
             answer = yield from end.receive(self._timeout_s())
+            if self.session.stale(index):
+                raise Disconnected("has not heard of a rollback")
         assert isinstance(answer, Answer)
         if answer.weights is not None:
             staged = self.staged[index]

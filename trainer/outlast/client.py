@@ -124,6 +124,11 @@ class Client:
     def _answered_since(self, seen: list[int]) -> bool:
         return self.stopped or self._resync or self.arrived_since(seen)
 
+    @property
+    def torn(self) -> bool:
+        """Are the shards' newest weights of different versions or histories?"""
+        return len({(s.version, s.history) for s in self._staged}) > 1
+
     def arrived_since(self, seen: list[int]) -> bool:
         """Have weights come from every shard since its `arrivals_by_shard` was `seen`?"""
         return all(s.arrivals > n for s, n in zip(self._staged, seen, strict=True))
@@ -164,8 +169,13 @@ class Client:
                     self.condition.wait(0.01)  # a shard has moved on or back meanwhile: look again
                     continue
             versions = [s.version for s in self._staged]
-            if self.spec.training.consistency != "Sync" or len(set(versions)) == 1:
+            if self.spec.training.consistency != "Sync" or not self.torn:
                 return min(versions)
+            if len({s.history for s in self._staged}) > 1:  # some shard has not heard of a rollback yet
+                exact = [None] * len(self.ranges)
+                with self.condition:
+                    self.condition.wait(0.01)
+                continue
             exact = [min(versions)] * len(versions)
         return max(0, min(s.version for s in self._staged))
 
@@ -352,6 +362,9 @@ class Client:
         connection.set_timeout(self.spec.recovery.failover.timeout_seconds, None)
         while True:
             header, meta = connection.receive()
+            with self.condition:
+                if self.session.stale(index):  # before anything it says is heeded
+                    raise ConnectionError("this head has not heard of a rollback that another shard's has told")
             if header.op != Op.WAITING:
                 break
         if header.op not in (Op.ACKNOWLEDGED, Op.WEIGHTS, Op.REFUSED):

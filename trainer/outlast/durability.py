@@ -223,6 +223,7 @@ class Durability:
             log.error("state of version %d was not saved: %s", result["version"], error)
             result = {"error": str(error), "away": isinstance(error, BufferUnavailable)}
             if job.to_redis:
+                self._last_snapshot = 0  # due again: a full log is trimmed by nothing else
                 server.log_reader.snapshot_failed()
         if job.done is not None:
             job.done.set_result(result)

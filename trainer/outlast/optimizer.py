@@ -224,7 +224,7 @@ class Optimizer(torch.optim.Optimizer):
             client.request_weights()
         self._await(item)
         self._check_stopped()
-        if self._sync and (client.take_resync() or client.versions != (self._step - 1,) * len(client.versions)):
+        if self._sync and (client.take_resync() or client.torn or client.versions[0] != self._step - 1):
             self._step = client.synchronise() + 1
             self._check_stopped()
         self._load()

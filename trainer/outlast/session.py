@@ -3,6 +3,7 @@
 Rules
     One push a shard is in flight at a time; what is not acknowledged is sent again, under the same identity.
     The highest epoch heard is believed; only its head is dialled.
+    All shards are rolled back together: a head of an older history than another shard's is not spoken to (`stale`).
     Silence for `timeout_s`, a closed connection or a refusal by view begins an *outage* of that shard; it ends when
     the head of a view answers again.
     Stateless: every gradient goes to the buffer. Hybrid: while any shard is in an outage, whole gradients go to the
@@ -118,6 +119,7 @@ class Session:
         self._diverts = strategy == "Hybrid" and consistency != "Sync"
         self._buffer: deque[Outgoing] = deque()
         self._notices: list[Notice] = []
+        self.history = 0  # the highest that any view told
         self.finished = False
         self.unanswered = 0  # items without an outcome
         self.buffer_down = False  # Redis does not answer, or has no room: gradients wait in the worker's memory
@@ -156,6 +158,14 @@ class Session:
         """Is any shard without a head that answers?"""
         return any(s.outage_since is not None for s in self._shards)
 
+    def stale(self, index: int) -> bool:
+        """Whether this shard's head has not heard of a rollback that we know of: break off, nothing it says counts.
+
+        To be asked before every answer of it is heeded.
+        """
+        view = self._shards[index].view
+        return view is not None and view.history < self.history
+
     def take_notices(self) -> list[Notice]:
         notices, self._notices = self._notices, []
         return notices
@@ -168,7 +178,7 @@ class Session:
 
     def next_action(self, index: int, now: float) -> Action:
         shard = self._shards[index]
-        if shard.needs_view:
+        if shard.needs_view or self.stale(index):
             return Ask() if now >= shard.ask_at else Idle(shard.ask_at)
         if shard.up is None:
             assert shard.view is not None
@@ -189,10 +199,12 @@ class Session:
         """The answers to Ask. Believes the highest epoch, whoever told it."""
         shard = self._shards[index]
         best = max((v for v in views if v.head is not None), key=lambda v: v.epoch, default=None)
-        if best is not None and (shard.view is None or best.epoch >= shard.view.epoch):
+        known = best is not None and best.history >= self.history
+        if best is not None and known and (shard.view is None or best.epoch >= shard.view.epoch):
             shard.view = best
             shard.needs_view = False
             shard.up = None
+            self._learn_history(best.history, now)
         else:
             self._pause(shard, now)
 
@@ -264,11 +276,23 @@ class Session:
         known = 0 if shard.view is None else shard.view.epoch
         if view is not None and view.head is not None and view.epoch > known:
             shard.view, shard.up, shard.needs_view = view, None, False
+            self._learn_history(view.history, now)
             if shard.outage_since is None:
                 shard.outage_since = now
             shard.ask_at = now
         else:
             self.lost(index, now)
+
+    def _learn_history(self, history: int, now: float) -> None:
+        """A rollback: what shards of older histories still say is undone already."""
+        if history <= self.history:
+            return
+        self.history = history
+        for index, shard in enumerate(self._shards):
+            if self.stale(index) and shard.outage_since is None:
+                shard.outage_since = shard.ask_at = now
+        if self._diverts and self.outage():
+            self._divert_waiting()
 
     def _pause(self, shard: _Shard, now: float) -> None:
         shard.ask_at = now + shard.ask_pause

@@ -6,7 +6,7 @@ all processes of a machine share). STOP: the same with SIGSTOP, a pause that clo
 paused head as soon as it is out of the view, so whether such a head acknowledges anything when it goes on is asked of
 one that nobody ends (fence.py). TERM: the head hands over before it leaves; counted is the longest time without an
 update around the handover (servers' acknowledgements in the workers' ledgers; what Redis took counts for nothing),
-beside what is usual in the same run.
+beside what was usual before.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ STRATEGIES = ("Chain", "Hybrid")
 KILLS_A_RUN = 5
 REPLICAS = 3
 BEFORE_S, AFTER_S = 0.2, 2.0  # a handover's surroundings
-QUIET_S = 0.5  # what is usual is taken this far away from any signal
+QUIET_S = 0.4  # what is usual is taken this far away from the start and from the first signal
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Losses:
     detected: list[float] = field(default_factory=list)
     promoted: list[float] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)  # longest time without an update around the signal
-    usual: list[float] = field(default_factory=list)  # the same, over stretches as long, far from any signal
+    usual: list[float] = field(default_factory=list)  # the same, before the first signal of a run
     lost: int = 0
     duplicates: int = 0
     problems: list[str] = field(default_factory=list)
@@ -103,7 +103,7 @@ def measure(settings: Settings) -> Outcome:
     timeout_s = 2.0
     shown = table(
         "the head of a chain of three is lost", "signal, strategy", "losses", "detected", "promoted",
-        "first update: median", "worst", "pause: worst", "usual", "lost, twice",
+        "first update: median", "worst", "pause: worst", "usual before", "lost, twice",
     )  # fmt: skip
     total = sum(-(-count // KILLS_A_RUN) for _, _, count in plans) + few
     with Progress(settings.console, total, "recovery") as progress:
@@ -179,7 +179,8 @@ def _take(ran: Ran, losses: Losses) -> int:
         if failure["t_promoted_s"] is not None:
             losses.promoted.append(failure["t_promoted_s"] - failure["t_killed_s"])
         losses.pauses.append(longest_gap(updates, t - BEFORE_S, t + AFTER_S))
-    losses.usual += usual_gaps(updates, killed)
+    usual = usual_gap(updates, killed[0]) if killed else None
+    losses.usual += [usual] if usual is not None else []
     losses.lost += ran.gradients["lost"]
     losses.duplicates += ran.gradients["duplicates"]
     return len(failures)
@@ -197,17 +198,11 @@ def longest_gap(times: Sequence[float], begin: float, end: float) -> float:
     return max((b - a for a, b in pairwise(times[i:j])), default=end - begin)
 
 
-def usual_gaps(times: Sequence[float], signals: Sequence[float]) -> list[float]:
-    """The longest gap of each stretch of BEFORE_S + AFTER_S between the signals, QUIET_S and AFTER_S away from them."""
-    if not times:
-        return []
-    edges = [times[0] + QUIET_S, *signals, times[-1]]
-    found = []
-    for n, (a, b) in enumerate(pairwise(edges)):
-        begin = a if n == 0 else a + AFTER_S
-        if b - QUIET_S - begin > QUIET_S:
-            found.append(longest_gap(times, begin, b - QUIET_S))
-    return found
+def usual_gap(times: Sequence[float], first_signal: float) -> float | None:
+    """The longest gap of the stretch before anything was lost; None when it is too short to say."""
+    if not times or first_signal - QUIET_S < times[0] + 2 * QUIET_S:
+        return None
+    return longest_gap(times, times[0] + QUIET_S, first_signal - QUIET_S)
 
 
 # --- judgement ---
