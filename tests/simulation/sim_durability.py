@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 REFRESH_S = 1.0
 RETRY_S = 0.05
+MAY_WAIT = 4
 IDLE_S = 0.1
 GROUP = 8
 
@@ -42,6 +43,8 @@ class Durability:
         # In Sync a set must be of one version in all shards: its turn is not missed because another is being written.
         self._exact = server.spec.training.consistency == "Sync"
         self._jobs: deque[Job | str] = deque()
+        # A set needs a part of every shard under one label: several shards keep a due one waiting rather than miss it.
+        self._may_wait = MAY_WAIT if server.spec.servers.shards > 1 else 1
         self.available: list[dict[str, Any]] = []
         self._last_label = self._last_snapshot = 0
         self._busy = False
@@ -52,7 +55,7 @@ class Durability:
     def applied(self, entry: Entry) -> None:
         if entry.kind is Kind.INIT:
             self._first_state()
-        elif self._writes() and (self._exact or not self._busy):
+        elif self._writes() and (self._exact or len(self._jobs) < self._may_wait):
             label = self._label(entry.version)
             to_disk = self._every is not None and label > self._last_label
             to_disk = to_disk and (label == entry.version or not self._exact)

@@ -287,7 +287,9 @@ class World:
             self.dropped |= {m.boot for m in (*old.members, *old.joining)} - now_in
             kept = {m.boot for m in old.members} & {m.boot for m in view.members}
             if not kept and self.spec.recovery.strategy != "Stateless":
-                self.wrongs += [f"{m.name} may still act: {old} then {view}" for m in old.members if self._may_act(m.boot)]
+                self.wrongs += [
+                    f"{m.name} may still act: {old} then {view}" for m in old.members if self._may_act(m.boot)
+                ]
             if view.history == old.history and view.restore != "buffer":
                 for m in view.members:
                     if m not in old.members and m not in old.joining:

@@ -130,7 +130,7 @@ def test_a_view_needs_a_member() -> None:
 
 
 def refs(*names: str) -> list[CheckpointRef]:
-    """"1-20" is version 20 of history 1."""
+    """ "1-20" is version 20 of history 1."""
     return [CheckpointRef(n, int(n.split("-")[0]), int(n.split("-")[1])) for n in names]
 
 
@@ -145,8 +145,6 @@ def refs(*names: str) -> list[CheckpointRef]:
         pytest.param([], (), None, id="none at all"),
     ],
 )
-def test_newest_checkpoint(
-    available: list[list[CheckpointRef]], rejected: tuple[str, ...], chosen: str | None
-) -> None:
+def test_newest_checkpoint(available: list[list[CheckpointRef]], rejected: tuple[str, ...], chosen: str | None) -> None:
     found = newest_checkpoint(available, rejected)
     assert (None if found is None else found.name) == chosen

@@ -47,6 +47,8 @@ MUST = (
 RUNS = 20  # kills a strategy; a quarter of it for STOP and TERM
 
 STRATEGIES = ("Chain", "Hybrid")
+SIGNALS = ("KILL", "STOP", "TERM")
+SHORT = (("KILL", "Hybrid"), ("STOP", "Chain"), ("TERM", "Chain"))
 KILLS_A_RUN = 5
 REPLICAS = 3
 BEFORE_S, AFTER_S = 0.2, 2.0  # a handover's surroundings
@@ -93,11 +95,8 @@ class Losses:
 def measure(settings: Settings) -> Outcome:
     kills = settings.count(RUNS)
     few = max(1, kills // 4)
-    plans = [
-        (strategy, sign, few if sign != "KILL" else kills)
-        for sign in ("KILL", "STOP", "TERM")
-        for strategy in STRATEGIES
-    ]
+    pairs = SHORT if settings.short else [(sign, strategy) for sign in SIGNALS for strategy in STRATEGIES]
+    plans = [(strategy, sign, kills if sign == "KILL" else few) for sign, strategy in pairs]
     figures: dict[str, Any] = {}
     problems: list[str] = []
     timeout_s = 2.0
@@ -132,7 +131,7 @@ def _collect(settings: Settings, progress: Progress, strategy: str, sign: str, c
         batch = min(KILLS_A_RUN, count - len(losses.waits))
         label = f"{strategy}, {batch} x SIG{sign} of the head"
         progress.step(label)
-        seconds = 6.0 + batch * (7.0 if sign == "STOP" else 4.0)
+        seconds = 4.0 + batch * (7.0 if sign == "STOP" else 4.5)
         pacer = Pacer(REPLICAS, seconds - (5.0 if sign == "STOP" else 3.0), chooser)
         job = make_job(
             "bench-recovery",

@@ -56,9 +56,10 @@ SETTLE_S = 1.0  # of a run, not counted
 def measure(settings: Settings) -> Outcome:
     runs = settings.count(RUNS)
     problems: list[str] = []
-    with Progress(settings.console, 2 * runs + 1 + 2, "speed") as progress:
+    transports = ("tcp",) if settings.short else ("tcp", "unix")
+    with Progress(settings.console, 2 * runs + 1 + len(transports), "speed") as progress:
         training = _training(settings, progress, runs, problems)
-        transfers = {t: _transfer(settings, progress, t, 2 * runs) for t in ("tcp", "unix")}
+        transfers = {t: _transfer(settings, progress, t, 2 * runs) for t in transports}
     _show(settings, training, transfers)
     if training["ratio"] is None or training["ratio"] < TRAINING_RATIO:
         problems.append(f"training runs at {training['ratio']} of plain PyTorch, at least {TRAINING_RATIO} must be")
@@ -75,7 +76,7 @@ def measure(settings: Settings) -> Outcome:
 
 
 def _training(settings: Settings, progress: Progress, runs: int, problems: list[str]) -> dict[str, Any]:
-    seconds = 2.0 if settings.short else 6.0
+    seconds = 1.0 if settings.short else 6.0
     plain, ours = [_plain(settings, progress, seconds)], []
     for n in range(runs):
         progress.step(f"two workers and a server, {seconds:g} s")

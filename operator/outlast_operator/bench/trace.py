@@ -64,16 +64,18 @@ def measure(settings: Settings) -> Outcome:
     size = Size(60, 10, 8) if settings.short else Size(150, 20, 32)
     kinds = KINDS[: settings.count(RUNS)]
     shards = SHARDS[:1] if settings.short else SHARDS
-    total = len(STRATEGIES) * len(shards) * (1 + len(kinds)) + 1 + min(2, len(kinds))
+    strategies = STRATEGIES[:2] if settings.short else STRATEGIES
+    log_kills = [1] if settings.short else list(range(1 + min(2, len(kinds))))
+    total = len(strategies) * len(shards) * (1 + len(kinds)) + len(log_kills)
     figures: dict[str, Any] = {"updates": size.updates, "sync": {}, "stateless": {}}
     problems: list[str] = []
     shown = table("Sync: digests of the final parameters", "strategy, shards", "run", "version", "digest", "identical")
     with Progress(settings.console, total, "trace") as progress:
-        for strategy in STRATEGIES:
+        for strategy in strategies:
             for count in shards:
                 name = f"{strategy}, {count} shard{'s' if count > 1 else ''}"
                 figures["sync"][name] = _sync(settings, progress, size, strategy, count, kinds, shown, problems)
-        figures["stateless"] = _stateless(settings, progress, min(2, len(kinds)), problems)
+        figures["stateless"] = _stateless(settings, progress, log_kills, problems)
     settings.console.print(shown)
     _show_stateless(settings, figures["stateless"])
     return Outcome(figures, problems)
@@ -127,10 +129,10 @@ def _sync(
 # --- Stateless ---
 
 
-def _stateless(settings: Settings, progress: Progress, most_kills: int, problems: list[str]) -> dict[str, Any]:
+def _stateless(settings: Settings, progress: Progress, cases: list[int], problems: list[str]) -> dict[str, Any]:
     updates = 260 if settings.short else 500  # more than two snapshots (every 100 updates)
     found: dict[str, Any] = {}
-    for kills in range(most_kills + 1):
+    for kills in cases:
         label = f"Stateless, {kills} kill{'s' if kills != 1 else ''}"
         progress.step(label)
         job = make_job(
