@@ -175,7 +175,7 @@ class World:
                 self.servers[to.name].slots = slots
             case FinishJob(_, to):
                 self.servers[to.name].finishing = True
-            case RequestCheckpoint(shard, to):
+            case RequestCheckpoint(_, to):
                 self._save(self.servers[to.name])
             case AssignSlot():
                 pass
@@ -379,11 +379,12 @@ class World:
 
     def _peers(self, s: FakeServer) -> list[FakeServer]:
         assert s.view is not None
-        names = [m for m in (*s.view.members, *(j for j in s.view.joining if j.boot in self._tail_sealed(s)))]
+        names = [*s.view.members, *(j for j in s.view.joining if j.boot in self._tail_sealed(s))]
         return [self.servers[m.name] for m in names]
 
     def _tail_sealed(self, s: FakeServer) -> tuple[str, ...]:
-        assert s.view is not None and s.view.tail is not None
+        assert s.view is not None
+        assert s.view.tail is not None
         tail = self.servers[s.view.tail.name]
         return tail.sealed if tail.boot == s.view.tail.boot else ()
 
@@ -401,9 +402,9 @@ class World:
         if not head.initialised and any(s.initialised for s in chain):
             self.wrongs.append(f"an empty head leads members that hold state: {view}")
         top = max(s.version for s in chain)
-        if not all(s.initialised for s in chain[: len(boots)]):
-            if any(s.initialised for s in chain) and view.restore is not None:
-                return
+        partly = any(s.initialised for s in chain) and not all(s.initialised for s in chain[: len(boots)])
+        if partly and view.restore is not None:
+            return
         for s in chain:
             s.initialised, s.version, s.history = True, top + 1, view.history
         if head.views[view.epoch].first_update_t is None:
