@@ -68,6 +68,7 @@ class LogReader:
         self._rebuilding = 0  # restores from the log asked for and not done yet
         self._stats: BufferStats | None = None
         self._stats_at = 0.0
+        self._backlog = 0
         self._busy_at = 0.0  # when the log last gave us something
         self._snapshot_offset = 0  # the last snapshot taken to make room
         self._wake = threading.Event()
@@ -77,7 +78,8 @@ class LogReader:
             threading.Thread(target=self._run, name="log-reader", daemon=True).start()
 
     def backlog(self) -> int:
-        return 0 if self._stats is None else self._stats.entries
+        """Gradients in the log that are not applied yet. (Stateless keeps applied ones until a snapshot covers them.)"""
+        return self._backlog
 
     def buffer_bytes(self) -> int:
         return 0 if self._stats is None else self._stats.bytes
@@ -200,6 +202,8 @@ class LogReader:
                 self._trimmed = target
         if time.monotonic() - self._stats_at > _STATS_S:
             self._stats, self._stats_at = self.log.stats(), time.monotonic()
+            # Offsets have gaps, so their difference is only an upper bound: exact once all is applied.
+            self._backlog = min(self._stats.entries, max(0, self._stats.last_offset - self._after))
 
     def _make_room(self, idle: bool) -> None:
         """Stateless: only a snapshot lets entries leave the log, so one is taken before the log is full.

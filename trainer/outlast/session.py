@@ -299,8 +299,26 @@ class Session:
         shard.ask_pause = min(shard.ask_pause * 1.5, _ASK_INTERVAL_MAX_S)
 
     def _answering(self, shard: _Shard) -> None:
+        ended = shard.outage_since is not None
         shard.outage_since = None
         shard.ask_pause = _ASK_INTERVAL_S
+        if ended and self._diverts and not self.outage():
+            self._reclaim()
+
+    def _reclaim(self) -> None:
+        """Hybrid, the outage is over: the heads take what is not in Redis yet, all but the one on its way there."""
+        waiting = list(self._buffer)[1:]
+        while len(self._buffer) > 1:
+            self._buffer.pop()
+        for item in waiting:
+            if item.outcome is None:
+                self._to_heads(item)
+
+    def _to_heads(self, item: Outgoing) -> None:
+        item.in_buffer = False
+        for index, shard in enumerate(self._shards):
+            if index in item.pending and item not in shard.queue:
+                shard.queue.append(item)
 
     def _finish(self) -> None:
         if not self.finished:
@@ -366,10 +384,7 @@ class Session:
         while self._buffer:
             item = self._buffer.popleft()
             if item.outcome is None:
-                item.in_buffer = False
-                for index, shard in enumerate(self._shards):
-                    if index in item.pending:
-                        shard.queue.append(item)
+                self._to_heads(item)
         self.buffer_down = False  # nobody needs it now
 
     def buffer_waiting(self) -> int:

@@ -5,7 +5,7 @@ from it; in every fourth run somebody else as well (the tail, a worker, the oper
 workers saw acknowledged stands in their ledgers, what the surviving servers hold in their tables of applied steps.
 
 Checkpoint promises less: it may lose what it applied since the checkpoint it restores. How much that was is reckoned
-from the ledgers, too: the gradients computed when the server was killed, less the version of that checkpoint.
+from the ledgers, too: the gradients computed when its death was noticed, less the version of that checkpoint.
 """
 
 from __future__ import annotations
@@ -140,15 +140,12 @@ def _one(
 def _at_risk(ran: Ran) -> int:
     """Updates since the checkpoints that a run restored: the most that it may lose."""
     restores = [f for f in ran.result.run.status.failovers if f.kind == "server" and f.restore is not None]
-    kills = [loss.t_killed for loss in ran.result.run.losses if any(name.startswith("server") for name in loss.names)]
-    return sum(
-        since_checkpoint(ran.result.run.heard.ledger, t_killed, line.restore or "")
-        for t_killed, line in zip(sorted(kills), restores, strict=False)
-    )
+    ledger = ran.result.run.heard.ledger
+    return sum(since_checkpoint(ledger, line.t_detected, line.restore or "") for line in restores)
 
 
-def since_checkpoint(ledger: Sequence[LedgerRecord], t_killed: float, checkpoint: str) -> int:
+def since_checkpoint(ledger: Sequence[LedgerRecord], t_dead: float, checkpoint: str) -> int:
     """No more than this was applied after `checkpoint`: gradients computed by then, less its version."""
     version = _CHECKPOINT.search(checkpoint)
-    computed = steps_of((r for r in ledger if r.t <= t_killed), Fact.COMPUTED).count
+    computed = steps_of((r for r in ledger if r.t <= t_dead), Fact.COMPUTED).count
     return max(0, computed - (int(version[1]) if version is not None else 0))
