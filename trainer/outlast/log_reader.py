@@ -78,7 +78,7 @@ class LogReader:
             threading.Thread(target=self._run, name="log-reader", daemon=True).start()
 
     def backlog(self) -> int:
-        """Gradients in the log that are not applied yet. (Stateless keeps applied ones until a snapshot covers them.)"""
+        """Gradients in the log that are not applied yet; Stateless keeps applied ones until a snapshot covers them."""
         return self._backlog
 
     def buffer_bytes(self) -> int:
