@@ -56,7 +56,8 @@ def test_the_report_is_whole(lab: Lab) -> None:
     assert [row for row in ended.report["series"] if row["accuracy"] is not None]
     processes = {row["process"] for row in ended.report["resources"]}
     assert processes >= {"server-1", "worker-0", "evaluator", "operator"}
-    assert ended.report["bytes"]["pushed"] > 300 * 16_000
+    # what the killed head took in after it was last asked, some 50 ms before, nobody has seen
+    assert ended.report["bytes"]["pushed"] >= 250 * 16_000
     assert ended.summary["gradients"] == ended.gradients
     for name in ("report.html", "report.png"):
         assert (ended.report_dir / name).stat().st_size > 1000
