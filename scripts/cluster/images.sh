@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Builds images with docker, or with buildah where docker does not answer, and gives them to the cluster if it is up.
+#
+#   images.sh                   operator, redis and the tests' base: what the end-to-end tests need
+#   images.sh NAME...           of: operator redis e2e-base trainer-cpu trainer-cuda; or all
+#
+# Where no registry answers, the base images are made of Debian's packages and get the names that FROM asks for. An image
+# whose inputs did not change is not built again: archives lie in $STATE/images under a digest of their inputs.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$here/lib.sh"
+. "$here/base_image.sh"
+cd "$REPOSITORY"
+
+VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+ARCHIVES=$STATE/images
+CODE=(pyproject.toml constraints.txt README.md LICENSE trainer operator images/requirements.py)
+
+describe() { # name: sets tag, file, context, inputs
+  context=.
+  case $1 in
+  operator) tag=outlast/operator:$VERSION file=Dockerfile inputs=("${CODE[@]}") ;;
+  trainer-cpu) tag=outlast/trainer:$VERSION file=images/trainer-cpu/Dockerfile inputs=("${CODE[@]}") ;;
+  trainer-cuda) tag=outlast/trainer:$VERSION-cuda file=images/trainer-cuda/Dockerfile inputs=("${CODE[@]}") ;;
+  redis) tag=outlast/redis:$VERSION file=images/redis/Dockerfile context=images/redis inputs=() ;;
+  e2e-base) tag=outlast/e2e-base:$VERSION file=tests/e2e/base-image/Dockerfile context=tests/e2e/base-image inputs=() ;;
+  *) fail "no image is called $1; there are operator, redis, e2e-base, trainer-cpu, trainer-cuda, and all" ;;
+  esac
+}
+
+digest() { # file...: of names and contents, without what running leaves behind
+  { printf '%s\n' "$tag"; find "$@" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } |
+    sha256sum | cut -c1-16
+}
+
+build_image() { # name: its archive, unless there is one of the same inputs
+  local archive started=$SECONDS
+  describe "$1"
+  archive=$ARCHIVES/$1-$(digest "$file" "${inputs[@]}").tar
+  if [ ! -f "$archive" ]; then
+    say "building $tag"
+    rm -f "$ARCHIVES/$1"-[0-9a-f]*.tar
+    if has_docker; then
+      docker build -q --network host -t "$tag" -f "$file" "$context" >/dev/null
+      docker save -o "$archive.new" "$tag"
+    else
+      ensure_bases "$file"
+      buildah_build "$tag" "$file" "$context"
+      buildah push -q "$tag" "oci-archive:$archive.new:docker.io/$tag"
+    fi
+    mv "$archive.new" "$archive"
+    say "built $tag in $((SECONDS - started)) s, $(du -m "$archive" | cut -f1) MB"
+  fi
+  load "$1" "$archive"
+}
+
+load() { # name, archive: into the cluster, if it is up and has not got it
+  [ -S "$CONTAINERD_SOCKET" ] || [ -f "$STATE/kind.yaml" ] || return 0
+  local mark=$STATE/loaded/$1
+  [ ! -d "$RUN" ] || mark=$RUN/loaded/$1 # goes with the cluster
+  [ "$(cat "$mark" 2>/dev/null)" = "${2##*/}" ] && return
+  "$here/cluster.sh" load "$2"
+  mkdir -p "${mark%/*}"
+  echo "${2##*/}" >"$mark"
+  say "loaded $tag into the cluster"
+}
+
+[ $# -gt 0 ] || set -- operator redis e2e-base
+[ "$*" != all ] || set -- operator redis e2e-base trainer-cpu trainer-cuda
+for name; do describe "$name"; done
+mkdir -p "$ARCHIVES"
+exec 8>"$STATE/images.lock"
+flock 8
+for name; do build_image "$name"; done
