@@ -10,13 +10,13 @@ BIN := .venv/bin
 DEMO_JOB := examples/fashion-mnist-demo.yaml
 DEMO_REPORT := reports/demo
 DEMO_KILLS := --kill head@update=1600
-CODE := trainer operator tests docs benchmarks examples
+CODE := trainer operator tests docs benchmarks examples images scripts
 ARGS ?=
 
-.PHONY: help venv demo test check docs constraints clean distclean
+.PHONY: help venv demo test check e2e e2e-full cluster cluster-down images images-all docs constraints clean distclean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 venv: ## Make or mend the environment in .venv (the other targets do it too)
 	@scripts/setup.sh
@@ -33,6 +33,24 @@ check: venv ## Lint, format, types, import rules and the fast tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -m "not slow and not integration and not cluster" $(ARGS)
+
+e2e: cluster ## Test on a real Kubernetes, 5 kills a case; figures: build/e2e.json
+	@$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+e2e-full: cluster ## The same with 20 kills a case, and every figure must hold
+	@OUTLAST_E2E_FULL=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+
+cluster: venv ## Make a Kubernetes cluster ready: OUTLAST_E2E_KUBECONFIG, kind, or one built from Debian's sources
+	@scripts/cluster/cluster.sh up
+
+cluster-down: ## End it; what was built for it stays in ~/.cache/outlast/cluster
+	@scripts/cluster/cluster.sh down
+
+images: ## Build the images of operator and Redis, and load them if the cluster is up (ARGS="trainer-cpu": others)
+	@scripts/cluster/images.sh $(ARGS)
+
+images-all: ## Build all images, with the trainers' (gigabytes)
+	@scripts/cluster/images.sh all
 
 docs: venv ## Renew the generated parts of docs/
 	@$(BIN)/python docs/generate.py

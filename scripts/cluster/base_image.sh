@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # buildah, and base images without a registry; to be sourced after lib.sh.
 
 has_docker() { command -v docker >/dev/null && docker info >/dev/null 2>&1; }
@@ -11,8 +12,8 @@ buildah_build() { # tag, file, context
   (umask 077 && python3 "$here/pip_settings.py" "$settings" >"$STATE/pip.mounts")
   mounts=(-v "$settings:/etc/pip.conf:ro")
   while read -r path; do mounts+=(-v "$path:$path:ro"); done <"$STATE/pip.mounts"
-  buildah bud -q --layers --isolation chroot --network host "${mounts[@]}" -t "$1" -f "$2" "$3" \
-    >"$STATE/build-image.log" 2>&1 || { tail -n 30 "$STATE/build-image.log" >&2; fail "building $1 failed (above)"; }
+  buildah bud -q --layers --isolation chroot --network host --cni-config-dir "$STATE/no-cni" "${mounts[@]}" \
+    -t "$1" -f "$2" "$3" >"$STATE/build-image.log" 2>&1 || { buildah rm --all >/dev/null; tail -n 30 "$STATE/build-image.log" >&2; fail "building $1 failed (above)"; }
   rm -f "$settings" "$STATE/pip.mounts"
 }
 

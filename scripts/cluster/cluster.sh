@@ -50,7 +50,7 @@ can_use_debian() {
 up_debian() {
   can_use_debian || fail "the provider debian needs root on Debian 12"
   apt_install etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 socat ethtool procps \
-    openssl dnsmasq-base buildah debootstrap
+    openssl dnsmasq-base
   "$here/build.sh"
   local started=$SECONDS
   mkdir -p "$RUN/log" "$RUN/pids"
@@ -68,6 +68,7 @@ up_debian() {
   start_kubelet
   start_kube_proxy
   start_dns
+  wait_for 60 "the kubelet" is_port_taken "$KUBELET_PORT"
   wait_for 90 "the node" is_node_ready
   wait_for 30 "the default service account" kubectl get serviceaccount default
   say "ready after $((SECONDS - started)) s: export KUBECONFIG=$KUBECONFIG_FILE PATH=$TOOLS:\$PATH"
@@ -79,11 +80,8 @@ down_debian() {
   [ -d "$RUN" ] || return 0
   [ -d "$BEFORE" ] || fail "$BEFORE is missing: what the machine was like before is not known; stop the processes in $RUN/pids and remove $RUN"
   if is_running kube-apiserver && is_running kubelet; then # the kubelet ends pods most tidily
-    local kind
     stop kube-controller-manager # else it makes new ones
-    for kind in $(is_running etcd && kubectl get pods -A -o name >/dev/null 2>&1 && echo pods); do
-      kubectl delete "$kind" --all -A --grace-period=0 --force --wait=false >/dev/null 2>&1 || true
-    done
+    kubectl delete pods --all -A --grace-period=0 --force --wait=false --request-timeout=10s >/dev/null 2>&1 || true
     wait_for 20 "the end of all pods" has_no_pods 2>/dev/null || true
   fi
   local name

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # etcd, the API server, the controller manager and the scheduler; to be sourced after lib.sh and tools.sh.
 
 SERVICE_RANGE=10.96.0.0/16

@@ -3,9 +3,9 @@
     SERVICE.NAMESPACE.svc.cluster.local            the Service's address, or its pods' where it is headless
     HOSTNAME.SERVICE.NAMESPACE.svc.cluster.local   a pod that has a hostname, behind a headless Service
 
-Needs nothing but the standard library: it runs beside the cluster, before anything is installed. A change is in the file
-and known to dnsmasq within milliseconds of the API server's event. A watch that ends (the API server restarts) begins
-again with a list, so that no change is missed; until then the names stay as they were.
+Needs nothing but the standard library: it runs beside the cluster, before anything is installed. A change is in the
+file and known to dnsmasq within milliseconds of the API server's event. A watch that ends (the API server restarts)
+begins again with a list, so that no change is missed; until then the names stay as they were.
 """
 
 import argparse

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The provider kind: a cluster in docker; to be sourced after lib.sh and tools.sh.
 
 KIND_NAME=outlast

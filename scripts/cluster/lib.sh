@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts of this directory; to be sourced. Names, paths, messages, packages, processes.
 #
 # Everything the cluster owns lies under $STATE, so that `down` knows what to remove:

@@ -1,10 +1,11 @@
+# shellcheck shell=bash
 # What a cluster changes on the machine outside $STATE, noted before the first change and put back by `down`; to be
 # sourced after node.sh.
 
 # Written by kube-proxy, the kubelet and the network plugin.
 SYSCTLS=(net.ipv4.ip_forward net.ipv4.conf.all.route_localnet vm.overcommit_memory kernel.panic kernel.panic_on_oops)
 # Paths that Kubernetes and containerd have built in.
-BUILT_IN_PATHS=(/var/log/pods /var/log/containers /var/lib/cni /var/lib/kubelet /var/lib/calico /run/containerd /run/netns
+BUILT_IN_PATHS=(/var/log/pods /var/log/containers /var/lib/cni /var/lib/kubelet /run/containerd /run/netns
   /var/run/kubernetes /usr/libexec/kubernetes)
 BEFORE=$RUN/before
 
@@ -16,25 +17,15 @@ note_machine() {
   for path in "${BUILT_IN_PATHS[@]}"; do [ -e "$path" ] || echo "$path"; done >"$BEFORE.new/absent-paths"
   ls /run/netns 2>/dev/null >"$BEFORE.new/netns" || true
   (cd /sys/fs/cgroup && find . -maxdepth 2 -name kubepods 2>/dev/null) >"$BEFORE.new/cgroups"
-  for path in iptables ip6tables; do "$path-save" >"$BEFORE.new/$path" 2>/dev/null || true; done
   mv "$BEFORE.new" "$BEFORE"
 }
 
+# Tables of iptables that were not there stay behind, empty: they let everything pass, as none would.
 remove_chains() { # iptables or ip6tables: every chain of kube-proxy, kubelet and CNI, and every rule that leads there
   local rules
   rules=$("$1-save" -c 2>/dev/null) || return 0
   grep -qE 'KUBE-|CNI-' <<<"$rules" || return 0
   grep -vE 'KUBE-|CNI-' <<<"$rules" | "$1-restore" -c
-  [ -s "$BEFORE/$1" ] || ! command -v nft >/dev/null || remove_empty_tables "$1"
-}
-
-remove_empty_tables() { # iptables or ip6tables; only where there had been no table at all
-  local family=ip table
-  [ "$1" = iptables ] || family=ip6
-  for table in nat filter mangle; do
-    ! nft list table $family $table 2>/dev/null | grep -qE '^\s+(counter|ip|meta|iif|oif|jump|tcp|udp)' &&
-      nft delete table $family $table 2>/dev/null || true
-  done
 }
 
 end_containers() { # those that the kubelet could not end: the processes under our shims, then the shims
@@ -46,10 +37,10 @@ end_containers() { # those that the kubelet could not end: the processes under o
   done
 }
 
-unmount_all() {
+unmount_all() { # of the cluster, and of images that were being built
   local point
   # deepest first; a path with spaces is escaped in /proc/mounts, and none of ours has one
-  for point in $(awk -v run="$RUN/" 'index($2, run) == 1 { print $2 }' /proc/mounts | sort -r); do
+  for point in $(awk -v state="$STATE/" 'index($2, state) == 1 { print $2 }' /proc/mounts | sort -r); do
     umount "$point" 2>/dev/null || umount -l "$point"
   done
 }

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # containerd, the kubelet, kube-proxy and the cluster's DNS on this machine; to be sourced after control_plane.sh.
 
 NODE_NAME=outlast-node
@@ -104,8 +105,11 @@ YAML
   spawn dnsmasq dnsmasq --keep-in-foreground --log-facility=- --conf-file=/dev/null --pid-file= --no-hosts --no-resolv \
     --bind-interfaces --listen-address="$NODE_ADDRESS" --port="$DNS_PORT" --addn-hosts="$RUN/hosts" \
     --local=/cluster.local/ --user=root --cache-size=0
+  wait_for 10 dnsmasq is_answering # a signal before it is ready would end it
   spawn dns python3 "$REPOSITORY/scripts/cluster/dns.py" --kubeconfig "$KUBECONFIG_FILE" --hosts "$RUN/hosts" \
     --dnsmasq-pid "$RUN/pids/dnsmasq"
 }
+
+is_answering() { ss -H -lun "sport = :$DNS_PORT" | grep -q .; }
 
 is_node_ready() { kubectl get node "$NODE_NAME" | grep -q ' Ready'; }

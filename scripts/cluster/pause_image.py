@@ -39,7 +39,11 @@ def main(program: str, image: str, path: str) -> None:
         def blob(content: bytes, media_type: str) -> dict[str, object]:
             digest = hashlib.sha256(content).hexdigest()
             add(archive, f"blobs/sha256/{digest}", content)
-            return {"mediaType": f"application/vnd.oci.image.{media_type}", "digest": f"sha256:{digest}", "size": len(content)}
+            return {
+                "mediaType": f"application/vnd.oci.image.{media_type}",
+                "digest": f"sha256:{digest}",
+                "size": len(content),
+            }
 
         manifest = {
             "schemaVersion": 2,

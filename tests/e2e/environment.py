@@ -7,8 +7,8 @@
     /var/ledger          (with `ledger=`) what workers note of every gradient, for the audit of a run
 
 Paths in the container are others than on the machine, on purpose: a home directory of mode 0700 on the way to an
-interpreter (pyenv's) is then no obstacle to a pod's user. With OUTLAST_E2E_TRAINER_IMAGE that image is used instead, and
-nothing is mounted: for clusters whose nodes are other machines.
+interpreter (pyenv's) is then no obstacle to a pod's user. With OUTLAST_E2E_TRAINER_IMAGE that image is used instead,
+and nothing is mounted: for clusters whose nodes are other machines.
 
 `python tests/e2e/environment.py` prints the template.
 """
@@ -79,8 +79,7 @@ def template(image: str, *, prefix: str = "", ledger: Path | None = None, **cont
         "command": [f"/opt/python/bin/python{version}", "-m", "outlast.pod"],
         "env": [{"name": name, "value": value} for name, value in env.items()],
         "volumeMounts": [
-            {"name": f"e2e-{name}", "mountPath": target, "readOnly": read_only}
-            for name, _, target, read_only in mounts
+            {"name": f"e2e-{name}", "mountPath": target, "readOnly": read_only} for name, _, target, read_only in mounts
         ],
         **container,
     }
