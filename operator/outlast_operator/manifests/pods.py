@@ -109,7 +109,7 @@ def process_config(job: JobRef, spec: JobSpec, action: StartProcess) -> ProcessC
         shard=action.shard,
         slot=action.slot,
         incarnation=action.incarnation,
-        redis_url=f"redis://{redis_service(job)}:{REDIS_PORT}/0" if own_redis else spec.recovery.buffer.url,
+        redis_url=redis_url(f"{redis_service(job)}:{REDIS_PORT}") if own_redis else spec.recovery.buffer.url,
         checkpoint_dir=CHECKPOINTS if action.role == "server" else None,
         extras=extras,
     )
@@ -163,6 +163,11 @@ def _environment(job: JobRef, spec: JobSpec, action: StartProcess) -> list[Json]
     if policy(spec).needs_redis and spec.recovery.buffer.url is None:
         env.append(secret_variable(REDIS_VARIABLE, redis_secret(job), PASSWORD_KEY))
     return [*env, *({"name": name, "value": value} for name, value in DEFAULTS.items())]
+
+
+def redis_url(host: str, password: str | None = None) -> str:
+    """The url of a job's own Redis at `host` (name or address, and port)."""
+    return f"redis://{f':{password}@' if password else ''}{host}/0"
 
 
 def secret_variable(name: str, secret: str, key: str) -> Json:
