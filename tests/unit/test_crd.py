@@ -111,10 +111,11 @@ def test_without_cel() -> None:
     assert "x-kubernetes-validations" not in crd.render(cel=False)
 
 
-def test_helm_template_has_balanced_conditions_around_the_rules_only() -> None:
-    text = crd.render(helm=True)
+def test_helm_template_has_conditions_around_the_rules_and_the_whole_only() -> None:
+    text = crd.render(helm=True).replace(crd.HELM_METADATA, "")
     conditions = [line for line in text.splitlines() if "{{" in line]
-    assert conditions == [crd.HELM_CONDITION, "{{- end }}"]
+    assert conditions == [crd.HELM_INSTALL, crd.HELM_CONDITION, "{{- end }}", "{{- end }}"]
+    text = text.replace(crd.HELM_INSTALL + "\n", "").removesuffix("{{- end }}\n")
     kept = "".join(line + "\n" for line in text.splitlines() if "{{" not in line)
     assert yaml.safe_load(kept) == crd.generate(cel=True)
     dropped = re.sub(r"\{\{- if.*?\{\{- end \}\}\n", "", text, flags=re.DOTALL)
