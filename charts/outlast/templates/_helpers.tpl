@@ -42,11 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [outlast.dev]
   resources: [trainingjobs/status]
   verbs:
-    - patch # views and conditions, by compare-and-swap on resourceVersion
-- apiGroups: [outlast.dev]
-  resources: [trainingjobs/finalizers]
-  verbs:
-    - update # where owner references that block deletion are checked (OpenShift), children need it of their owner
+    - update # views and conditions, by compare-and-swap on resourceVersion (it cannot touch a spec)
 - apiGroups: [""]
   resources: [pods]
   verbs:
