@@ -13,54 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import make_job
+from one_server import Job
 from torch import nn
 
 import outlast
-from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig, ServerAddress
-from outlast.api.spec import JobSpec
-from outlast.api.view import Member, View
-from outlast.optimizer import Optimizer, TrainingError, TrainingFinished
+from outlast.api.config import ENVIRONMENT_VARIABLE
+from outlast.optimizer import TrainingError, TrainingFinished
 from outlast.optimizers import OptimizerMismatch
-from outlast.server import Server
 
 pytestmark = pytest.mark.timeout(60)
-
-
-class Job:
-    """One server in this process, and workers' optimizers that join it."""
-
-    def __init__(
-        self, directory: Path, consistency: str, workers: int, optimizer: dict[str, Any], updates: int
-    ) -> None:
-        job = make_job("Checkpoint", consistency, updates=updates, workers={"replicas": workers})
-        job["spec"]["training"]["optimizer"] = optimizer
-        spec = JobSpec.from_json(job["spec"])
-        self.address = f"unix:{directory}/server-0.sock"
-        self.common: dict[str, Any] = {
-            "job": "sdk",
-            "job_uid": "uid",
-            "token": "secret",
-            "spec": spec.to_json(),
-            "servers": ((ServerAddress("server-0", self.address),),),
-        }
-        self.server = Server(ProcessConfig(**self.common, role="server", name="server-0", listen=self.address))
-        self.server.start()
-        self.server.install(View(0, 1, 0, (Member("server-0", self.server.boot, self.address),), (), None))
-        self.optimizers: list[Optimizer] = []
-
-    def join(
-        self, model: Any, cls: type[torch.optim.Optimizer] = torch.optim.SGD, again: int = 1, **kwargs: Any
-    ) -> Optimizer:
-        """As worker 0, in its incarnation `again`."""
-        config = ProcessConfig(**self.common, role="worker", name="worker-0", incarnation=again)
-        self.optimizers.append(Optimizer(model, cls, config=config, **kwargs))
-        return self.optimizers[-1]
-
-    def close(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.close()
-        self.server.listener.close()
 
 
 MakeJob = Callable[..., Job]
@@ -73,10 +34,14 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeJob]:
     jobs: list[Job] = []
 
     def make_one(
-        consistency: str = "Sync", workers: int = 1, optimizer: dict[str, Any] | None = None, updates: int = 1000
+        consistency: str = "Sync",
+        workers: int = 1,
+        optimizer: dict[str, Any] | None = None,
+        updates: int = 1000,
+        transport: str = "unix",
     ) -> Job:
         chosen = optimizer or {"name": "SGD", "lr": 0.1, "momentum": 0.9}
-        jobs.append(Job(directory, consistency, workers, chosen, updates))
+        jobs.append(Job(directory, consistency, workers, chosen, updates, transport))
         return jobs[-1]
 
     yield make_one
@@ -123,12 +88,13 @@ OPTIMIZERS: list[tuple[dict[str, Any], type[torch.optim.Optimizer], dict[str, An
 ]
 
 
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
 @pytest.mark.parametrize(("spec", "cls", "kwargs"), OPTIMIZERS, ids=["SGD", "Adam", "AdamW"])
 def test_one_synchronous_worker_trains_as_plain_torch_does(
-    make: MakeJob, spec: dict[str, Any], cls: Any, kwargs: dict[str, Any]
+    make: MakeJob, transport: str, spec: dict[str, Any], cls: Any, kwargs: dict[str, Any]
 ) -> None:
     ours, plain = network(), network()
-    train(ours, make(optimizer=spec).join(ours, cls, **kwargs), 12)
+    train(ours, make(optimizer=spec, transport=transport).join(ours, cls, **kwargs), 12)
     train(plain, cls(plain.parameters(), **kwargs), 12)
     assert_same(ours, plain)
 

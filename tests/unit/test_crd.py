@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from api_server import evaluate, fill_in, schema, spec_schema, typed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,12 +21,6 @@ from outlast.api.spec import JobSpec
 from outlast.api.spec_fields import ReducedRate
 
 FILE = Path(__file__).parents[2] / "crds" / "trainingjobs.outlast.dev.yaml"
-
-
-def schema(cel: bool = True) -> dict[str, Any]:
-    version = crd.generate(cel)["spec"]["versions"][0]
-    found: dict[str, Any] = version["schema"]["openAPIV3Schema"]
-    return found
 
 
 def nodes(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -84,21 +78,6 @@ def test_names_columns_and_subresources() -> None:
         assert path in paths or path.startswith(".metadata"), path
 
 
-def fill_in(node: dict[str, Any], value: Any) -> Any:
-    """What the API server does: prune nulls that are no value, fill in defaults from the outside in."""
-    if not isinstance(value, dict) or "properties" not in node:
-        return value
-    result = dict(value)
-    for name, child in node["properties"].items():
-        if name in result and result[name] is None and not child.get("nullable"):
-            del result[name]
-        if name not in result and "default" in child:
-            result[name] = child["default"]
-        if name in result:
-            result[name] = fill_in(child, result[name])
-    return result
-
-
 def test_defaults_of_the_api_server_are_those_of_python() -> None:
     minimal = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}}
     stored = fill_in(schema()["properties"]["spec"], minimal)
@@ -111,10 +90,11 @@ def test_without_cel() -> None:
     assert "x-kubernetes-validations" not in crd.render(cel=False)
 
 
-def test_helm_template_has_balanced_conditions_around_the_rules_only() -> None:
-    text = crd.render(helm=True)
+def test_helm_template_has_conditions_around_the_rules_and_the_whole_only() -> None:
+    text = crd.render(helm=True).replace(crd.HELM_METADATA, "")
     conditions = [line for line in text.splitlines() if "{{" in line]
-    assert conditions == [crd.HELM_CONDITION, "{{- end }}"]
+    assert conditions == [crd.HELM_INSTALL, crd.HELM_CONDITION, "{{- end }}", "{{- end }}"]
+    text = text.replace(crd.HELM_INSTALL + "\n", "").removesuffix("{{- end }}\n")
     kept = "".join(line + "\n" for line in text.splitlines() if "{{" not in line)
     assert yaml.safe_load(kept) == crd.generate(cel=True)
     dropped = re.sub(r"\{\{- if.*?\{\{- end \}\}\n", "", text, flags=re.DOTALL)
@@ -122,37 +102,6 @@ def test_helm_template_has_balanced_conditions_around_the_rules_only() -> None:
 
 
 # --- CEL ----------------------------------------------------------------------------------------------------------
-
-
-class Node(SimpleNamespace):
-    """A JSON object as CEL sees it: an attribute for each field that is not null."""
-
-    @staticmethod
-    def of(value: Any) -> Any:
-        if isinstance(value, dict):
-            return Node(**{key: Node.of(item) for key, item in value.items() if item is not None})
-        return value
-
-
-def evaluate(expression: str, **variables: Any) -> Any:
-    """The little CEL that the rules use, as Python."""
-    code = re.sub(r"(\S+)\.isSorted\(\)", r"is_sorted(\1)", expression)
-    code = re.sub(r"has\(([A-Za-z.]+)\.([A-Za-z]+)\)", r"hasattr(\1, '\2')", code)
-    code = code.replace("&&", " and ").replace("||", " or ").replace("true", "True").replace("false", "False")
-    code = re.sub(r"!(?!=)", " not ", code)
-    names = {key: Node.of(value) for key, value in variables.items()}
-    functions = {"string": string, "is_sorted": lambda items: items == sorted(items), "hasattr": hasattr}
-    return eval(code, {"__builtins__": {}}, functions | {f"{key}": value for key, value in names.items()})
-
-
-def string(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def test_evaluator_itself() -> None:
-    document = {"a": {"b": 1, "c": None}, "d": [1, 2]}
-    assert evaluate("has(self.a.b) && !has(self.a.c) && self.a.b != 2 && self.d.isSorted()", self=document) is True
-    assert evaluate("string(self.a.b) + ' is'", self=document) == "1 is"
 
 
 positive = st.integers(1, 3)
@@ -225,7 +174,8 @@ specs = st.fixed_dictionaries(
 @given(specs)
 def test_cel_and_python_agree(raw: dict[str, Any]) -> None:
     spec = JobSpec.model_validate(raw, by_alias=True, by_name=False)  # the fields alone, without the rules
-    stored = fill_in(schema()["properties"]["spec"], raw)
+    of_spec = spec_schema()
+    stored = typed(fill_in(of_spec, raw), of_spec)
     for rule in RULES:
         good = evaluate(rule.cel, self=stored)
         assert good is rule.holds(spec), f"{rule.id}: CEL says {good}"
@@ -288,10 +238,10 @@ CHANGES = [
 @pytest.mark.parametrize(("change", "paths"), [case[1:] for case in CHANGES], ids=[case[0] for case in CHANGES])
 def test_immutable_in_cel_and_in_python(change: dict[str, Any], paths: str) -> None:
     changed = {**BASE, **change}
-    spec_schema = schema()["properties"]["spec"]
-    rules = [r for r in spec_schema["x-kubernetes-validations"] if "oldSelf" in r["rule"]]
+    of_spec = spec_schema()
+    rules = [r for r in of_spec["x-kubernetes-validations"] if "oldSelf" in r["rule"]]
     for before, after in ((BASE, changed), (changed, BASE)):
-        old, new = fill_in(spec_schema, before), fill_in(spec_schema, after)
+        old, new = (typed(fill_in(of_spec, spec), of_spec) for spec in (before, after))
         broken = [r["fieldPath"].lstrip(".") for r in rules if not evaluate(r["rule"], self=new, oldSelf=old)]
         assert broken == paths.split()
         in_python = changed_immutables(JobSpec.from_json(before), JobSpec.from_json(after))

@@ -28,9 +28,11 @@ from outlast.append import Appender
 from outlast.ledger import Fact, LedgerWriter
 from outlast.memory import Lease, TensorPool
 from outlast.protocol import DataPlan, Kind, Refusal
+from outlast.segment import AVAILABLE, Place, SharedPool
 from outlast.session import Ask, Dial, Idle, Notice, Outcome, Outgoing, SendPull, SendPush, Session
+from outlast.sharing import Sharing
 from outlast.tensors import Manifest, byte_view, shard_ranges
-from outlast.transport import Connection, connect
+from outlast.transport import connect
 
 log = logging.getLogger("outlast.client")
 
@@ -73,7 +75,10 @@ class Client:
             for a, b in self.ranges
         ]
         limit = max(4, min(_MEMORY_BYTES // (manifest.numel * 4), 256))
-        self._pool = TensorPool(manifest.numel, limit, pinned=pinned)
+        shared = (
+            AVAILABLE and not pinned and any(s.address.startswith("unix:") for shard in config.servers for s in shard)
+        )
+        self._pool = SharedPool(manifest.numel, limit) if shared else TensorPool(manifest.numel, limit, pinned=pinned)
         self._ledger = LedgerWriter(config.ledger_dir, config.slot, config.incarnation) if config.ledger_dir else None
         self._loaded: tuple[tuple[int, ...], int] = ((0,) * len(self.ranges), 0)  # versions, history
         self._open: list[Outgoing] = []
@@ -212,7 +217,7 @@ class Client:
     # --- a shard's thread ---
 
     def _serve_shard(self, index: int) -> None:
-        connection: Connection | None = None
+        link: Sharing | None = None
         while True:
             with self.condition:
                 action = self.session.next_action(index, time.monotonic())
@@ -228,37 +233,37 @@ class Client:
                     with self.condition:
                         self.session.heard(index, views, time.monotonic())
                 elif isinstance(action, Dial):
-                    if connection is not None:
-                        connection.close()
-                    connection = self._dial(action.member)
+                    if link is not None:
+                        link.connection.close()
+                    link = self._dial(action.member)
                     with self.condition:
                         self.session.dialled(index, action.member)
                 elif isinstance(action, SendPush):
-                    assert connection is not None
-                    self._push(index, connection, action)
+                    assert link is not None
+                    self._push(index, link, action)
                 elif isinstance(action, SendPull):
-                    assert connection is not None
-                    self._pull(index, connection, action)
+                    assert link is not None
+                    self._pull(index, link, action)
             except ConnectionError as error:
                 log.info("shard %d: %s", index, error)
-                if connection is not None:
-                    connection.close()
-                    connection = None
+                if link is not None:
+                    link.connection.close()
+                    link = None
                 with self.condition:
                     self.session.lost(index, time.monotonic())
                     self.settle()
             del action
-        if connection is not None:
-            connection.close()
+        if link is not None:
+            link.connection.close()
 
-    def _dial(self, member: Member) -> Connection:
+    def _dial(self, member: Member) -> Sharing:
         timeout_s = self.spec.recovery.failover.timeout_seconds
-        hello = {"role": "worker", "name": self.config.name}
+        hello = {"role": "worker", "name": self.config.name, "shared_memory": AVAILABLE}
         connection, welcome = connect(member.address, self.config.job_uid, self.config.token, hello, timeout_s)
         if welcome.get("boot") != member.boot:
             connection.close()
             raise ConnectionError(f"{member.name} has restarted and is in no view yet")
-        return connection
+        return Sharing(connection, bool(welcome.get("shared_memory")))
 
     def _ask(self, index: int) -> list[View]:
         """Ask all servers of the shard at once; a paused one must not hold up the others' answers."""
@@ -299,11 +304,10 @@ class Client:
             log.debug("asked %s for its view: %s", address, error)
         answers.put(view)
 
-    def _push(self, index: int, connection: Connection, action: SendPush) -> None:
+    def _push(self, index: int, link: Sharing, action: SendPush) -> None:
         item = action.item
         start, stop = self.ranges[index]
         init = item.kind is Kind.INIT
-        tensor = item.payload if init else item.payload.tensor
         meta: dict[str, Any] | None = None
         if init:
             meta = {
@@ -327,8 +331,11 @@ class Client:
             step=item.last,
             version=item.versions[index],
         )
-        connection.send(header, meta, byte_view(tensor[start:stop]))
-        answer, body = self._answer(index, connection)
+        if init:
+            link.connection.send(header, meta, byte_view(item.payload[start:stop]))
+        else:
+            link.send(header, meta, self._pool, item.payload, (start, stop))
+        answer, body = self._answer(index, link)
         with self.condition:
             if answer.op == Op.ACKNOWLEDGED:
                 self._note(answer, body)
@@ -339,7 +346,7 @@ class Client:
                 self._refused(index, answer, body)
             self.settle()
 
-    def _pull(self, index: int, connection: Connection, action: SendPull) -> None:
+    def _pull(self, index: int, link: Sharing, action: SendPull) -> None:
         header = Header(
             Op.PULL,
             flags=0 if action.version is None else Flag.EXACT,
@@ -348,8 +355,8 @@ class Client:
             epoch=action.epoch,
             version=action.version or 0,
         )
-        connection.send(header)
-        answer, body = self._answer(index, connection)
+        link.connection.send(header)
+        answer, body = self._answer(index, link)
         with self.condition:
             if answer.op == Op.WEIGHTS:
                 self._note(answer, body)
@@ -358,7 +365,8 @@ class Client:
                 self._refused(index, answer, body)
             self.settle()
 
-    def _answer(self, index: int, connection: Connection) -> tuple[Header, dict[str, Any]]:
+    def _answer(self, index: int, link: Sharing) -> tuple[Header, dict[str, Any]]:
+        connection = link.connection
         connection.set_timeout(self.spec.recovery.failover.timeout_seconds, None)
         while True:
             header, meta = connection.receive()
@@ -369,22 +377,27 @@ class Client:
                 break
         if header.op not in (Op.ACKNOWLEDGED, Op.WEIGHTS, Op.REFUSED):
             raise ProtocolError(f"a server answered with op {header.op}")
-        if header.length:
-            self._receive_weights(index, connection, header)
+        if header.length or header.flags & Flag.SHARED:
+            self._receive_weights(index, link, header, meta)
         return header, meta
 
-    def _receive_weights(self, index: int, connection: Connection, header: Header) -> None:
+    def _receive_weights(self, index: int, link: Sharing, header: Header, meta: dict[str, Any]) -> None:
         staged = self._staged[index]
-        if header.length != staged.spare.numel() * 4:
+        shared = bool(header.flags & Flag.SHARED)
+        size = Place.from_json(meta.get("shared")).length if shared else header.length
+        if size != staged.spare.numel() * 4:
             with self.condition:  # the connection is of no more use, and another would be no better
                 self.failure = (
-                    f"the servers hold {header.length // 4} elements of shard {index}, this worker's model has "
+                    f"the servers hold {size // 4} elements of shard {index}, this worker's model has "
                     f"{staged.spare.numel()} there: every worker, and a checkpoint restored from, must have the same "
                     "model; build it from the job's seed and args alone"
                 )
                 self.condition.notify_all()
-            raise ProtocolError(f"weights of {header.length} bytes, expected {staged.spare.numel() * 4}")
-        connection.receive_into(byte_view(staged.spare))
+            raise ProtocolError(f"weights of {size} bytes, expected {staged.spare.numel() * 4}")
+        if not shared:
+            link.connection.receive_into(byte_view(staged.spare))
+        elif not link.read(meta, staged.spare):
+            raise ConnectionResetError("the server needed the memory of its weights before they were read")
         with self.condition:
             staged.front, staged.spare = staged.spare, staged.front
             staged.version, staged.history = header.version, header.history

@@ -37,6 +37,7 @@ from outlast.protocol import (
     SendAcks,
     Weights,
 )
+from outlast.sharing import Sharing
 from outlast.tensors import byte_view
 from outlast.transport import Connection
 from outlast.wire import entry_from_wire
@@ -78,7 +79,7 @@ class Serving:
         self.pulled_bytes = 0
         self._heartbeat_s = server.spec.recovery.failover.heartbeat_seconds
         self._pool: TensorPool | None = None
-        self._readers: dict[Connection, float] = {}  # since when each is being sent weights
+        self._readers: dict[Connection, tuple[float, Snapshot]] = {}  # since when each is taking which weights
         self._lock = threading.Lock()
 
     def make_pool(self, numel: int, spec: JobSpec) -> None:
@@ -93,7 +94,7 @@ class Serving:
     def serve(self, connection: Connection, hello: dict[str, Any]) -> None:
         role = hello.get("role")
         if role in ("worker", "evaluator"):
-            self._serve_worker(connection)
+            self._serve_worker(Sharing(connection, bool(hello.get("shared_memory"))))
         elif role == "peer":
             self._serve_peer(connection, hello)
         elif role == "control":
@@ -103,24 +104,32 @@ class Serving:
 
     # --- workers ---
 
-    def _serve_worker(self, connection: Connection) -> None:
-        while True:
-            header, meta = connection.receive()
-            if header.op == Op.PUSH:
-                self._push(connection, header, meta)
-            elif header.op == Op.PULL:
-                self._pull(connection, header, meta)
-            else:
-                self._control(connection, header, meta)
+    def _serve_worker(self, reader: Sharing) -> None:
+        connection = reader.connection
+        try:
+            while True:
+                header, meta = connection.receive()
+                self._readers.pop(connection, None)  # it has taken the weights that the last answer showed it
+                if header.op == Op.PUSH:
+                    self._push(reader, header, meta)
+                elif header.op == Op.PULL:
+                    self._pull(reader, header, meta)
+                else:
+                    self._control(connection, header, meta)
+        finally:
+            self._readers.pop(connection, None)
 
-    def _push(self, connection: Connection, header: Header, meta: dict[str, Any]) -> None:
-        payload = self._receive_payload(connection, header, meta)
-        waiter = Waiter(connection, header.slot, bool(header.flags & Flag.WANT_WEIGHTS))
+    def _push(self, reader: Sharing, header: Header, meta: dict[str, Any]) -> None:
+        if header.flags & Flag.SHARED:
+            payload = self._copy_payload(reader, meta)
+        else:
+            payload = self._receive_payload(reader.connection, header, meta)
+        waiter = Waiter(reader.connection, header.slot, bool(header.flags & Flag.WANT_WEIGHTS))
         if payload is None:
             refused = Refused(waiter, Refusal.EMPTY, self.server.replica.view, "no initial weights yet")
-            self._send_answer(connection, refused, None, self.server.replica.view)
+            self._send_answer(reader, refused, None, self.server.replica.view)
             return
-        self.pushed_bytes += header.length
+        self.pushed_bytes += payload.tensor.numel() * 4
         kind = Kind.INIT if header.flags & Flag.INIT else Kind.DELTA if header.flags & Flag.DELTA else Kind.UPDATE
         contribution = Contribution(
             Identity(header.slot, header.first_step, header.step),
@@ -132,7 +141,19 @@ class Serving:
         )
         self.server.step(Push(waiter, header.epoch, header.incarnation, contribution))
         del payload, contribution
-        self._await_answer(connection, waiter)
+        self._await_answer(reader, waiter)
+
+    def _copy_payload(self, reader: Sharing, meta: dict[str, Any]) -> Any:
+        """The push's payload, copied out of the worker's memory; None while there is nothing to hold it yet."""
+        pool = self._pool
+        if pool is None:
+            return None
+        lease = pool.take()
+        assert lease is not None
+        if not reader.read(meta, lease.tensor):
+            # The worker has put something else there, for this gradient is safe elsewhere (in the buffer, say).
+            raise ConnectionResetError("a gradient was overwritten before it was read: its worker has moved on")
+        return lease
 
     def _receive_payload(self, connection: Connection, header: Header, meta: dict[str, Any]) -> Any:
         """The push's payload in memory of ours; None when it had to be thrown away (nothing to hold it yet)."""
@@ -153,15 +174,15 @@ class Serving:
         connection.receive_into(byte_view(lease.tensor))
         return lease
 
-    def _pull(self, connection: Connection, header: Header, meta: dict[str, Any]) -> None:
+    def _pull(self, reader: Sharing, header: Header, meta: dict[str, Any]) -> None:
         evaluator = bool(meta.get("evaluator"))
-        waiter = Waiter(connection, None if evaluator else header.slot, True)
+        waiter = Waiter(reader.connection, None if evaluator else header.slot, True)
         if evaluator:
             self._peek(waiter)
         else:
             version = header.version if header.flags & Flag.EXACT else None
             self.server.step(Pull(waiter, header.epoch, header.slot, version))
-        self._await_answer(connection, waiter)
+        self._await_answer(reader, waiter)
 
     def _peek(self, waiter: Waiter) -> None:
         """Weights for a reader that takes part in nothing: any member's, of any version."""
@@ -177,14 +198,14 @@ class Serving:
                 answer = Weights(waiter, snapshot.version, server.replica.data)
                 waiter.answer(answer, snapshot, server.replica.view)
 
-    def _await_answer(self, connection: Connection, waiter: Waiter) -> None:
+    def _await_answer(self, reader: Sharing, waiter: Waiter) -> None:
         while (answer := waiter.wait(self._heartbeat_s)) is None:
             if self._overtaken():
                 view = self.server.replica.view
                 answer = (Refused(waiter, Refusal.STOPPED, view, "waits for a newer view"), None, view)
                 break
-            connection.send(Header(Op.WAITING))
-        self._send_answer(connection, *answer)
+            reader.connection.send(Header(Op.WAITING))
+        self._send_answer(reader, *answer)
 
     def _overtaken(self) -> bool:
         """Whether we have heard of a view that we do not have: who waits here may never be answered."""
@@ -194,12 +215,12 @@ class Serving:
 
     def _send_answer(
         self,
-        connection: Connection,
+        reader: Sharing,
         reply: Acknowledged | Weights | Refused,
         snapshot: Snapshot | None,
         view: View | None,
     ) -> None:
-        replica = self.server.replica
+        replica, connection = self.server.replica, reader.connection
         epoch, history = (view.epoch, view.history) if view is not None else (0, 0)
         meta: dict[str, Any]
         if isinstance(reply, Refused):
@@ -220,11 +241,9 @@ class Serving:
             connection.send(Header(op, flags=flags, epoch=epoch, history=history, version=reply.version), meta)
             return
         header = Header(op, DType.FLOAT32, flags, epoch=epoch, history=history, version=snapshot.version)
-        self._readers[connection] = time.monotonic()
-        try:
-            connection.send(header, meta, byte_view(snapshot.tensor))
-        finally:
-            self._readers.pop(connection, None)
+        self._readers[connection] = (time.monotonic(), snapshot)  # until it asks for the next thing
+        parameters = self.server.parameters
+        reader.send(header, meta, None if parameters is None else parameters.pool, snapshot.lease)
         self.pulled_bytes += snapshot.tensor.numel() * 4
 
     def drop_slowest_reader(self, waiter: Waiter, version: int | None) -> Snapshot | None:
@@ -232,7 +251,7 @@ class Serving:
         parameters = self.server.parameters
         assert parameters is not None
         while self._readers:
-            slowest = min(self._readers.items(), key=lambda item: item[1])[0]
+            slowest = min(self._readers.items(), key=lambda item: item[1][0])[0]
             log.warning("all snapshots are lent; dropped the slowest reader")
             self._readers.pop(slowest, None)
             slowest.close()

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from outlast import optimizers
-from outlast.memory import Lease, TensorPool
+from outlast.memory import Lease
+from outlast.segment import make_pool
 from outlast.tensors import Manifest, byte_view, tensor_digest
 
 
@@ -35,7 +36,14 @@ class Parameters:
     """The vector of one shard: [start, stop) of the model's flat vector. The server's lock guards it."""
 
     def __init__(
-        self, manifest: Manifest, optimizer: dict[str, Any], start: int, stop: int, keep_previous: bool, readers: int
+        self,
+        manifest: Manifest,
+        optimizer: dict[str, Any],
+        start: int,
+        stop: int,
+        keep_previous: bool,
+        readers: int,
+        shared: bool = False,
     ) -> None:
         self.manifest, self.optimizer_description = manifest, optimizer
         self.start, self.stop = start, stop
@@ -44,7 +52,7 @@ class Parameters:
         self._split = max(0, min(manifest.parameters, stop) - start)  # first buffer element
         spans = [(max(a, start) - start, min(b, stop) - start) for a, b in manifest.groups()]
         self._optimizer, self._base_rates = self._build([(a, b) for a, b in spans])
-        self._pool = TensorPool(stop - start, limit=readers + 4)
+        self.pool = make_pool(stop - start, readers + 4, shared)  # of snapshots
         self._current: Snapshot | None = None
         self._previous: Snapshot | None = None
         self._keep_previous = keep_previous
@@ -144,7 +152,7 @@ class Parameters:
             previous = self._previous
             return previous if previous is not None and previous.version == version else None
         if self._current is None:
-            lease = self._pool.take(timeout_s=0.0)
+            lease = self.pool.take(timeout_s=0.0)
             if lease is None:
                 return None
             lease.tensor.copy_(self.vector)
@@ -209,7 +217,7 @@ class Parameters:
 
     @property
     def memory_bytes(self) -> int:
-        return self.vector.numel() * 4 + self._pool.made_bytes
+        return self.vector.numel() * 4 + self.pool.made_bytes
 
 
 def _each_element(value: Any, numel: int) -> bool:

@@ -22,10 +22,10 @@ class InitialState:
     meta: dict[str, Any]
 
 
-def parameters_for(meta: dict[str, Any], keep_previous: bool, readers: int) -> Parameters:
-    """Memory for the shard that `meta` describes."""
+def parameters_for(meta: dict[str, Any], keep_previous: bool, readers: int, shared: bool = False) -> Parameters:
+    """Memory for the shard that `meta` describes; `shared`: workers on this host read snapshots in place."""
     manifest = Manifest.from_json(meta["manifest"])
-    return Parameters(manifest, meta["optimizer"], meta["start"], meta["stop"], keep_previous, readers)
+    return Parameters(manifest, meta["optimizer"], meta["start"], meta["stop"], keep_previous, readers, shared)
 
 
 def flatten(tensors: dict[str, torch.Tensor]) -> tuple[list[list[Any]], torch.Tensor]:

@@ -52,6 +52,7 @@ from outlast.protocol import (
 )
 from outlast.replica import Replica
 from outlast.replica_state import ReplicaSettings, restored
+from outlast.segment import AVAILABLE
 from outlast.staleness import ReducedRate, inverse, usual_staleness
 from outlast.transport import Connection, Listener
 
@@ -163,7 +164,7 @@ class Server:
             self.notify()
 
     def _welcome(self) -> dict[str, Any]:
-        return {"name": self.config.name, "boot": self.boot}
+        return {"name": self.config.name, "boot": self.boot, "shared_memory": AVAILABLE}
 
     def payload_limit(self) -> int:
         parameters = self.parameters
@@ -279,7 +280,8 @@ class Server:
         """Allocate for the model that `meta` describes (manifest, optimizer, range)."""
         self.initial_meta = meta
         keep = self.spec.training.consistency == "Sync" and self.spec.servers.shards > 1
-        self.parameters = parameters_for(meta, keep, self.spec.workers.replicas + _SPARE_READERS)
+        shared = self.listener.address.startswith("unix:")
+        self.parameters = parameters_for(meta, keep, self.spec.workers.replicas + _SPARE_READERS, shared)
         self.serving.make_pool(self.parameters.numel, self.spec)
 
     # --- what the replica asks for ---

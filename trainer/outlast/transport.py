@@ -28,6 +28,7 @@ log = logging.getLogger("outlast.transport")
 DEFAULT_PAYLOAD_LIMIT = 16 << 30
 _LOOPBACK_BUFFER = 256 << 10  # measured: 1.1 to 1.5 times on loopback; elsewhere autotuning does better
 _RECEIVE_SLICE = 1 << 20
+_DESCRIPTOR_SPACE = socket.CMSG_LEN(4)  # of one
 
 
 class PeerTimeout(ConnectionError):
@@ -70,6 +71,8 @@ class Connection:
         self.bytes_received = 0
         self.last_receive = time.monotonic()
         self._job = job_tag(job_uid)
+        self._local = sock.family == socket.AF_UNIX
+        self._descriptors: list[int] = []  # at most one; a list, for popping from it is atomic
         self._send_lock = threading.Lock()
         self._head = bytearray(HEADER_BYTES)
         self._closed = False
@@ -78,12 +81,38 @@ class Connection:
         _set_timeout(self.sock, socket.SO_RCVTIMEO, receive_s)
         _set_timeout(self.sock, socket.SO_SNDTIMEO, send_s)
 
-    def send(self, header: Header, meta: dict[str, Any] | None = None, payload: memoryview | None = None) -> None:
-        """Send one frame. Raises `ConnectionError` (closed, reset) or `PeerTimeout`."""
+    @property
+    def local(self) -> bool:
+        """Is the peer on this host, where descriptors can be passed to it?"""
+        return self._local
+
+    def take_descriptor(self) -> int | None:
+        """The descriptor that came with the last frame, now the caller's to close."""
+        try:
+            return self._descriptors.pop()
+        except IndexError:
+            return None
+
+    def send(
+        self,
+        header: Header,
+        meta: dict[str, Any] | None = None,
+        payload: memoryview | None = None,
+        descriptor: int | None = None,
+    ) -> None:
+        """Send one frame, and a descriptor with it (to a `local` peer).
+
+        Raises `ConnectionError` (closed, reset) or `PeerTimeout`.
+        """
         first, body = self._encode(header, meta, payload)
         try:
             with self._send_lock:
-                if body is None:
+                if descriptor is not None:
+                    sent = socket.send_fds(self.sock, [first], [descriptor])
+                    self.sock.sendall(memoryview(first)[sent:])
+                    if body is not None:
+                        self.sock.sendall(body)
+                elif body is None:
                     self.sock.sendall(first)
                 else:
                     sent = self.sock.sendmsg((first, body))
@@ -128,7 +157,10 @@ class Connection:
 
         Raises `ConnectionError` when the peer is gone, `PeerTimeout`, or `ProtocolError` for garbage.
         """
-        self._fill(memoryview(self._head))
+        if self._local:
+            self._receive_descriptor(memoryview(self._head))
+        else:
+            self._fill(memoryview(self._head))
         header = Header.unpack(self._head, self.payload_limit)
         if header.job != self._job:
             raise ProtocolError("frame belongs to another job")
@@ -143,6 +175,30 @@ class Connection:
         if not isinstance(meta, dict):
             raise ProtocolError(f"frame's meta is a JSON {type(meta).__name__}, expected an object")
         return header, meta
+
+    def _receive_descriptor(self, head: memoryview) -> None:
+        """Fill `head`, the start of a frame, and keep a descriptor that comes with it."""
+        try:
+            flags = socket.MSG_WAITALL | socket.MSG_CMSG_CLOEXEC
+            n, ancillary, _, _ = self.sock.recvmsg_into([head], _DESCRIPTOR_SPACE, flags)
+        except BlockingIOError as error:
+            raise PeerTimeout("peer was silent for too long") from error
+        except OSError as error:
+            raise _as_connection_error(error) from error
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= 4:
+                self._drop_descriptor()
+                self._descriptors.append(struct.unpack_from("i", data)[0])
+        if n == 0:
+            raise ConnectionResetError("peer closed the connection")
+        self.bytes_received += n
+        if n < len(head):
+            self._fill(head[n:])
+
+    def _drop_descriptor(self) -> None:
+        descriptor = self.take_descriptor()
+        if descriptor is not None:
+            os.close(descriptor)
 
     def receive_into(self, view: memoryview) -> None:
         """Fill `view` with payload bytes."""
@@ -172,6 +228,7 @@ class Connection:
         if self._closed:
             return
         self._closed = True
+        self._drop_descriptor()
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError as error:

@@ -93,7 +93,7 @@ def _training(settings: Settings, progress: Progress, runs: int, problems: list[
         "ratios": [rounded(ratio) for ratio in ratios],
         "ratio": rounded(median(ratios)) if ratios else None,
         "plain_includes_optimizer_step": True,
-        "transport": "unix",
+        "transport": "unix, shared memory",
     }
 
 

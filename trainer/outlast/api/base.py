@@ -60,7 +60,8 @@ Bytes = Annotated[
     WithJsonSchema(
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": QUANTITY,
+            "pattern": QUANTITY,  # of a string,
+            "minimum": 2**20,  # and of a number
             "x-kubernetes-int-or-string": True,
         }
     ),

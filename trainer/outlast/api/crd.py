@@ -5,7 +5,8 @@ it imports, status.py), rules from rules.py and immutable.py. (2) The schema is 
 `nullable`, no `additionalProperties: false` (the API server prunes what it does not know). (3) An object that may be
 left out has the default {}, so that the defaults inside it are filled in. (4) API servers before 1.29 know CEL, its
 field paths or its message expressions not at all or in part: `--no-cel` leaves the rules out, `--helm` puts them behind
-a condition on the cluster's version. The operator checks them in any case.
+a condition on the cluster's version. The operator checks them in any case. (5) `--helm` writes a template of the chart
+(Helm never upgrades what lies in its `crds/`), kept on uninstall: with the CRD would go every job.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ from outlast.api.status import TrainingJobStatus
 GROUP, VERSION, PLURAL = "outlast.dev", "v1alpha1", "trainingjobs"
 HEADER = "# Generated from trainer/outlast/api by `python -m outlast.api.crd`; do not edit.\n"
 HELM_CONDITION = '{{- if semverCompare ">=1.29-0" .Capabilities.KubeVersion.Version }}'
+HELM_INSTALL = "{{- if .Values.crds.install }}"
+HELM_METADATA = """\
+  labels: {{- include "outlast.labels" . | nindent 4 }}
+  annotations:
+    helm.sh/resource-policy: keep
+    {{- with .Values.crds.annotations }}{{ toYaml . | nindent 4 }}{{ end }}
+"""
 
 _KEPT = frozenset(
     [
@@ -127,7 +135,7 @@ def generate(cel: bool = True) -> dict[str, Any]:
 def render(cel: bool = True, helm: bool = False) -> str:
     """The CRD as YAML; `helm`: as a template that has the rules where the cluster can evaluate them."""
     body = yaml.dump(generate(cel or helm), Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
-    return HEADER + (_conditional(body) if helm else body)
+    return HEADER + (_template(body) if helm else body)
 
 
 # --- schema -----------------------------------------------------------------------------------------------------------
@@ -244,6 +252,14 @@ class _Dumper(yaml.SafeDumper):
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
+
+
+def _template(body: str) -> str:
+    """The CRD as one of the chart's templates."""
+    name = f"  name: {PLURAL}.{GROUP}\n"
+    conditional = _conditional(body)
+    assert conditional.count(name) == 1
+    return f"{HELM_INSTALL}\n{conditional.replace(name, name + HELM_METADATA)}{{{{- end }}}}\n"
 
 
 def _conditional(body: str) -> str:

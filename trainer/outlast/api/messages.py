@@ -64,6 +64,7 @@ class Flag(IntEnum):
     DELTA = 4
     EXACT = 8  # PULL: exactly `version`
     DUPLICATE = 16
+    SHARED = 32  # the payload lies in shared memory, at meta's `shared`; a descriptor comes with the first such frame
 
 
 class ProtocolError(ConnectionError):

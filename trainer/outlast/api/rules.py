@@ -67,7 +67,10 @@ def value_at(document: Any, path: str) -> Any:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else show(value)
+    """A value as CEL's `string` writes it."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return value if isinstance(value, str) else show(value)
 
 
 def _chained(spec: JobSpec) -> bool:

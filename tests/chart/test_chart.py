@@ -1,0 +1,239 @@
+"""The chart: valid for every Kubernetes, its CRD the generated one, its pods restricted, its values checked."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from chart_tools import CHART, EVERYTHING, ROOT, of_kind, only, refusal, render, run, template_text
+
+from outlast.api import crd
+from outlast.api.spec import TrainingJob
+
+KUBERNETES = ["1.25", "1.27", "1.28", "1.29", "1.31", "1.33", "1.35", "1.37"]
+VALUES = {"defaults": {}, "everything": EVERYTHING}
+FOREIGN = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}  # of the Prometheus Operator: no schema here
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_lint(values: dict[str, Any]) -> None:
+    done = run("lint", "--strict", str(CHART), "--kube-version", "1.31.0", values={**values, "metrics": {}})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
+def test_objects_meet_the_schemas_of(kubernetes: str, values: dict[str, Any]) -> None:
+    objects = render(values, f"{kubernetes}.0")
+    checked = [o for o in objects if o["kind"] not in FOREIGN]
+    assert len(checked) >= 10
+    for o in checked:
+        kubernetes_validate.validate(o, kubernetes, strict=True)
+
+
+def test_schemas_refuse_what_is_wrong() -> None:
+    deployment = only(render(), "Deployment")
+    deployment["spec"]["template"]["spec"]["containers"][0]["imagePulPolicy"] = "Always"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, "1.31", strict=True)
+
+
+def test_appversion_is_the_projects() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert chart["appVersion"] == chart["version"] == version[1]
+
+
+# --- the CRD ----------------------------------------------------------------------------------------------------------
+
+
+def test_crd_template_is_generated() -> None:
+    command = "python -m outlast.api.crd --helm > charts/outlast/templates/crd.yaml"
+    assert (CHART / "templates" / "crd.yaml").read_text() == crd.render(helm=True), f"run: {command}"
+
+
+@pytest.mark.parametrize(
+    ("kubernetes", "cel"), [("1.20.2", False), ("1.28.9", False), ("1.29.0", True), ("1.37.0", True)]
+)
+def test_crd_as_installed_is_the_generated_one(kubernetes: str, cel: bool) -> None:
+    for values in VALUES.values():
+        installed = only(render(values, kubernetes), "CustomResourceDefinition")
+        assert installed["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+        assert installed["metadata"]["name"] == "trainingjobs.outlast.dev"
+        assert installed["spec"] == crd.generate(cel)["spec"]
+
+
+def test_crd_can_be_left_to_others() -> None:
+    assert of_kind(render({"crds": {"install": False}}), "CustomResourceDefinition") == []
+    assert not (CHART / "crds").exists(), "Helm never upgrades what lies there"
+
+
+# --- the operator's pods ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_pods_meet_pod_security_restricted(values: dict[str, Any]) -> None:
+    pod = only(render(values), "Deployment")["spec"]["template"]["spec"]
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 65532
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["readOnlyRootFilesystem"] is True
+        assert not any("hostPort" in port for port in container["ports"])
+        assert "limits" in container["resources"]
+    assert all(set(volume) - {"name"} <= {"emptyDir", "configMap", "secret", "projected"} for volume in pod["volumes"])
+
+
+def test_arguments_and_namespaces() -> None:
+    everywhere = _container({})["args"]
+    assert "--all-namespaces" in everywhere
+    assert not any(a.startswith("--namespace=") for a in everywhere)
+    some = _container(EVERYTHING)["args"]
+    assert [a for a in some if a.startswith("--namespace=")] == ["--namespace=team-a", "--namespace=team-b"]
+    assert "--all-namespaces" not in some
+    assert "--lease-namespace=outlast-system" in some
+    assert "--trainer-image=outlast/trainer:0.1.0" in some
+    assert "--redis-image=outlast/redis:0.1.0" in some
+    assert some[-1] == "--verbose"
+
+
+def test_values_reach_the_pods() -> None:
+    template = only(render(EVERYTHING), "Deployment")["spec"]["template"]
+    pod = template["spec"]
+    for name in (
+        "imagePullSecrets",
+        "nodeSelector",
+        "tolerations",
+        "affinity",
+        "topologySpreadConstraints",
+        "priorityClassName",
+    ):
+        assert pod[name] == EVERYTHING[name], name
+    assert pod["serviceAccountName"] == "someone"
+    assert template["metadata"]["annotations"]["e"] == "f"
+    assert template["metadata"]["labels"]["g"] == "h"
+    assert pod["containers"][0]["image"] == "registry.example/outlast:9"
+    assert {"name": "HTTPS_PROXY", "value": "http://proxy"} in pod["containers"][0]["env"]
+
+
+def test_replicas_prefer_different_nodes_and_survive_a_drain() -> None:
+    deployment = only(render(), "Deployment")
+    (preferred,) = deployment["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    assert preferred["podAffinityTerm"]["labelSelector"]["matchLabels"] == selector
+    assert deployment["spec"]["replicas"] == 2
+    budget = only(render(), "PodDisruptionBudget")
+    assert budget["apiVersion"] == "policy/v1"
+    assert budget["spec"]["selector"]["matchLabels"] == selector
+    assert only(render(kubernetes="1.20.2"), "PodDisruptionBudget")["apiVersion"] == "policy/v1beta1"
+    assert of_kind(render({"replicas": 1}), "PodDisruptionBudget") == [], "it would hold up every drain"
+
+
+def test_a_long_release_name_fits() -> None:
+    for o in render(EVERYTHING, release="r" * 53):
+        assert len(o["metadata"]["name"]) <= 63, o["kind"]
+        for key, value in o["metadata"].get("labels", {}).items():
+            assert len(value) <= 63, key
+
+
+def test_network_policy_lets_in_metrics_only() -> None:
+    policies = {p["metadata"]["name"]: p for p in of_kind(render(EVERYTHING), "NetworkPolicy")}
+    assert len(of_kind(render(EVERYTHING), "NetworkPolicy")) == 3, "the operator's, and the jobs' in two namespaces"
+    (rule,) = policies["outlast"]["spec"]["ingress"]
+    assert rule["ports"] == [{"port": "metrics", "protocol": "TCP"}]
+    assert rule["from"] == EVERYTHING["networkPolicy"]["metricsFrom"]
+    data, metrics = policies["outlast-jobs"]["spec"]["ingress"]
+    assert [p["port"] for p in data["ports"]] == [7070, 6379]
+    assert all("podSelector" in peer for peer in data["from"]), "nobody but pods of jobs and the operator"
+    assert [p["port"] for p in metrics["ports"]] == [9090]
+    assert of_kind(render(), "NetworkPolicy") == []
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+WRONG = [
+    ({"replica": 3}, "replica"),
+    ({"replicas": "two"}, "replicas"),
+    ({"replicas": -1}, "replicas"),
+    ({"namespaces": "team"}, "namespaces"),
+    ({"namespaces": ["Team_A"]}, "namespaces"),
+    ({"namespaces": ["a", "a"]}, "namespaces"),
+    ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+    ({"image": {"tagg": "1"}}, "tagg"),
+    ({"userRoles": "Everybody"}, "userRoles"),
+    ({"userRoles": "Namespaced"}, "which is empty; list the namespaces, or choose Aggregated"),
+    ({"logFormat": "xml"}, "logFormat"),
+    ({"ports": {"health": 80}}, "health"),
+    ({"metrics": {"podMonitor": {"interval": "15"}}}, "interval"),
+    ({"metrics": {"prometheusRule": {"failoverSeconds": 0}}}, "failoverSeconds"),
+    ({"podDisruptionBudget": {"minAvailable": "half"}}, "minAvailable"),
+    ({"metrics": {"serviceMonitor": {"enabled": True}}}, "install the Prometheus Operator first, or set it to false"),
+    ({"metrics": {"podMonitor": {"enabled": True}}}, "metrics.podMonitor.enabled is true, but"),
+    ({"metrics": {"prometheusRule": {"enabled": True}}}, "metrics.prometheusRule.enabled is true, but"),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), WRONG, ids=[str(values) for values, _ in WRONG])
+def test_wrong_values_are_refused(values: dict[str, Any], words: str) -> None:
+    assert words in refusal(values)
+
+
+def test_service_monitor_needs_the_service() -> None:
+    values = {"metrics": {"service": False, "serviceMonitor": {"enabled": True}}}
+    assert "needs metrics.service: true" in refusal(values, "--api-versions", "monitoring.coreos.com/v1")
+
+
+def _paths(node: Any, prefix: str = "") -> set[str]:
+    if not isinstance(node, dict) or not node:
+        return {prefix}
+    return {path for key, child in node.items() for path in _paths(child, f"{prefix}.{key}".lstrip("."))}
+
+
+def test_every_value_is_used_and_in_the_schema() -> None:
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
+    assert set(defaults) | {"global"} == set(schema["properties"])
+    templates = "".join(p.read_text() for p in (CHART / "templates").iterdir() if p.name != "crd.yaml")
+    templates += (CHART / "templates" / "crd.yaml").read_text()[:2000]
+    whole = {"resources", "podSecurityContext", "securityContext", "updateStrategy", "metrics"}  # passed on, or `with`
+    for path in _paths(defaults):
+        used = path if path.split(".")[0] not in whole else path.split(".")[0]
+        assert f".Values.{used}" in templates, path
+    for path in _paths(defaults["metrics"]):
+        assert all(f".{part}" in templates for part in path.split(".")[:2]), path
+
+
+def test_notes_give_a_job_that_is_valid() -> None:
+    done = run("install", "outlast", str(CHART), "--dry-run=client", "--namespace", "outlast-system", values={})
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.split("NOTES:\n", 1)[1]
+    assert "kubectl -n outlast-system rollout status deployment/outlast" in notes
+    job = re.search(r"<<'JOB'\n(.*?)\n  JOB", notes, re.DOTALL)
+    assert job is not None
+    loaded = TrainingJob.load("\n".join(line[2:] for line in job[1].splitlines()))
+    assert loaded.warnings == []
+    assert loaded.name == "first"
+
+
+def test_only_alerts_hold_templates_and_those_are_prometheus() -> None:
+    assert "{{" not in template_text()
+    assert set(re.findall(r"\{\{.*?\}\}", template_text(EVERYTHING))) == {
+        "{{ $labels.namespace }}",
+        "{{ $labels.training_job }}",
+    }
+
+
+def _container(values: dict[str, Any]) -> dict[str, Any]:
+    (container,) = only(render(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+    found: dict[str, Any] = container
+    return found

@@ -1,0 +1,64 @@
+"""A real server in this process, and workers' optimizers that join it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+from jobs import make_job
+
+from outlast.api.config import ProcessConfig, ServerAddress
+from outlast.api.spec import JobSpec
+from outlast.api.view import Member, View
+from outlast.optimizer import Optimizer
+from outlast.server import Server
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Job:
+    """One server in this process, and workers' optimizers that join it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        consistency: str,
+        workers: int,
+        optimizer: dict[str, Any],
+        updates: int,
+        transport: str = "unix",
+    ) -> None:
+        job = make_job("Checkpoint", consistency, updates=updates, workers={"replicas": workers})
+        job["spec"]["training"]["optimizer"] = optimizer
+        spec = JobSpec.from_json(job["spec"])
+        self.address = f"unix:{directory}/server-0.sock" if transport == "unix" else f"tcp:127.0.0.1:{free_port()}"
+        self.common: dict[str, Any] = {
+            "job": "sdk",
+            "job_uid": "uid",
+            "token": "secret",
+            "spec": spec.to_json(),
+            "servers": ((ServerAddress("server-0", self.address),),),
+        }
+        self.server = Server(ProcessConfig(**self.common, role="server", name="server-0", listen=self.address))
+        self.server.start()
+        self.server.install(View(0, 1, 0, (Member("server-0", self.server.boot, self.address),), (), None))
+        self.optimizers: list[Optimizer] = []
+
+    def join(
+        self, model: Any, cls: type[torch.optim.Optimizer] = torch.optim.SGD, again: int = 1, **kwargs: Any
+    ) -> Optimizer:
+        """As worker 0, in its incarnation `again`."""
+        config = ProcessConfig(**self.common, role="worker", name="worker-0", incarnation=again)
+        self.optimizers.append(Optimizer(model, cls, config=config, **kwargs))
+        return self.optimizers[-1]
+
+    def close(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.close()
+        self.server.listener.close()

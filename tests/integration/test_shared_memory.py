@@ -1,0 +1,178 @@
+"""A worker and a server on one host read out of each other's memory: pauses, refusals and torn gradients."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from one_server import Job
+
+from outlast.api.messages import DType, Flag, Header, Op
+from outlast.memory import Lease
+from outlast.segment import SharedPool
+from outlast.sharing import Sharing
+from outlast.transport import connect
+
+pytestmark = pytest.mark.timeout(60)
+NUMEL = 5000
+LR = 0.5
+
+
+@pytest.fixture
+def job() -> Iterator[Job]:
+    directory = Path(tempfile.mkdtemp(prefix="olshm-", dir="/tmp"))
+    job = Job(directory, "Async", 2, {"name": "SGD", "lr": LR}, 10_000)
+    yield job
+    job.close()
+    shutil.rmtree(directory)
+
+
+class Worker:
+    """One slot that speaks the protocol itself."""
+
+    def __init__(self, job: Job, slot: int) -> None:
+        self.slot, self.step, self.pool = slot, 0, SharedPool(NUMEL, limit=4)
+        hello = {"role": "worker", "name": f"worker-{slot}", "shared_memory": True}
+        connection, welcome = connect(job.address, "uid", "secret", hello, 10.0)
+        self.link = Sharing(connection, welcome["shared_memory"])
+
+    def header(self, flags: int) -> Header:
+        return Header(
+            Op.PUSH, DType.FLOAT32, flags, slot=self.slot, incarnation=1, epoch=1, first_step=self.step, step=self.step
+        )
+
+    def initialise(self) -> None:
+        places = [{"name": "w", "shape": [NUMEL], "dtype": "float32", "offset": 0, "numel": NUMEL, "group": 0}]
+        group = {"lr": LR, "momentum": 0.0}
+        meta = {
+            "manifest": {"places": places, "parameters": NUMEL, "numel": NUMEL},
+            "optimizer": {"name": "SGD", "groups": [group]},
+            "start": 0,
+            "stop": NUMEL,
+        }
+        payload = memoryview(torch.zeros(NUMEL).numpy()).cast("B")
+        self.link.connection.send(self.header(Flag.INIT), meta, payload)
+        assert self.answer()[0].op == Op.ACKNOWLEDGED
+
+    def gradient(self, value: float) -> Lease:
+        lease = self.pool.take()
+        assert lease is not None
+        lease.tensor.fill_(value)
+        return lease
+
+    def push(self, lease: Lease, flags: int = 0) -> None:
+        self.step += 1
+        self.link.send(self.header(flags), None, self.pool, lease)
+
+    def answer(self) -> tuple[Header, dict[str, Any]]:
+        while True:
+            header, meta = self.link.connection.receive()
+            if header.op != Op.WAITING:
+                return header, meta
+
+
+@pytest.fixture
+def worker(job: Job) -> Iterator[Worker]:
+    worker = Worker(job, 0)
+    worker.initialise()
+    yield worker
+    worker.link.connection.close()
+
+
+def weights(job: Job) -> float:
+    """The parameters, all of which are the same number here."""
+    with job.server.lock:
+        assert job.server.parameters is not None
+        vector = job.server.parameters.vector
+        assert vector.eq(vector[0]).all(), "torn"
+        return float(vector[0])
+
+
+def test_nothing_but_headers_goes_through_the_socket(job: Job, worker: Worker) -> None:
+    before = worker.link.connection.bytes_sent, worker.link.connection.bytes_received
+    out = torch.zeros(NUMEL)
+    for n in range(1, 6):
+        worker.push(worker.gradient(2.0), Flag.WANT_WEIGHTS)
+        header, meta = worker.answer()
+        assert (header.op, header.version) == (Op.ACKNOWLEDGED, n)
+        assert worker.link.read(meta, out)
+        assert out.eq(-n * 2.0 * LR).all()
+    assert worker.link.connection.bytes_sent - before[0] < NUMEL
+    assert worker.link.connection.bytes_received - before[1] < NUMEL
+    assert job.server.status()["pushed_bytes"] == 6 * NUMEL * 4, "the initial weights too"
+
+
+def test_a_gradient_that_was_overwritten_before_it_was_read_is_never_applied(job: Job, worker: Worker) -> None:
+    worker.push(worker.gradient(1.0))
+    assert worker.answer()[0].op == Op.ACKNOWLEDGED
+    lease = worker.gradient(1.0)
+    place = worker.pool.place(lease, 0, NUMEL)
+    assert place is not None
+    del lease
+    lease = worker.gradient(7.0)  # the worker has moved on: its gradient is safe in the buffer
+    worker.step += 1
+    worker.link.connection.send(worker.header(Flag.SHARED), {"shared": place.to_json()})
+    with pytest.raises(ConnectionError):
+        worker.answer()
+    assert weights(job) == -1.0 * LR
+    del lease
+    again = Worker(job, 0)  # the connection is lost, the server is not; the step was never applied
+    again.step = 1
+    again.push(again.gradient(1.0))
+    header, _ = again.answer()
+    assert (header.op, header.flags & Flag.DUPLICATE, header.version) == (Op.ACKNOWLEDGED, 0, 2)
+    assert weights(job) == -2.0 * LR
+    again.link.connection.close()
+
+
+def test_weights_stay_until_their_reader_asks_for_the_next(job: Job, worker: Worker) -> None:
+    worker.push(worker.gradient(2.0), Flag.WANT_WEIGHTS)
+    _, shown = worker.answer()
+    busy, out = Worker(job, 1), torch.zeros(NUMEL)
+    for _ in range(100):  # far more than there are snapshots
+        busy.push(busy.gradient(1.0), Flag.WANT_WEIGHTS)
+        _, meta = busy.answer()
+        assert busy.link.read(meta, out)
+    assert worker.link.read(shown, out)
+    assert out.eq(-2.0 * LR).all()
+    worker.push(worker.gradient(0.0), Flag.WANT_WEIGHTS)
+    worker.answer()
+    for _ in range(100):
+        busy.push(busy.gradient(1.0), Flag.WANT_WEIGHTS)
+        busy.answer()
+    assert not worker.link.read(shown, out), "the memory of weights that were taken is used again"
+    busy.link.connection.close()
+
+
+def test_readers_that_take_nothing_stop_nobody(job: Job, worker: Worker) -> None:
+    idle = []
+    for _ in range(20):  # each is shown weights of its own version and never asks again
+        worker.push(worker.gradient(1.0), Flag.WANT_WEIGHTS)
+        assert worker.answer()[0].op == Op.ACKNOWLEDGED
+        reader = Worker(job, 1)
+        reader.link.connection.send(Header(Op.PULL, slot=1, incarnation=1, epoch=1))
+        assert reader.answer()[0].op == Op.WEIGHTS
+        idle.append(reader)
+    for reader in idle:
+        reader.link.connection.close()
+    assert weights(job) == -20.0 * LR
+
+
+@pytest.mark.parametrize("shared", [None, [9, 0, NUMEL * 4, 1], [0, 0, 4, 1]], ids=["no place", "outside", "short"])
+def test_a_place_that_is_wrong_closes_that_connection_alone(job: Job, worker: Worker, shared: Any) -> None:
+    worker.push(worker.gradient(1.0))
+    worker.answer()
+    worker.step += 1
+    worker.link.connection.send(worker.header(Flag.SHARED), {"shared": shared})
+    with pytest.raises(ConnectionError):
+        worker.answer()
+    again = Worker(job, 0)
+    again.step = 1
+    again.push(again.gradient(1.0))
+    assert again.answer()[0].op == Op.ACKNOWLEDGED
+    again.link.connection.close()

@@ -1,0 +1,62 @@
+"""One connection of two processes on a host that read vectors out of each other's memory (see segment.py)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from outlast.api.messages import Flag, Header, ProtocolError
+from outlast.memory import Lease, TensorPool
+from outlast.segment import Mapping, Place, SharedPool
+from outlast.tensors import byte_view
+from outlast.transport import Connection
+
+
+class Sharing:
+    """A connection, what has been shown to the peer over it, and what the peer has shown to us.
+
+    `agreed`: the peer has said in its HELLO or WELCOME that it reads shared memory.
+    """
+
+    def __init__(self, connection: Connection, agreed: bool) -> None:
+        self.connection = connection
+        self._agreed = agreed and connection.local
+        self._mapping: Mapping | None = None
+        self._shown: TensorPool | None = None  # whose descriptor the peer has
+
+    def send(
+        self,
+        header: Header,
+        meta: dict[str, Any] | None,
+        pool: TensorPool | None,
+        lease: Lease,
+        span: tuple[int, int] | None = None,
+    ) -> None:
+        """Send a frame with elements [first, last) of the lease (all, if not given) as payload.
+
+        Where the peer can read them in `pool` they are not copied: they must then stay as they are until it answers.
+        """
+        first, last = span or (0, lease.tensor.numel())
+        place = pool.place(lease, first, last) if self._agreed and isinstance(pool, SharedPool) else None
+        if place is None:
+            self.connection.send(header, meta, byte_view(lease.tensor[first:last]))
+            return
+        assert isinstance(pool, SharedPool)
+        descriptor = None if self._shown is pool else pool.fd
+        shared = replace(header, flags=header.flags | Flag.SHARED)
+        self.connection.send(shared, {**(meta or {}), "shared": place.to_json()}, descriptor=descriptor)
+        self._shown = pool
+
+    def read(self, meta: dict[str, Any], out: torch.Tensor) -> bool:
+        """Copy the payload that a SHARED frame's `meta` names into `out`, float32 [n].
+
+        False when the peer has overwritten it meanwhile. Raises `ProtocolError` for a place outside its memory.
+        """
+        descriptor = self.connection.take_descriptor()
+        if descriptor is not None:
+            self._mapping = Mapping(descriptor)
+        if self._mapping is None:
+            raise ProtocolError("a frame points into shared memory, and no descriptor of it has come")
+        return self._mapping.read(Place.from_json(meta.get("shared")), out)
