@@ -8,6 +8,7 @@
 #   cluster.sh restart NAME     end a part (kube-apiserver, kubelet, ...) and start it again
 #   cluster.sh provider         print which of the providers below serves here
 #   cluster.sh kubeconfig       print the path of the kubeconfig
+#   cluster.sh tools            print the folder of kubectl and helm
 #
 # Providers, the first that can serve:
 #   given    OUTLAST_E2E_KUBECONFIG names the kubeconfig of a cluster that is not ours to start or stop
@@ -129,6 +130,7 @@ main() {
   case $command in
   provider) echo "$chosen" ;;
   kubeconfig) echo "${OUTLAST_E2E_KUBECONFIG:-$KUBECONFIG_FILE}" ;;
+  tools) echo "$TOOLS" ;;
   up)
     install_tools
     [ "$chosen" = given ] || "up_$chosen"

@@ -1,7 +1,7 @@
 """Carry this machine's pip settings into an image build: `pip_settings.py FILE`.
 
-Writes a pip.conf and prints the paths that it names, one a line, to be mounted. Paths that do not exist are left out; so
-are constraints, which the image has itself.
+Writes a pip.conf and prints the paths that it names, one a line, to be mounted. Paths that do not exist are left out;
+so are constraints, which the image has itself.
 """
 
 import re

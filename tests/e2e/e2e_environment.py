@@ -10,7 +10,7 @@ Paths in the container are others than on the machine, on purpose: a home direct
 interpreter (pyenv's) is then no obstacle to a pod's user. With OUTLAST_E2E_TRAINER_IMAGE that image is used instead,
 and nothing is mounted: for clusters whose nodes are other machines.
 
-`python tests/e2e/environment.py` prints the template.
+`python tests/e2e/e2e_environment.py` prints the template.
 """
 
 from __future__ import annotations

@@ -1,0 +1,148 @@
+"""Fixtures over a real cluster: the cluster, the operator installed by its chart, a namespace, the figures.
+
+OUTLAST_E2E_KUBECONFIG=FILE uses that cluster; OUTLAST_SKIP_E2E=1 goes without; OUTLAST_E2E_FULL=1 is `make e2e-full`;
+OUTLAST_E2E_KEEP=1 leaves the release and its namespaces as they are at the end, to look at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import e2e_environment as environment
+import pytest
+from e2e_cluster import ROOT, Cluster, Json, connect, script
+from e2e_figures import Figures
+from e2e_jobs import Job, make_job
+
+SYSTEM = "outlast-e2e-system"
+NAMESPACES = ("outlast-e2e-1", "outlast-e2e-2")  # served by the operator, and no others
+RELEASE = "outlast"
+TEST_TIMEOUT_S = 600
+BUILD = ROOT / "build"
+
+_figures = Figures()
+_failed = pytest.StashKey[bool]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            if os.environ.get("OUTLAST_SKIP_E2E", "") not in ("", "0"):
+                item.add_marker(pytest.mark.skip(reason="OUTLAST_SKIP_E2E is set"))
+            if item.get_closest_marker("timeout") is None:
+                # Without fixtures: the first of them may build a cluster.
+                item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S, func_only=True))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _figures.taken:
+        terminalreporter.section("figures (build/e2e.json)")
+        for line in _figures.table():
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def figures() -> Iterator[Figures]:
+    yield _figures
+    _figures.write(BUILD / "e2e.json")
+
+
+@pytest.fixture(scope="session")
+def version() -> str:
+    import outlast
+
+    return outlast.__version__
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster that is ready, with the images of operator, Redis and trainer pods in it."""
+    found = connect()
+    if found.provider != "given":
+        script("images.sh", "operator", "redis", "e2e-base")
+    environment.prepare()
+    yield found
+    if "OUTLAST_E2E_KEEP" not in os.environ:
+        shutil.rmtree(environment.WORK, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def release(cluster: Cluster) -> Iterator[str]:
+    """The operator, installed by the chart with rights in `NAMESPACES` alone. Its namespace."""
+    cluster.make_namespaces((SYSTEM, *NAMESPACES))
+    install(cluster)
+    yield SYSTEM
+    collect(cluster, SYSTEM, BUILD / "e2e" / "operator")
+    if "OUTLAST_E2E_KEEP" not in os.environ:
+        cluster.kubectl("delete", "tjob", "--all", "-n", NAMESPACES[0])
+        cluster.kubectl("delete", "tjob", "--all", "-n", NAMESPACES[1])
+        cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--wait")
+        cluster.kubectl("delete", "namespace", SYSTEM, *NAMESPACES, timeout_s=120)
+
+
+def install(cluster: Cluster, *options: str) -> None:
+    """Install or upgrade the release, and wait until it is ready."""
+    namespaces = ",".join(NAMESPACES)
+    cluster.helm(
+        "upgrade", "--install", RELEASE, str(ROOT / "charts" / "outlast"), "-n", SYSTEM, "--wait", "--timeout", "120s",
+        "--take-ownership",  # the resource TrainingJob stays when a release goes, and may be an earlier session's
+        "--set", f"namespaces={{{namespaces}}},userRoles=Namespaced", *options,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, release: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace that the operator serves, empty of jobs before and after. Its objects are collected on failure."""
+    name = NAMESPACES[0]
+    yield name
+    if request.node.stash.get(_failed, False):
+        folder = BUILD / "e2e" / request.node.name
+        collect(cluster, name, folder)
+        collect(cluster, release, folder / "operator")
+    if "OUTLAST_E2E_KEEP" not in os.environ:
+        cluster.kubectl("delete", "tjob", "--all", "-n", name, "--wait=true")
+
+
+@pytest.fixture
+def start_job(cluster: Cluster, namespace: str, version: str) -> Iterator[Callable[..., Job]]:
+    """start_job("Chain", recovery={...}): make a job and apply it. Its files go with the test."""
+    made: list[Job] = []
+
+    def start(strategy: str, **spec: Json) -> Job:
+        job = make_job(cluster, namespace, strategy, image=f"outlast/e2e-base:{version}", **spec)
+        made.append(job)
+        job.apply()
+        return job
+
+    yield start
+    for job in made:
+        cluster.kubectl("delete", "tjob", job.name, "-n", namespace, "--ignore-not-found", "--wait=true")
+        job.remove_files()
+
+
+def collect(cluster: Cluster, namespace: str, folder: Path) -> None:
+    """What a namespace holds, in words: objects, events, logs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, command in {
+        "objects.yaml": ("get", "tjob,pods,services,pvc,deployments,leases", "-o", "yaml"),
+        "describe.txt": ("describe", "tjob,pods"),
+        "events.txt": ("get", "events", "--sort-by=.metadata.creationTimestamp"),
+    }.items():
+        with contextlib.suppress(AssertionError):
+            (folder / name).write_text(cluster.kubectl(*command, "-n", namespace))
+    for pod in cluster.core.list_namespaced_pod(namespace).items:
+        with contextlib.suppress(AssertionError):  # a pod that never ran has no log
+            text = cluster.kubectl("logs", pod.metadata.name, "-n", namespace, "--all-containers", "--tail=5000")
+            (folder / f"{pod.metadata.name}.log").write_text(text)

@@ -1,0 +1,163 @@
+"""TrainingJobs under test: documents, and what can be asked of one that runs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from e2e_cluster import GROUP, VERSION, Cluster, Json, wait_until
+from e2e_environment import folder_of, template
+
+from outlast.applied import Applied, Identity
+from outlast.checkpoint import CheckpointStore
+from outlast.ledger import Fact, LedgerRecord, read_all
+
+REPLICAS = {"Chain": 3, "Hybrid": 3, "Checkpoint": 1, "Stateless": 1}
+
+
+@dataclass
+class Job:
+    """A job in the cluster. `ledger`: where its workers note each gradient. `checkpoints`: its volume, seen from here."""
+
+    cluster: Cluster
+    namespace: str
+    name: str
+    document: Json
+    ledger: Path
+    checkpoints: Path
+
+    # --- commands ---
+
+    def apply(self) -> None:
+        self.cluster.apply(self.document)
+
+    def delete(self) -> None:
+        self.cluster.kubectl("delete", "tjob", self.name, "-n", self.namespace, "--wait=true")
+        wait_until("the end of the job's pods", lambda: not self.pods(), 60)
+
+    def remove_files(self) -> None:
+        for folder in (self.ledger, self.checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- questions ---
+
+    def read(self) -> Json:
+        found = self.cluster.job(self.namespace, self.name)
+        assert found is not None, f"TrainingJob {self.namespace}/{self.name} is gone"
+        return found
+
+    @property
+    def status(self) -> Json:
+        return self.read().get("status") or {}
+
+    def condition(self, type_: str) -> str:
+        conditions = self.status.get("conditions") or []
+        return next((c["status"] for c in conditions if c["type"] == type_), "Unknown")
+
+    def wait_condition(self, type_: str, value: str = "True", timeout_s: float = 60) -> None:
+        wait_until(f"{self.name}: condition {type_}={value}", lambda: self.condition(type_) == value, timeout_s)
+
+    def view(self, shard: int = 0) -> Json:
+        views = self.status.get("views") or []
+        return next((v for v in views if v["shard"] == shard), {})
+
+    def pods(self, **labels: str) -> list[Any]:
+        return self.cluster.pods(self.namespace, job_name=self.name, **labels)
+
+    def pod_of(self, process: str) -> Any:
+        """The living pod of a process by its stable name (server-0). Raises `AssertionError` if there is none."""
+        found = [p for p in self.pods() if p.spec.hostname == process and p.metadata.deletion_timestamp is None]
+        found = [p for p in found if p.status.phase == "Running"]
+        assert found, f"{self.name}: no pod runs as {process}; there are {[p.metadata.name for p in self.pods()]}"
+        return found[0]
+
+    def head(self) -> Any:
+        """The pod of shard 0's head."""
+        return self.pod_of(self.view()["members"][0]["name"])
+
+    def is_whole(self, beyond_epoch: int = 0) -> bool:
+        """Whether shard 0's chain has all its members, in an epoch after that."""
+        view = self.view()
+        wanted = self.document["spec"]["servers"]["replicas"]
+        return (
+            view.get("epoch", 0) > beyond_epoch and len(view.get("members", [])) == wanted and not view.get("joining")
+        )
+
+    def wait_whole(self, beyond_epoch: int = 0, timeout_s: float = 90) -> Json:
+        wait_until(f"a whole chain after epoch {beyond_epoch}", lambda: self.is_whole(beyond_epoch), timeout_s)
+        return self.view()
+
+    # --- what the workers saw ---
+
+    def facts(self, *kinds: Fact) -> list[LedgerRecord]:
+        return [record for record in read_all(self.ledger) if record.fact in kinds]
+
+    def first_fact_after(self, t: float, *kinds: Fact) -> float | None:
+        """time.monotonic() of the first such record later than `t`."""
+        return min((r.t for r in self.facts(*kinds) if r.t > t), default=None)
+
+    def longest_pause(self, start: float, end: float) -> float:
+        """Seconds: the longest time between two acknowledgements to any worker, between two times."""
+        times = [r.t for r in self.facts(Fact.ACKNOWLEDGED, Fact.BUFFERED) if start <= r.t <= end]
+        return max((b - a for a, b in itertools.pairwise(times)), default=end - start)
+
+    def lost(self) -> int:
+        """Gradients that workers saw acknowledged and the newest checkpoint lacks. For a job that stands still."""
+        acknowledged = Applied()
+        for record in self.facts(Fact.ACKNOWLEDGED, Fact.BUFFERED):
+            for step in range(record.first, record.last + 1):
+                acknowledged.add(Identity(record.slot, step, step))
+        assert acknowledged.count > 0, f"{self.name}: no worker noted an acknowledgement in {self.ledger}"
+        store = CheckpointStore(self.checkpoints, self.read()["metadata"]["uid"])
+        sets = store.list_complete()
+        assert sets, f"{self.name}: no complete checkpoint in {self.checkpoints}"
+        held: Applied | None = None
+        for meta in store.metas(sets[0].name):
+            table = Applied.from_json(meta["replica"]["applied"])
+            held = table if held is None else held.intersection(table)
+        assert held is not None
+        return acknowledged.difference(held).count
+
+
+def seconds_of(text: str) -> float:
+    """A time of the status, in seconds since the epoch."""
+    return datetime.fromisoformat(re.sub(r"Z$", "+00:00", text)).timestamp()
+
+
+def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **spec: Json) -> Job:
+    """A FashionMNIST job that trains until it is stopped. `spec` is merged in, a section each."""
+    name = f"{strategy.lower()}-{secrets.token_hex(2)}"
+    ledger, checkpoints = folder_of(name, "ledger"), folder_of(name, "checkpoints")
+    pod = template(image, prefix=cluster.prefix, ledger=ledger)
+    document: Json = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "TrainingJob",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "training": {
+                "task": "outlast.tasks.fashion_mnist",
+                "consistency": "Async",
+                "optimizer": {"name": "SGD", "lr": 0.01},
+                "stopAfter": {"updates": 1_000_000},
+                "evaluate": {"everySeconds": 30, "samples": 500},
+            },
+            "servers": {"replicas": REPLICAS[strategy], "template": pod},
+            "workers": {"replicas": 2, "template": pod},
+            "recovery": {
+                "strategy": strategy,
+                "checkpoint": {
+                    "everyUpdates": 1000,
+                    "volume": {"hostPath": {"path": f"{cluster.prefix}{checkpoints}", "type": "Directory"}},
+                },
+            },
+        },
+    }
+    for section, values in spec.items():
+        document["spec"][section] = {**document["spec"].get(section, {}), **values}
+    return Job(cluster, namespace, name, document, ledger, checkpoints)
