@@ -16,7 +16,8 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation -w /wheels /src \
 
 FROM docker.io/library/python:3.11-slim-bookworm
 COPY --from=build /opt/outlast /opt/outlast
-ENV PATH=/opt/outlast/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# The user id has no name in the image: libraries that ask for one take it from USER.
+ENV PATH=/opt/outlast/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp USER=outlast PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532
 WORKDIR /tmp
 ENTRYPOINT ["outlast"]

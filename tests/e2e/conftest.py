@@ -95,11 +95,14 @@ def release(cluster: Cluster) -> Iterator[str]:
 def install(cluster: Cluster, *options: str) -> None:
     """Install or upgrade the release, and wait until it is ready."""
     namespaces = ",".join(NAMESPACES)
-    cluster.helm(
-        "upgrade", "--install", RELEASE, str(ROOT / "charts" / "outlast"), "-n", SYSTEM, "--wait", "--timeout", "120s",
-        "--take-ownership",  # the resource TrainingJob stays when a release goes, and may be an earlier session's
-        "--set", f"namespaces={{{namespaces}}},userRoles=Namespaced", *options,
-    )  # fmt: skip
+    # The resource TrainingJob stays when a release goes: it may be an earlier session's, or `kubectl apply`'s.
+    adopt = ["--take-ownership"]
+    if cluster.helm("version", "--short").startswith("v4"):
+        adopt.append("--force-conflicts")
+    chart = str(ROOT / "charts" / "outlast")
+    values = f"namespaces={{{namespaces}}},userRoles=Namespaced"
+    command = ["upgrade", "--install", RELEASE, chart, "-n", SYSTEM, "--set", values]
+    cluster.helm(*command, "--wait", "--timeout", "120s", *adopt, *options)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ REPLICAS = {"Chain": 3, "Hybrid": 3, "Checkpoint": 1, "Stateless": 1}
 
 @dataclass
 class Job:
-    """A job in the cluster. `ledger`: where its workers note each gradient. `checkpoints`: its volume, seen from here."""
+    """A job in the cluster. `ledger`: where workers note each gradient. `checkpoints`: its volume, seen from here."""
 
     cluster: Cluster
     namespace: str
