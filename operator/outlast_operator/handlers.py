@@ -18,7 +18,7 @@ from typing import Any
 import kopf
 
 from outlast.api.crd import GROUP, PLURAL, VERSION
-from outlast_operator.kubernetes.api import Api
+from outlast_operator.kubernetes.api import JOBS, Api, ApiError
 from outlast_operator.kubernetes.controller import Controller
 from outlast_operator.kubernetes.lease import Leadership
 from outlast_operator.manifests.names import JOB_LABEL
@@ -28,7 +28,7 @@ from outlast_operator.serving import Answer, serve
 
 log = logging.getLogger("outlast.handlers")
 
-WATCH_TIMEOUT_S = 300.0  # the API server ends a watch after that, and it is begun anew where it was
+WATCH_TIMEOUT_S = 300  # the API server ends a watch after that, and it is begun anew where it was
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Settings:
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     api = Api.connect()
+    _check_resource(api, settings.namespaces)
     controller = Controller(api, settings.images, settings.namespaces)
     leadership = Leadership(api, settings.lease_namespace, settings.lease_name, identity(), controller.lead)
     watching = threading.Event()
@@ -75,19 +76,39 @@ def run(settings: Settings) -> int:
     return 0
 
 
+def _check_resource(api: Api, namespaces: Sequence[str] | None) -> None:
+    """Raises `RuntimeError` where TrainingJobs cannot be watched: kopf looks for them once."""
+    for namespace in namespaces if namespaces is not None else (None,):
+        try:
+            api.list(JOBS, namespace, PLURAL, limit="1")
+        except ApiError as error:
+            where = f"in namespace {namespace}" if namespace else "in all namespaces"
+            remedy = (
+                "install the CustomResourceDefinition (it comes with the chart; or: python -m outlast.api.crd)"
+                if error.not_found
+                else "see the operator's Role" if error.code == 403 else "see KUBECONFIG"
+            )  # fmt: skip
+            raise RuntimeError(f"TrainingJobs {where} cannot be listed: {error}; {remedy}") from error
+
+
 def make_registry(controller: Controller) -> kopf.OperatorRegistry:
     """Everything that kopf is asked to do."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=registry)
     async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+        settings.scanning.disabled = True  # needs no rights on namespaces and CustomResourceDefinitions
         settings.posting.enabled = False
         settings.posting.level = logging.CRITICAL
-        settings.scanning.disabled = False
+        settings.watching.label_selectors["pods"] = JOB_LABEL  # the API server leaves out everybody else's
         settings.watching.server_timeout = WATCH_TIMEOUT_S
-        settings.watching.client_timeout = WATCH_TIMEOUT_S + 30.0
+        settings.watching.client_timeout = WATCH_TIMEOUT_S + 30
         settings.persistence.finalizer = f"{GROUP}/never"
         settings.networking.error_backoffs = [0.2, 0.5, 1, 2, 5]
+
+    @kopf.on.login(registry=registry)
+    def log_in(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_changed(event: kopf.RawEvent, **_: Any) -> None:

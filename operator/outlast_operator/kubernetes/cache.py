@@ -17,6 +17,7 @@ from outlast.api.spec import KIND
 Json = dict[str, Any]
 Key = tuple[str, str]  # namespace, name of a job
 _REMOVED_KEPT = 10_000
+_GONE_KEPT = 500  # of a job: more than the pods that can matter at one time
 
 
 def version_of(obj: Json) -> int:
@@ -72,7 +73,6 @@ class Cache:
             self._removed[uid] = None
             while len(self._removed) > _REMOVED_KEPT:
                 del self._removed[next(iter(self._removed))]
-            self._pods.pop(uid, None)
             self._gone.pop(uid, None)
         self._on_change(*key)
 
@@ -104,7 +104,14 @@ class Cache:
             newest = max((p for p in (before, pod, known.get(uid)) if p is not None), key=version_of)
             if known.get(uid) is newest:
                 return
+            job_is_gone = owner[1] in self._removed
+            if job_is_gone and not self._pods.get(owner[1]):
+                self._pods.pop(owner[1], None)
             known[uid] = newest
+            if job_is_gone:
+                del self._gone[owner[1]]
+            elif len(known) > _GONE_KEPT:
+                del known[next(iter(known))]
         self._on_change(pod["metadata"]["namespace"], owner[0])
 
     def behind(self, jobs: Iterable[Json], pods: Iterable[Json]) -> set[tuple[str, int]]:

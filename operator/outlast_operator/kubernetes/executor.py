@@ -265,18 +265,18 @@ class Executor:
         self._cache.put_pod(self._api.patch(CORE, view.namespace, "pods", view.pod, patch))
 
     def label_chains(self, views: dict[int, View], sight: Sight) -> None:
-        """Show in the pods' labels who is head."""
+        """Show in the pods' labels who is head; who is in no view (any more) has no such label."""
         existing, _ = self._cache.pods(self._ref.uid)
-        for view in views.values():
-            for position, member in enumerate(view.members):
-                pod = sight.newest.get(member.name)
-                if pod is None or pod.uid not in existing or self._observer.boot_of(pod.uid) != member.boot:
-                    continue
-                wanted = "head" if position == 0 else "replica"
-                if (existing[pod.uid]["metadata"].get("labels") or {}).get(CHAIN_LABEL) != wanted and pod.alive:
-                    self._label(pod, wanted)
+        chains = [[m.boot for m in view.members] for view in views.values()]
+        wanted = {boot: "replica" if at else "head" for chain in chains for at, boot in enumerate(chain)}
+        for uid, pod in sight.pods.items():
+            if pod.role != "server" or uid not in existing:
+                continue
+            label = wanted.get(self._observer.boot_of(uid) or "") if pod.alive else None
+            if (existing[uid]["metadata"].get("labels") or {}).get(CHAIN_LABEL) != label:
+                self._label(pod, label)
 
-    def _label(self, pod: PodView, wanted: str) -> None:
+    def _label(self, pod: PodView, wanted: str | None) -> None:
         key = (pod.uid, f"label {wanted}")
         with self._lock:
             if key in self._under_way:

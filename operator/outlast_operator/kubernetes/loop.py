@@ -27,6 +27,7 @@ from outlast_operator.runtime import Conflict, is_over, run_turn
 log = logging.getLogger("outlast.kubernetes")
 
 Json = dict[str, Any]
+HURRY_S = 1  # grace of pods whose job is gone: nothing of it is kept
 IDLE_S = 10.0  # between two looks at a job in which nothing speaks
 LONGEST_RETRY_S = 10.0
 LONGEST_SLEEP_S = 3600.0
@@ -84,9 +85,22 @@ class JobLoop:
                     self._failed(where, repr(error), trace=True)
         except JobGone:
             log.info("%s is gone", where)
+            self._hurry_its_pods()
         finally:
             if self._runtime is not None:
                 self._runtime.close()
+
+    def _hurry_its_pods(self) -> None:
+        """The garbage collector ends the pods of a deleted job, and each server would wait for a view without it."""
+        job = self._tools.cache.job(self.ref.namespace, self.ref.name)
+        if job is not None and "orphan" in (job["metadata"].get("finalizers") or ()):
+            return  # whoever deletes it so wants to keep them
+        for pod in self._tools.cache.pods(self.ref.uid)[0].values():
+            meta = pod["metadata"]
+            try:
+                self._tools.api.delete(CORE, meta["namespace"], "pods", meta["name"], meta["uid"], HURRY_S)
+            except ApiError as error:
+                log.debug("%s: %s", meta["name"], error)
 
     def _failed(self, where: str, what: str, trace: bool) -> None:
         self.failing += 1

@@ -163,7 +163,7 @@ def _condition(c: Condition, generation: int | None) -> Json:
         "type": c.type,
         "status": c.status,
         "reason": c.reason,
-        "message": c.message,
+        "message": c.message or c.reason,  # some API servers take an empty string for null
         "lastTransitionTime": time_text(c.t_transition),
     }
 
@@ -171,7 +171,7 @@ def _condition(c: Condition, generation: int | None) -> Json:
 def _failover(f: Failover) -> Json:
     return {
         "target": f.target,
-        "cause": f.cause,
+        "cause": f.cause or "Unknown",
         **_present(
             role=f.role or None,
             epoch=f.epoch,

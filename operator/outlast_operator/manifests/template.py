@@ -69,7 +69,8 @@ def gpus_of(container: Mapping[str, Any]) -> int:
 
 def our_container(template: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The template's container that becomes ours; empty if it names none."""
-    containers = ((template or {}).get("spec") or {}).get("containers") or []
+    spec = _object((template or {}).get("spec"), "template.spec")
+    containers = _list(spec.get("containers"), "template.spec.containers")
     named = [c for c in containers if c.get("name") == CONTAINER]
     return dict((named or containers or [{}])[0])
 
