@@ -15,6 +15,7 @@ and nothing is mounted: for clusters whose nodes are other machines.
 
 from __future__ import annotations
 
+import compileall
 import os
 import sys
 import sysconfig
@@ -33,7 +34,9 @@ Json = dict[str, Any]
 
 
 def prepare() -> None:
-    """Make the folders that pods write to: they belong to the pods' user."""
+    """Make the folders that pods write to: they belong to the pods' user. And compile what they cannot."""
+    for source in ("trainer", "operator"):
+        compileall.compile_dir(str(ROOT / source), quiet=2)
     WORK.mkdir(mode=0o755, exist_ok=True)
     for name in ("cache", "cache/outlast", "ledger", "checkpoints"):
         folder = WORK / name

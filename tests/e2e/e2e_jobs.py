@@ -77,6 +77,10 @@ class Job:
         assert found, f"{self.name}: no pod runs as {process}; there are {[p.metadata.name for p in self.pods()]}"
         return found[0]
 
+    def living(self, role: str) -> list[Any]:
+        """The pods of a role that have not ended. Those that failed stay for whoever wants to read why."""
+        return [p for p in self.pods(role=role) if p.status.phase in ("Pending", "Running")]
+
     def head(self) -> Any:
         """The pod of shard 0's head."""
         return self.pod_of(self.view()["members"][0]["name"])

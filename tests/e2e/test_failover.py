@@ -42,7 +42,7 @@ def stop(job: Job) -> None:
     """Suspend: the last member writes a checkpoint, and then nothing changes any more."""
     job.cluster.patch(job.namespace, job.name, {"suspend": True})
     job.wait_condition("Suspended", timeout_s=90)
-    wait_until("the end of all pods", lambda: not job.pods(role="server") and not job.pods(role="worker"), 90)
+    wait_until("the end of all processes", lambda: not job.living("server") and not job.living("worker"), 90)
 
 
 @pytest.mark.parametrize("way", list(faults.KILLS))
