@@ -106,21 +106,17 @@ def install(cluster: Cluster, *options: str) -> None:
 
 
 @pytest.fixture
-def namespace(cluster: Cluster, release: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace that the operator serves, empty of jobs before and after. Its objects are collected on failure."""
-    name = NAMESPACES[0]
-    yield name
-    if request.node.stash.get(_failed, False):
-        folder = BUILD / "e2e" / request.node.name
-        collect(cluster, name, folder)
-        collect(cluster, release, folder / "operator")
-    if "OUTLAST_E2E_KEEP" not in os.environ:
-        cluster.kubectl("delete", "tjob", "--all", "-n", name, "--wait=true")
+def namespace(release: str) -> str:
+    """A namespace that the operator serves."""
+    return NAMESPACES[0]
 
 
 @pytest.fixture
-def start_job(cluster: Cluster, namespace: str, version: str) -> Iterator[Callable[..., Job]]:
-    """start_job("Chain", recovery={...}): make a job and apply it. Its files go with the test."""
+def start_job(
+    cluster: Cluster, release: str, namespace: str, version: str, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Job]]:
+    """start_job("Chain", recovery={...}): make a job and apply it. It goes with the test; a failed test leaves its
+    objects and logs in build/e2e."""
     made: list[Job] = []
 
     def start(strategy: str, **spec: Json) -> Job:
@@ -130,6 +126,10 @@ def start_job(cluster: Cluster, namespace: str, version: str) -> Iterator[Callab
         return job
 
     yield start
+    if request.node.stash.get(_failed, False):
+        folder = BUILD / "e2e" / request.node.name
+        collect(cluster, namespace, folder)
+        collect(cluster, release, folder / "operator")
     for job in made:
         cluster.kubectl("delete", "tjob", job.name, "-n", namespace, "--ignore-not-found", "--wait=true")
         job.remove_files()
