@@ -45,6 +45,7 @@ log = logging.getLogger("outlast.kubernetes")
 
 Json = dict[str, Any]
 KILL_GRACE_S = 1
+TERM_GRACE_S = 3  # whom the planner ends has nothing to hand over: what it holds is saved, or not wanted any more
 AGAIN_S = 5.0  # between two requests to end the same pod
 REDIS_RESTARTS = 5  # in place; then its file is given up, and a fresh Redis is started
 
@@ -195,7 +196,7 @@ class Executor:
         if now - self._asked.get(key, -AGAIN_S) < AGAIN_S or (how == "term" and view.deleting):
             return
         self._asked[key] = now
-        self._delete(view, KILL_GRACE_S if how == "kill" else None)
+        self._delete(view, KILL_GRACE_S if how == "kill" else TERM_GRACE_S)
 
     def _ask_to_leave(self, view: PodView) -> None:
         """The pod stays, with its log; only its process ends. Workers leave by themselves."""
