@@ -1,4 +1,4 @@
-"""What pods, Services and secrets are made of: the user's template kept, ours added, names that follow from the start."""
+"""What pods, Services and secrets are made of: the user's template kept, ours added, names that follow from a start."""
 
 from __future__ import annotations
 

@@ -61,11 +61,12 @@ class Executor:
         images: Images,
         observer: Observer,
         events: Events,
-        pool: ThreadPoolExecutor,
+        pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
         clock: Callable[[], float],
     ) -> None:
         self._api, self._cache, self._ref, self._images = api, cache, ref, images
-        self._observer, self._events, self._pool, self._clock = observer, events, pool, clock
+        self._observer, self._events, self._clock = observer, events, clock
+        self._quick, self._slow = pools
         self._under_way: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._asked: dict[tuple[str, str], float] = {}  # (pod uid, term | kill) -> when
@@ -89,7 +90,7 @@ class Executor:
             case FinishJob(_, to):
                 self._send(to, "finish", lambda watch: watch.control.finish())
             case RequestCheckpoint(_, to, label):
-                self._send(to, "checkpoint", lambda watch: watch.control.checkpoint_now(label))
+                self._send(to, "checkpoint", lambda watch: watch.control.checkpoint_now(label), self._slow)
             case AssignSlot():
                 self._assign(action, sight)
             case Emit(type_, reason, message):
@@ -232,7 +233,9 @@ class Executor:
 
     # --- servers and labels ---
 
-    def _send(self, to: Member, what: str, call: Callable[[ServerWatch], object]) -> None:
+    def _send(
+        self, to: Member, what: str, call: Callable[[ServerWatch], object], pool: ThreadPoolExecutor | None = None
+    ) -> None:
         watch, key = self._observer.watch_of(to.boot), (to.boot, what)
         with self._lock:
             if watch is None or key in self._under_way:
@@ -251,7 +254,7 @@ class Executor:
                 with self._lock:
                     self._under_way.discard(key)
 
-        self._pool.submit(run)
+        (pool or self._quick).submit(run)
 
     def _assign(self, action: AssignSlot, sight: Sight) -> None:
         view = sight.living(action.worker)
@@ -294,7 +297,7 @@ class Executor:
                 with self._lock:
                     self._under_way.discard(key)
 
-        self._pool.submit(run)
+        self._slow.submit(run)
 
 
 def read_slots(text: str) -> dict[int, int]:
