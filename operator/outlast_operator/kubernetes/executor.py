@@ -23,7 +23,7 @@ from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.observer import Observer, Sight
 from outlast_operator.kubernetes.pods import PodView
 from outlast_operator.manifests.children import redis_pod
-from outlast_operator.manifests.names import CHAIN_LABEL, SLOTS_ANNOTATION, JobRef, is_owned
+from outlast_operator.manifests.names import CHAIN_LABEL, NAMED_LABEL, SLOTS_ANNOTATION, JobRef, is_owned
 from outlast_operator.manifests.pods import Images, process_pod, with_slots
 from outlast_operator.state import (
     Action,
@@ -269,18 +269,20 @@ class Executor:
         self._cache.put_pod(self._api.patch(CORE, view.namespace, "pods", view.pod, patch))
 
     def label_chains(self, views: dict[int, View], sight: Sight) -> None:
-        """Show in the pods' labels who is head; who is in no view (any more) has no such label."""
+        """Show in the pods' labels who is head; who is in no view (any more) has no such label, who is dead no name."""
         existing, _ = self._cache.pods(self._ref.uid)
         chains = [[m.boot for m in view.members] for view in views.values()]
         wanted = {boot: "replica" if at else "head" for chain in chains for at, boot in enumerate(chain)}
         for uid, pod in sight.pods.items():
             if pod.role != "server" or uid not in existing:
                 continue
+            found = existing[uid]["metadata"].get("labels") or {}
             label = wanted.get(self._observer.boot_of(uid) or "") if pod.alive else None
-            if (existing[uid]["metadata"].get("labels") or {}).get(CHAIN_LABEL) != label:
-                self._label(pod, label)
+            named = "true" if pod.alive else None
+            if (found.get(CHAIN_LABEL), found.get(NAMED_LABEL)) != (label, named):
+                self._label(pod, {CHAIN_LABEL: label, NAMED_LABEL: named})
 
-    def _label(self, pod: PodView, wanted: str | None) -> None:
+    def _label(self, pod: PodView, wanted: dict[str, str | None]) -> None:
         key = (pod.uid, f"label {wanted}")
         with self._lock:
             if key in self._under_way:
@@ -289,7 +291,7 @@ class Executor:
 
         def run() -> None:
             try:
-                patch: Json = {"metadata": {"labels": {CHAIN_LABEL: wanted}}}
+                patch: Json = {"metadata": {"labels": wanted}}
                 self._cache.put_pod(self._api.patch(CORE, pod.namespace, "pods", pod.pod, patch))
             except ApiError as error:
                 log.info("%s was not labelled %s: %s", pod.pod, wanted, error)

@@ -18,6 +18,7 @@ from outlast_operator.manifests.names import (
     INCARNATION_ANNOTATION,
     METRICS_PORT,
     NAME_ANNOTATION,
+    NAMED_LABEL,
     QUEUE_LABEL,
     REDIS_PORT,
     SLOTS_ANNOTATION,
@@ -143,7 +144,10 @@ def _metadata(job: JobRef, spec: JobSpec, action: StartProcess) -> Json:
     elif action.role == "evaluator":
         more = {}
     name = pod_name(job, action.name, action.replaces, action.incarnation)
-    ours = metadata(job, name, {**labels(job, action.role, **more), **queue_labels})
+    its_labels = {**labels(job, action.role, **more), **queue_labels}
+    if action.role == "server":
+        its_labels[NAMED_LABEL] = "true"
+    ours = metadata(job, name, its_labels)
     ours["annotations"] = {
         NAME_ANNOTATION: action.name,
         INCARNATION_ANNOTATION: str(action.incarnation),
