@@ -97,6 +97,7 @@ def _counted_now(turn: Turn, role: str) -> Iterator[Process]:
 
 
 def _advance(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
+    f = _learn_cause(turn, f)
     if f.closed:
         return f
     if f.kind == "redis":
@@ -104,14 +105,19 @@ def _advance(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
     return _advance_worker(turn, shards, f) if f.kind == "worker" else _advance_server(turn, shards, f)
 
 
+def _learn_cause(turn: Turn, f: Failover) -> Failover:
+    """Its connection was closed first; how it ended is known when its exit is, which may be after it was replaced."""
+    process = turn.process(f.target)
+    if f.cause != "Unreachable" or process is None or process.boot != f.boot or process.alive:
+        return f
+    how = "Killed" if process.exit_signal else "Exited"
+    return replace(f, cause=how, signal=process.exit_signal, message=process.reason)
+
+
 def _advance_server(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
     if f.shard >= len(shards):
         return f
     s, view = shards[f.shard], turn.status.views[f.shard]
-    process = turn.process(f.target)
-    if f.cause == "Unreachable" and process is not None and process.boot == f.boot and not process.alive:
-        how = "Killed" if process.exit_signal else "Exited"  # its connection was closed first; now it is known
-        f = replace(f, cause=how, signal=process.exit_signal, message=process.reason)
     if f.t_decided is None:
         if view is not s.view and (f.boot not in {m.boot for m in view.members} or s.failed_restore):
             gradients = _lost_gradients(turn, shards, f)

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from outlast_operator.forkserver_client import ForkServerClient, ForkServerError
 from outlast_operator.local_template import LocalTemplate
 from outlast_operator.redis_process import find_redis_server, redis_command
 from outlast_operator.run_directory import RunConfig, RunDirectory, write_json
-from outlast_operator.runtime import Conflict, Runtime
+from outlast_operator.runtime import is_over, run_turn
 from outlast_operator.state import (
     Action,
     AssignSlot,
@@ -37,7 +36,6 @@ from outlast_operator.state import (
     JobStatus,
     KillProcess,
     ObservedJob,
-    Plan,
     Process,
     RedisState,
     RequestCheckpoint,
@@ -363,27 +361,6 @@ class LocalRuntime:
             self._redis.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._forkserver.close()
-
-
-def run_turn(runtime: Runtime, decide: Callable[[ObservedJob, float], Plan], now: float) -> tuple[Plan, bool]:
-    """One turn. The flag says that the status changed, so that another turn should follow at once."""
-    observed = runtime.observe()
-    plan = decide(observed, now)
-    changed = replace(plan.status, resource_version=None) != replace(observed.status, resource_version=None)
-    if changed:
-        try:
-            runtime.write_status(plan.status, observed.status.resource_version)
-        except Conflict as conflict:
-            log.info("%s", conflict)
-            return plan, True
-    for action in plan.actions:
-        runtime.execute(action)
-    return plan, changed
-
-
-def is_over(observed: ObservedJob) -> bool:
-    """The outcome is recorded and nobody is left to wait for."""
-    return observed.status.outcome is not None and not any(p.alive for p in observed.processes.values())
 
 
 def main() -> int:

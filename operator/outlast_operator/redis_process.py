@@ -46,20 +46,18 @@ def find_redis_server() -> Path:
 def redis_command(program: Path, directory: Path, socket: Path, durability: str, max_memory: int) -> list[str]:
     """The command line. Every restart over the same `directory` finds what durability kept."""
     command = [str(program), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
-    command += ["--dir", str(directory), "--daemonize", "no", "--save", ""]
-    command += ["--maxmemory", str(max_memory), "--maxmemory-policy", "noeviction"]
-    if durability in APPEND_FSYNC:
-        command += ["--appendonly", "yes", "--appendfsync", APPEND_FSYNC[durability]]
-        command += [
-            "--auto-aof-rewrite-percentage",
-            "100",
-            "--auto-aof-rewrite-min-size",
-            str(max(256 << 20, max_memory // 2)),
-        ]
-        command += ["--aof-load-truncated", "yes"]  # the torn last command was acknowledged to nobody
-    else:
-        command += ["--appendonly", "no"]
-    return command
+    return [*command, "--dir", str(directory), "--daemonize", "no", *redis_settings(durability, max_memory)]
+
+
+def redis_settings(durability: str, max_memory: int) -> list[str]:
+    """What every Redis of a job is set to, wherever it runs."""
+    settings = ["--save", "", "--maxmemory", str(max_memory), "--maxmemory-policy", "noeviction"]
+    if durability not in APPEND_FSYNC:
+        return [*settings, "--appendonly", "no"]
+    settings += ["--appendonly", "yes", "--appendfsync", APPEND_FSYNC[durability]]
+    settings += ["--auto-aof-rewrite-percentage", "100"]
+    settings += ["--auto-aof-rewrite-min-size", str(max(256 << 20, max_memory // 2))]
+    return [*settings, "--aof-load-truncated", "yes"]  # the torn last command was acknowledged to nobody
 
 
 def redis_url(socket: Path) -> str:

@@ -10,9 +10,14 @@ Rules:
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
-from outlast_operator.state import Action, JobStatus, ObservedJob
+from outlast_operator.state import Action, JobStatus, ObservedJob, Plan
+
+log = logging.getLogger("outlast.runtime")
 
 
 class Conflict(Exception):
@@ -34,3 +39,24 @@ class Runtime(Protocol):
     def execute(self, action: Action) -> None:
         """Carry one action out, or start to. Errors that a repetition may cure are logged, not raised."""
         ...
+
+
+def run_turn(runtime: Runtime, decide: Callable[[ObservedJob, float], Plan], now: float) -> tuple[Plan, bool]:
+    """One turn. The flag says that the status changed, so that another turn should follow at once."""
+    observed = runtime.observe()
+    plan = decide(observed, now)
+    changed = replace(plan.status, resource_version=None) != replace(observed.status, resource_version=None)
+    if changed:
+        try:
+            runtime.write_status(plan.status, observed.status.resource_version)
+        except Conflict as conflict:
+            log.info("%s", conflict)
+            return plan, True
+    for action in plan.actions:
+        runtime.execute(action)
+    return plan, changed
+
+
+def is_over(observed: ObservedJob) -> bool:
+    """The outcome is recorded and nobody is left to wait for."""
+    return observed.status.outcome is not None and not any(p.alive for p in observed.processes.values())

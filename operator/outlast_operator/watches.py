@@ -7,6 +7,7 @@ is no such thing (the planner looks at each heartbeat anyway), but reaching the 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -34,13 +35,18 @@ class ServerWatch:
         silence_s: float,
         wake: Callable[[], None],
         goal_version: int | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        """`clock` is the runtime's, where it is not the servers' own monotonic one (another host): times are converted
+        by the smallest difference seen, that of the status that was under way for the shortest time."""
         self.address = address
         self.control = ServerControl(address, job_uid, token, timeout_s=silence_s)
         self.probe: Probe | None = None
         self._silence_s = silence_s
         self._wake = wake
         self._goal_version = goal_version
+        self._clock = clock
+        self._offsets: dict[str, float] = {}  # boot -> seconds to add to its times
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch-{address}", daemon=True)
         self._thread.start()
@@ -53,7 +59,7 @@ class ServerWatch:
         while not self._stopped.is_set():
             try:
                 for raw in self.control.watch(self._silence_s):
-                    self._heard(Probe.from_json(raw, time.monotonic()))
+                    self._heard(self._read(raw))
             except PeerTimeout:
                 pass  # it may be slow or stopped: `t_heard` tells the planner for how long
             except OSError:
@@ -61,6 +67,14 @@ class ServerWatch:
             except Exception:
                 log.exception("watch of %s: a status that cannot be read", self.address)
             self._stopped.wait(RETRY_S)
+
+    def _read(self, raw: dict[str, Any]) -> Probe:
+        if self._clock is None:
+            return Probe.from_json(raw, time.monotonic())
+        now, boot = self._clock(), str(raw.get("boot"))
+        offset_s = min(self._offsets.get(boot, math.inf), now - float(raw["t"]))
+        self._offsets = {boot: offset_s}
+        return Probe.from_json(raw, now, offset_s)
 
     def _heard(self, probe: Probe) -> None:
         before, self.probe = self.probe, probe

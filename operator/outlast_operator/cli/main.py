@@ -34,6 +34,7 @@ class Command:
 COMMANDS = (
     Command("run", "outlast_operator.cli.run", "train a TrainingJob on this machine, with failures on request"),
     Command("validate", "outlast_operator.cli.validate", "check a TrainingJob; everything that is wrong is said"),
+    Command("operator", "outlast_operator.cli.operator", "run the Kubernetes operator"),
     Command("report", "outlast_operator.cli.report", "draw report.png and report.html again from a report.json"),
     Command("study", "outlast_operator.cli.study", "run the paper's experiments and ours, to a report"),
     Command("bench", "outlast_operator.cli.bench", "measure throughput and recovery"),

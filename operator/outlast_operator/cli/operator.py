@@ -1,0 +1,94 @@
+"""Run the operator: it turns TrainingJobs into pods and keeps them training. Every option may come from the environment
+(OUTLAST_NAMESPACES, OUTLAST_LEASE_NAMESPACE, OUTLAST_TRAINER_IMAGE, OUTLAST_REDIS_IMAGE, POD_NAMESPACE)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+
+import outlast
+
+EXIT_BAD_INPUT = 2
+TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    env = os.environ.get
+    version = outlast.__version__
+    parser.add_argument(
+        "--namespace", action="append", metavar="NS", help="serve this namespace; may be repeated (default: our own)"
+    )
+    parser.add_argument("--all-namespaces", action="store_true", help="serve every namespace (needs cluster rights)")
+    parser.add_argument("--lease-namespace", metavar="NS", default=env("OUTLAST_LEASE_NAMESPACE"))
+    parser.add_argument("--lease-name", metavar="NAME", default="outlast-operator")
+    parser.add_argument("--health-port", type=int, default=8081, metavar="PORT")
+    parser.add_argument("--metrics-port", type=int, default=8080, metavar="PORT")
+    parser.add_argument(
+        "--trainer-image", metavar="IMAGE", default=env("OUTLAST_TRAINER_IMAGE") or f"outlast/trainer:{version}",
+        help="image of servers and workers whose template names none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--redis-image", metavar="IMAGE", default=env("OUTLAST_REDIS_IMAGE") or f"outlast/redis:{version}",
+        help="image of the Redis that is started for a job",
+    )  # fmt: skip
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    _log(arguments.log_format)
+    try:
+        from outlast_operator.handlers import Settings
+        from outlast_operator.handlers import run as run_operator
+        from outlast_operator.manifests.pods import Images
+    except ModuleNotFoundError as error:
+        print(f"outlast operator: {error}; install it with pip install 'outlast[operator]'", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    namespaces = _namespaces(arguments)
+    lease_namespace = arguments.lease_namespace or os.environ.get("POD_NAMESPACE")
+    lease_namespace = lease_namespace or (namespaces[0] if namespaces else "default")
+    settings = Settings(
+        namespaces=namespaces,
+        lease_namespace=lease_namespace,
+        lease_name=arguments.lease_name,
+        health_port=arguments.health_port,
+        metrics_port=arguments.metrics_port,
+        images=Images(arguments.trainer_image, arguments.redis_image),
+    )
+    try:
+        return run_operator(settings)
+    except (RuntimeError, OSError) as error:
+        print(f"outlast operator: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _namespaces(arguments: argparse.Namespace) -> list[str] | None:
+    """None: all of them."""
+    if arguments.all_namespaces:
+        return None
+    named = arguments.namespace or [n.strip() for n in os.environ.get("OUTLAST_NAMESPACES", "").split(",")]
+    return [n for n in named if n] or [os.environ.get("POD_NAMESPACE") or "default"]
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _log(kind: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if kind == "json" else logging.Formatter(TEXT_FORMAT))
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    for chatty in ("kopf", "urllib3", "aiohttp", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,121 @@
+"""Which spec is in force: what the TrainingJob says, unless that is refused. Pure.
+
+Rules. (1) A job that was never valid has no spec in force: it is Failed, with the words of `outlast validate`, until
+its spec is mended. (2) Of a job that trains, a change that is refused (an immutable field, or a spec that is no longer
+valid) is not taken up, and the rest of it goes on: a typing error must not end a training of days. It is said in the
+condition SpecAccepted and in an event. (3) What was accepted first is remembered in the status, for it is what the
+processes were started with. (4) An API server with CEL refuses the same changes before they come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from outlast.api.errors import FieldError, SpecError
+from outlast.api.immutable import changed_immutables
+from outlast.api.spec import JobSpec, TrainingJob
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """`spec` is None when none is in force; `refused` says why a part (or all) of what is written is not."""
+
+    spec: JobSpec | None
+    refused: tuple[FieldError, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def message(self) -> str:
+        return "\n".join(str(error) for error in self.refused)
+
+
+def accept(job: Json, accepted: JobSpec | None) -> Acceptance:
+    """Judge a TrainingJob as it stands. `accepted`: the spec that its processes were started with, if there is one."""
+    try:
+        written = TrainingJob.load({k: v for k, v in job.items() if k != "status"})
+        errors = list(_not_in_a_cluster(written.spec))
+        if errors:
+            raise SpecError(errors)
+    except SpecError as error:
+        return Acceptance(None if accepted is None else _keep(accepted, job), tuple(error.errors))
+    warnings = tuple(str(warning) for warning in written.warnings)
+    if accepted is None:
+        return Acceptance(written.spec, (), warnings)
+    changed = changed_immutables(accepted, written.spec)
+    if not changed:
+        return Acceptance(written.spec, (), warnings)
+    return Acceptance(_restore(written.spec, accepted, changed), tuple(changed), warnings)
+
+
+def to_remember(spec: JobSpec) -> Json:
+    """The spec without templates: these may change, and need not be compared."""
+    raw = spec.to_json()
+    return {**raw, "servers": {**raw["servers"], "template": {}}, "workers": {**raw["workers"], "template": {}}}
+
+
+def _keep(accepted: JobSpec, job: Json) -> JobSpec:
+    """The accepted spec, with what of a spec that is not valid can be told apart: templates, and whether to pause."""
+    raw, written = accepted.to_json(), job.get("spec") or {}
+    for role in ("servers", "workers"):
+        template = (written.get(role) or {}).get("template") if isinstance(written.get(role), dict) else None
+        if isinstance(template, dict) and _containers(template) is not None:
+            raw[role]["template"] = template
+    if isinstance(written.get("suspend"), bool):
+        raw["suspend"] = written["suspend"]
+    return JobSpec.from_json(raw)
+
+
+def _restore(written: JobSpec, accepted: JobSpec, changed: list[FieldError]) -> JobSpec:
+    """`written` with the accepted values of what may not change; all of `accepted` if the two do not fit together."""
+    raw, before = written.to_json(), accepted.to_json()
+    for error in changed:
+        path = error.path.removeprefix("spec.").split(".")
+        _at(raw, path[:-1])[path[-1]] = _at(before, path[:-1])[path[-1]]
+    try:
+        return JobSpec.from_json(raw)
+    except SpecError:
+        return accepted
+
+
+def _at(tree: Any, path: list[str]) -> Any:
+    for part in path:
+        tree = tree[part]
+    return tree
+
+
+def _not_in_a_cluster(spec: JobSpec) -> list[FieldError]:
+    """What no pod can do in this release: refused, for to ignore it would be to promise it."""
+    errors = []
+    if spec.security.tls.secret_name is not None:
+        errors.append(
+            FieldError(
+                "spec.security.tls.secretName",
+                spec.security.tls.secret_name,
+                "encryption of the data path is not there yet; leave it out, and keep others away by a NetworkPolicy",
+            )
+        )
+    url = spec.recovery.buffer.url
+    if url is not None and url.startswith("unix:"):
+        message = f'"{url}" is a socket of one machine, which pods cannot share; give redis://host:port'
+        errors.append(FieldError("spec.recovery.buffer.url", url, message))
+    for role, template in (("servers", spec.servers.template), ("workers", spec.workers.template)):
+        containers = _containers(template)
+        if containers is None:
+            message = "is no PodTemplateSpec: spec.containers is not a list of objects"
+            errors.append(FieldError(f"spec.{role}.template", None, message))
+    return errors
+
+
+def _containers(template: Mapping[str, Any]) -> list[Json] | None:
+    spec = template.get("spec")
+    if spec is None:
+        return []
+    containers = spec.get("containers") if isinstance(spec, dict) else ...
+    if containers is None:
+        return []
+    well = isinstance(containers, list) and all(isinstance(c, dict) for c in containers)
+    return containers if well else None  # type: ignore[return-value]

@@ -1,0 +1,151 @@
+"""All jobs of this operator: a loop for each while it leads, and a look whether the watches tell everything.
+
+Rules. (1) Whoever does not lead keeps its cache and acts on nothing. (2) Who begins to lead lists once, so that no loop
+starts from less than what there is. (3) Each minute the lists are compared with what the watches have told: what they
+missed is put right, and when they miss things twice in a row, events do not flow and `healthy` says so; the kubelet
+then restarts this process. (4) Who has led and leads no more ends its process: nothing it holds is of use.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from outlast_operator.kubernetes.api import CORE, JOBS, PLURAL, Api, ApiError
+from outlast_operator.kubernetes.cache import Cache, Key
+from outlast_operator.kubernetes.loop import JobLoop, managed_by_us
+from outlast_operator.kubernetes.runtime import Tools
+from outlast_operator.manifests.names import JOB_LABEL
+from outlast_operator.manifests.pods import Images
+
+log = logging.getLogger("outlast.controller")
+
+Json = dict[str, Any]
+AUDIT_S, IN_FLIGHT_S, PRIME_RETRY_S = 60.0, 3.0, 1.0
+DEAF_AUDITS = 2
+
+
+class Controller:
+    """`namespaces` None: all of them. `on_lost` is called when this operator has led and leads no more."""
+
+    def __init__(
+        self, api: Api, images: Images, namespaces: Sequence[str] | None, on_lost: Callable[[], None] | None = None
+    ) -> None:
+        self.api = api
+        self.cache = Cache(self._changed)
+        self._tools = Tools(api, self.cache, images, ThreadPoolExecutor(16, thread_name_prefix="to-server"))
+        self._namespaces = None if namespaces is None else list(namespaces)
+        self._on_lost = on_lost if on_lost is not None else lambda: os._exit(1)
+        self._loops: dict[Key, JobLoop] = {}
+        self._lock = threading.Lock()
+        self._leading = False
+        self._stopped = threading.Event()
+        self._deaf = 0
+
+    # --- leadership ---
+
+    def lead(self, leading: bool) -> None:
+        if not leading:
+            if self._leading:
+                self._on_lost()
+            return
+        threading.Thread(target=self._begin, name="begin", daemon=True).start()
+
+    def _begin(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                jobs, pods, as_of = self._list("")
+            except ApiError as error:
+                log.warning("the jobs cannot be listed: %s (tried again)", error)
+                self._stopped.wait(PRIME_RETRY_S)
+                continue
+            self.cache.align(jobs, pods, as_of, self._namespaces)
+            break
+        self._leading = True
+        for job in self.cache.jobs():
+            self._changed(job["metadata"]["namespace"], job["metadata"]["name"])
+        threading.Thread(target=self._audit_for_ever, name="audit", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the loops; the jobs go on."""
+        self._stopped.set()
+        self._leading = False
+        with self._lock:
+            for loop in self._loops.values():
+                loop.stop()
+
+    # --- jobs ---
+
+    def _changed(self, namespace: str, name: str) -> None:
+        if not self._leading:
+            return
+        key = (namespace, name)
+        job = self.cache.job(namespace, name)
+        with self._lock:
+            loop = self._loops.get(key)
+            ours = job is not None and managed_by_us(job) and not job["metadata"].get("deletionTimestamp")
+            if loop is not None and (job is None or loop.ref.uid != job["metadata"]["uid"]):
+                loop.stop()
+                loop = self._loops.pop(key) and None
+            if job is not None and ours and (loop is None or not loop.alive):
+                loop = self._loops[key] = JobLoop(self._tools, job)
+                loop.start()
+            elif loop is not None:
+                loop.wake()
+
+    # --- health ---
+
+    @property
+    def healthy(self) -> bool:
+        """Whether events flow."""
+        return self._deaf < DEAF_AUDITS
+
+    def counts(self) -> dict[str, int]:
+        with self._lock:
+            loops = list(self._loops.values())
+        return {"loops": sum(loop.alive for loop in loops), "failing": sum(loop.failing > 0 for loop in loops)}
+
+    @property
+    def leading(self) -> bool:
+        return self._leading
+
+    def _audit_for_ever(self) -> None:
+        while not self._stopped.wait(AUDIT_S):
+            try:
+                self._audit()
+            except ApiError as error:
+                log.warning("the watches were not audited: %s", error)
+
+    def _audit(self) -> None:
+        jobs, pods, as_of = self._list("0")
+        behind = self.cache.behind(jobs, pods)
+        if behind:
+            self._stopped.wait(IN_FLIGHT_S)
+            behind &= self.cache.behind(jobs, pods)
+        self._deaf = self._deaf + 1 if behind else 0
+        if behind:
+            log.warning("the watches have not told of %d objects", len(behind))
+        self.cache.align(jobs, pods, as_of, self._namespaces)
+
+    def _list(self, version: str) -> tuple[list[Json], list[Json], int]:
+        """Jobs, pods of ours, the oldest version of the lists. `version` "0": as the API server has it at hand."""
+        query = {"resourceVersion": version} if version else {}
+        jobs: list[Json] = []
+        pods: list[Json] = []
+        oldest: list[int] = []
+        for namespace in self._namespaces if self._namespaces is not None else [None]:
+            listed = self.api.list(JOBS, namespace, PLURAL, **query)
+            its_pods = self.api.list(CORE, namespace, "pods", labelSelector=JOB_LABEL, **query)
+            jobs += listed.get("items") or []
+            pods += its_pods.get("items") or []
+            oldest += [_version(listed), _version(its_pods)]
+        return jobs, pods, min(oldest)
+
+
+def _version(listed: Json) -> int:
+    text = str(listed["metadata"].get("resourceVersion", "0"))
+    return int(text) if text.isdigit() else 0

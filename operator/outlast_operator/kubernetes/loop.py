@@ -1,0 +1,242 @@
+"""One loop a job: a thread that observes, plans, records and acts, until the job is deleted.
+
+Rules. (1) Level-based: it may end between any two lines, and another one goes on from what is recorded. (2) It sleeps
+until something happens, until the plan wants to be woken, or (while servers speak) for a heartbeat. (3) Whatever goes
+wrong here is logged and tried again, ever more slowly; it never ends the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets as random
+import threading
+from typing import Any
+
+from outlast_operator.kubernetes.acceptance import Acceptance, accept
+from outlast_operator.kubernetes.api import CORE, JOBS, PLURAL, ApiError
+from outlast_operator.kubernetes.events import Events
+from outlast_operator.kubernetes.observer import Secrets
+from outlast_operator.kubernetes.runtime import JobGone, KubernetesRuntime, Tools, replace_status
+from outlast_operator.kubernetes.status import INVALID, REFUSED, invalid_status, read_record, shown_refusal
+from outlast_operator.manifests import children
+from outlast_operator.manifests.names import JobRef, checkpoint_claim, is_owned, redis_secret, token_secret
+from outlast_operator.manifests.pods import PASSWORD_KEY, TOKEN_KEY
+from outlast_operator.plan import plan
+from outlast_operator.runtime import Conflict, is_over, run_turn
+
+log = logging.getLogger("outlast.kubernetes")
+
+Json = dict[str, Any]
+HURRY_S = 1  # grace of pods whose job is gone: nothing of it is kept
+IDLE_S = 10.0  # between two looks at a job in which nothing speaks
+LONGEST_RETRY_S = 10.0
+LONGEST_SLEEP_S = 3600.0
+
+
+class JobLoop:
+    """`start` once; `wake` whenever something about the job has changed; `stop` leaves the job as it is."""
+
+    def __init__(self, tools: Tools, job: Json) -> None:
+        meta = job["metadata"]
+        self.ref = JobRef(meta["name"], meta["namespace"], meta["uid"], meta.get("labels") or {})
+        self._tools = tools
+        self._events = Events(tools.api, self.ref, tools.pool, tools.now)
+        self._runtime: KubernetesRuntime | None = None
+        self._generation: int | None = None
+        self._woken = threading.Event()  # while there is no runtime to wake
+        self._stopped = threading.Event()
+        self._reason = ""
+        self.failing = 0  # turns in a row that ended in an error
+        self._thread = threading.Thread(target=self._run, name=f"job-{self.ref.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def wake(self) -> None:
+        runtime = self._runtime
+        if runtime is not None:
+            runtime.wake()
+        self._woken.set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.wake()
+
+    # --- the loop ---
+
+    def _run(self) -> None:
+        where = f"{self.ref.namespace}/{self.ref.name}"
+        try:
+            while not self._stopped.is_set():
+                try:
+                    self._sleep(self._turn())
+                    self.failing = 0
+                except Conflict as conflict:
+                    log.info("%s", conflict)
+                except ApiError as error:
+                    self._failed(where, str(error), trace=False)
+                except JobGone:
+                    raise
+                except Exception as error:
+                    self._failed(where, repr(error), trace=True)
+        except JobGone:
+            log.info("%s is gone", where)
+            self._hurry_its_pods()
+        finally:
+            if self._runtime is not None:
+                self._runtime.close()
+
+    def _hurry_its_pods(self) -> None:
+        """The garbage collector ends the pods of a deleted job, and each server would wait for a view without it."""
+        job = self._tools.cache.job(self.ref.namespace, self.ref.name)
+        if job is not None and "orphan" in (job["metadata"].get("finalizers") or ()):
+            return  # whoever deletes it so wants to keep them
+        for pod in self._tools.cache.pods(self.ref.uid)[0].values():
+            meta = pod["metadata"]
+            try:
+                self._tools.api.delete(CORE, meta["namespace"], "pods", meta["name"], meta["uid"], HURRY_S)
+            except ApiError as error:
+                log.debug("%s: %s", meta["name"], error)
+
+    def _failed(self, where: str, what: str, trace: bool) -> None:
+        self.failing += 1
+        log.warning("%s: %s (tried again)", where, what, exc_info=trace)
+        self._stopped.wait(min(0.1 * 2 ** min(self.failing, 10), LONGEST_RETRY_S))
+
+    def _sleep(self, until: float | None) -> None:
+        """`until` None: go on at once."""
+        if until is None or self._stopped.is_set():
+            return
+        if self._runtime is not None:
+            self._runtime.wait(until)
+            return
+        self._woken.wait(max(0.0, until - self._tools.now()))
+        self._woken.clear()
+
+    def _turn(self) -> float | None:
+        """One turn; returns until when to sleep. Raises `JobGone`, `Conflict`, `ApiError`."""
+        job = self._tools.cache.job(self.ref.namespace, self.ref.name)
+        if job is None or job["metadata"]["uid"] != self.ref.uid or job["metadata"].get("deletionTimestamp"):
+            raise JobGone(self.ref.name)
+        if job["metadata"].get("generation") != self._generation or self._runtime is None:
+            if not self._take(job):
+                return self._tools.now() + LONGEST_SLEEP_S  # until its spec is mended
+            self._generation = job["metadata"].get("generation")
+        return self._plan()
+
+    def _plan(self) -> float | None:
+        runtime = self._runtime
+        assert runtime is not None
+        spec = runtime.acceptance.spec
+        assert spec is not None
+        now = self._tools.now()
+        turn, changed = run_turn(runtime, lambda observed, t: plan(spec, observed, t), now)
+        if turn.reason != self._reason:
+            log.info("%s/%s: %s", self.ref.namespace, self.ref.name, turn.reason)
+            self._reason = turn.reason
+        if changed:
+            return None
+        runtime.after_turn(turn.status)
+        observed = runtime.observe()
+        if is_over(observed):
+            return self._finished(observed.status.t_completed or now)
+        speaking = bool(observed.probes) or any(p.alive for p in observed.processes.values())
+        look_again = now + (spec.recovery.failover.heartbeat_seconds if speaking else IDLE_S)
+        return look_again if turn.wake_at is None else min(look_again, turn.wake_at)
+
+    def _finished(self, t_completed: float) -> float:
+        assert self._runtime is not None
+        assert self._runtime.acceptance.spec is not None
+        ttl_s = self._runtime.acceptance.spec.run_policy.ttl_seconds_after_finished
+        now = self._tools.now()
+        if ttl_s is None:
+            return now + LONGEST_SLEEP_S
+        if now < t_completed + ttl_s:
+            return min(t_completed + ttl_s, now + LONGEST_SLEEP_S)
+        log.info("%s/%s is deleted: ttlSecondsAfterFinished", self.ref.namespace, self.ref.name)
+        try:
+            self._tools.api.delete(
+                JOBS, self.ref.namespace, PLURAL, self.ref.name, self.ref.uid, propagation="Background"
+            )
+        except ApiError as error:
+            if not (error.not_found or error.conflict):
+                raise
+        return now + IDLE_S
+
+    # --- which spec, and what it needs ---
+
+    def _take(self, job: Json) -> bool:
+        """Put the spec in force. False: there is none."""
+        record = read_record(job)
+        acceptance = accept(job, record.spec)
+        if acceptance.spec is None:
+            self._show_invalid(job, acceptance)
+            return False
+        fresh = self._runtime is None
+        if self._runtime is None:
+            if record.status.outcome is None:
+                self._tell_warnings(record.status.t_start is None, acceptance)
+            its_secrets = self._ensure_children(acceptance)
+            self._runtime = KubernetesRuntime(self._tools, self.ref, acceptance, its_secrets, self._events)
+        else:
+            self._runtime.take(acceptance)
+        if acceptance.message != shown_refusal(job) and not (fresh and record.spec is None):
+            if acceptance.refused:
+                self._events.tell("Warning", REFUSED, acceptance.message)
+            self._runtime.show_refusal()
+        return True
+
+    def _tell_warnings(self, first: bool, acceptance: Acceptance) -> None:
+        for warning in acceptance.warnings if first else ():
+            self._events.tell("Warning", "SpecWarning", warning)
+
+    def _show_invalid(self, job: Json, acceptance: Acceptance) -> None:
+        status = invalid_status(job, acceptance.message, self._tools.now())
+        if (job.get("status") or {}) == status:
+            return
+        replace_status(self._tools.api, self._tools.cache, job, status)
+        self._events.tell("Warning", INVALID, acceptance.message)
+
+    def _ensure_children(self, acceptance: Acceptance) -> Secrets:
+        """Make what the pods need, unless it is there; returns the secrets. Raises `ApiError`."""
+        spec, ref = acceptance.spec, self.ref
+        assert spec is not None
+        token = self._secret(children.token(ref, random.token_hex(16)), token_secret(ref), TOKEN_KEY)
+        self._ensure("services", children.servers_headless(ref))
+        password = None
+        if children.runs_redis(spec):
+            made = children.redis_password(ref, random.token_hex(16))
+            password = self._secret(made, redis_secret(ref), PASSWORD_KEY)
+            self._ensure("services", children.redis_endpoint(ref))
+        if children.needs_claim(spec):
+            self._ensure("persistentvolumeclaims", children.checkpoints_claim(ref))
+            log.debug("%s holds the checkpoints", checkpoint_claim(ref))
+        return Secrets(token, password)
+
+    def _secret(self, obj: Json, name: str, key: str) -> str:
+        return children.secret_value(self._ensure("secrets", obj), key)
+
+    def _ensure(self, plural: str, obj: Json) -> Json:
+        """The object as it is recorded: made now, or before by an operator for this very job."""
+        api, namespace, name = self._tools.api, self.ref.namespace, obj["metadata"]["name"]
+        try:
+            return api.create(CORE, namespace, plural, obj)
+        except ApiError as error:
+            if not error.already_exists:
+                raise
+        existing = api.get(CORE, namespace, plural, name)
+        if not is_owned(existing, self.ref.uid):
+            message = f"{obj['kind']} {name} exists and belongs to somebody else; delete it, or rename this job"
+            self._events.tell("Warning", "NameTaken", message)
+            raise ApiError(409, "NameTaken", message)
+        return existing
+
+
+def managed_by_us(job: Json) -> bool:
+    """Whether the job is for this controller (`spec.managedBy`)."""
+    manager = (job.get("spec") or {}).get("managedBy")
+    return manager in (None, "outlast.dev/operator")

@@ -1,0 +1,235 @@
+"""What is known of a job now: pods from the cache, servers and Redis from watches of our own. Nothing is waited for.
+
+Rules. (1) A watch belongs to one pod (its uid and address), so that what it hears is that pod's by construction. (2) A
+pod whose object is gone is proved dead by its container's termination, if the last state shows it, or by its connection
+being closed after that; a watch therefore outlives its pod until one of the two is known. (3) The newest pod of a name
+is the process of that name; older ones are among the dead, or not spoken of. (4) When a pod was first seen is taken
+from our own clock: another one's may be ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from outlast.api.spec import JobSpec
+from outlast_operator.kubernetes.cache import Cache
+from outlast_operator.kubernetes.pods import PodView, parse_time, read_pod
+from outlast_operator.manifests.children import runs_redis
+from outlast_operator.manifests.names import REDIS_PORT, JobRef
+from outlast_operator.manifests.pods import redis_url
+from outlast_operator.state import Probe, Process, RedisState
+from outlast_operator.watches import RedisWatch, ServerWatch
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What the operator must know to speak to a job's servers and Redis."""
+
+    token: str
+    redis_password: str | None = None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One look at a job's pods."""
+
+    processes: dict[str, Process]
+    probes: dict[str, Probe]
+    redis: RedisState
+    dead: frozenset[str]
+    pods: dict[str, PodView]  # by uid, all that exist
+    newest: dict[str, PodView]  # by process name
+
+    def living(self, name: str) -> PodView | None:
+        view = self.newest.get(name)
+        return view if view is not None and view.alive else None
+
+    def active_workers(self) -> int:
+        return sum(view.role == "worker" and view.alive for view in self.newest.values())
+
+
+@dataclass
+class _Known:
+    """What we remember of a pod beside its object."""
+
+    t_seen: float
+    t_exited: float | None = None
+    boot: str | None = None
+
+
+class Observer:
+    """Looks at one job. Used by its loop alone; watches call `wake` from their threads."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        ref: JobRef,
+        spec: JobSpec,
+        secrets: Secrets,
+        wake: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._cache, self._ref, self._secrets = cache, ref, secrets
+        self._wake, self._clock = wake, clock
+        self._t_start = clock()
+        self._known: dict[str, _Known] = {}
+        self._watches: dict[str, ServerWatch] = {}  # pod uid -> watch
+        self._redis: tuple[str, RedisWatch] | None = None  # url, watch
+        self._dead: set[str] = set()
+        self._last_probes: dict[str, Probe] = {}
+        self.refused_starts: dict[str, Process] = {}  # name -> a start that the API server refused
+        self.spec = spec
+
+    def look(self) -> Sight:
+        now = self._clock()
+        existing, gone = self._cache.pods(self._ref.uid)
+        pods = self._read(existing, now, False)
+        past = self._read(gone, now, True)
+        newest = self._newest([*pods.values(), *past.values()])
+        self._keep_watches(pods, past, newest)
+        self._note_dead(pods, past)
+        processes = {name: self._process(view, now) for name, view in newest.items()}
+        for name, process in self.refused_starts.items():
+            if name not in processes or not processes[name].alive:
+                processes[name] = process
+        shown = {p.instance for p in processes.values()}
+        return Sight(
+            processes, self._probes(newest), self._redis_state(newest), frozenset(self._dead - shown), pods, newest
+        )
+
+    def watch_of(self, boot: str) -> ServerWatch | None:
+        """The line to the server that has this boot id."""
+        for uid, known in self._known.items():
+            if known.boot == boot:
+                return self._watches.get(uid)
+        return None
+
+    def boot_of(self, uid: str) -> str | None:
+        """The boot id that this pod's server has told."""
+        known = self._known.get(uid)
+        return None if known is None else known.boot
+
+    def close(self) -> None:
+        for watch in self._watches.values():
+            watch.close()
+        if self._redis is not None:
+            self._redis[1].close()
+
+    # --- pods ---
+
+    def _read(self, objects: dict[str, Any], now: float, gone: bool) -> dict[str, PodView]:
+        views = {}
+        for uid, obj in objects.items():
+            if uid not in self._known:
+                created = parse_time(str(obj["metadata"].get("creationTimestamp", "1970-01-01T00:00:00Z")))
+                # One that was there before us: its age is known by the API server's clock alone.
+                early = now - self._t_start < 1.0
+                self._known[uid] = _Known(min(now, created) if early else now)
+            view = read_pod(obj, now, self._known[uid].t_seen, gone)
+            if view is not None:
+                views[uid] = view
+        return views
+
+    def _newest(self, views: list[PodView]) -> dict[str, PodView]:
+        newest: dict[str, PodView] = {}
+        for view in sorted(views, key=lambda v: (v.created, self._known[v.uid].t_seen, v.alive, v.uid)):
+            newest[view.name] = view
+        return newest
+
+    def _process(self, view: PodView, now: float) -> Process:
+        known = self._known[view.uid]
+        watch = self._watches.get(view.uid)
+        if watch is not None and watch.probe is not None:
+            known.boot = watch.probe.boot
+        if not view.alive and known.t_exited is None:
+            known.t_exited = now
+        phase = view.phase
+        if view.role == "server" and phase == "running" and known.boot is None:
+            phase = "starting"
+        return Process(
+            name=view.name,
+            role=view.role,  # type: ignore[arg-type]
+            instance=view.instance,
+            phase=phase,  # type: ignore[arg-type]
+            boot=known.boot,
+            address=view.address,
+            incarnation=view.incarnation,
+            exit_code=view.exit_code,
+            exit_signal=view.exit_signal,
+            proven_dead=view.proven_dead or view.instance in self._dead,
+            t_started=known.t_seen,
+            t_exited=known.t_exited if not view.alive else None,
+            reason=view.reason,
+        )
+
+    def _note_dead(self, pods: dict[str, PodView], past: dict[str, PodView]) -> None:
+        for view in (*pods.values(), *past.values()):
+            if view.proven_dead:
+                self._dead.add(view.instance)
+        for uid, view in past.items():
+            watch = self._watches.get(uid)
+            if watch is not None and watch.probe is not None and watch.probe.refused:
+                self._dead.add(view.instance)  # its connection was closed, and its pod is deleted
+
+    # --- watches ---
+
+    def _keep_watches(self, pods: dict[str, PodView], past: dict[str, PodView], newest: dict[str, PodView]) -> None:
+        for uid, view in pods.items():
+            listens = view.role == "server" and view.phase == "running" and view.address
+            if listens and uid not in self._watches:
+                self._watches[uid] = self._watch(view)
+        for uid in list(self._watches):
+            found = pods.get(uid) or past.get(uid)
+            if found is None or found.proven_dead or found.instance in self._dead:
+                self._end_watch(uid, found)
+
+    def _watch(self, view: PodView) -> ServerWatch:
+        return ServerWatch(
+            view.address,
+            self._ref.uid,
+            self._secrets.token,
+            self.spec.recovery.failover.timeout_seconds,
+            self._wake,
+            self.spec.training.stop_after.updates,
+            self._clock,
+        )
+
+    def _end_watch(self, uid: str, view: PodView | None) -> None:
+        watch = self._watches.pop(uid)
+        known = self._known.get(uid)
+        if watch.probe is not None and known is not None:
+            known.boot = watch.probe.boot
+            if view is not None:
+                self._last_probes[view.name] = watch.probe
+        watch.close()
+
+    def _probes(self, newest: dict[str, PodView]) -> dict[str, Probe]:
+        """Of each server the newest pod's word, or, until it speaks, the one before it."""
+        for name, view in newest.items():
+            watch = self._watches.get(view.uid)
+            if watch is not None and watch.probe is not None:
+                self._last_probes[name] = watch.probe
+        return dict(self._last_probes)
+
+    # --- redis ---
+
+    def _redis_state(self, newest: dict[str, PodView]) -> RedisState:
+        url = self._redis_url(newest.get("redis"))
+        if url is None:
+            last = self._redis[1].state.run_id if self._redis is not None else None
+            return RedisState(False, last)
+        if self._redis is None or self._redis[0] != url:
+            if self._redis is not None:
+                self._redis[1].close()
+            self._redis = (url, RedisWatch(url, self.spec.recovery.failover.heartbeat_seconds, self._wake))
+        return self._redis[1].state
+
+    def _redis_url(self, view: PodView | None) -> str | None:
+        if not runs_redis(self.spec):
+            strategy = self.spec.recovery.strategy
+            return self.spec.recovery.buffer.url if strategy in ("Stateless", "Hybrid") else None
+        if view is None or not view.alive or not view.address:
+            return None
+        return redis_url(f"{view.ip}:{REDIS_PORT}", self._secrets.redis_password)

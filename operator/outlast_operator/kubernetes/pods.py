@@ -1,0 +1,182 @@
+"""A pod as the planner sees it: pure reading of the API server's object.
+
+Rules. (1) Dead is proved by the kubelet's word that the container has terminated, never by the object's absence: a
+forced deletion removes the object while the process still runs. (2) A pod that cannot start (no such image, no such
+Secret) counts as a process that failed to start, once it has tried for `STUCK_S`; so back-off and its limit hold for
+it as well. (3) A pod that should be gone by its own deletion time, and is not, is on a node that does not answer.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from outlast_operator.manifests.names import (
+    CONTAINER,
+    DATA_PORT,
+    INCARNATION_ANNOTATION,
+    NAME_ANNOTATION,
+    REDIS_CONTAINER,
+    ROLE_LABEL,
+)
+from outlast_operator.state import CONFIG_ERROR_EXIT
+
+Json = dict[str, Any]
+ROLES = ("server", "worker", "evaluator", "redis")
+STUCK_S = 20.0  # the kubelet has then tried an image at least twice
+OVERDUE_S = 15.0  # after its deletion time a pod whose node answers is gone
+REASON_CHARACTERS = 300
+_HOPELESS = {"InvalidImageName"}
+_STUCK = {
+    "ErrImagePull": "its image cannot be pulled",
+    "ImagePullBackOff": "its image cannot be pulled",
+    "ErrImageNeverPull": "its image is not on the node, and imagePullPolicy is Never",
+    "InvalidImageName": "its image has no valid name",
+    "RegistryUnavailable": "the registry of its image does not answer",
+    "CreateContainerConfigError": "its container cannot be configured",
+    "CreateContainerError": "its container cannot be made",
+    "RunContainerError": "its container cannot be started",
+}
+
+
+@dataclass(frozen=True)
+class PodView:
+    """What matters of one pod. `phase` as in state.Process, but a server that listens not yet counts as running."""
+
+    uid: str
+    pod: str
+    name: str  # the stable one: server-0
+    role: str
+    namespace: str = ""
+    phase: str = "starting"  # starting | running | exited
+    address: str = ""
+    incarnation: int = 1
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    proven_dead: bool = False
+    reason: str = ""
+    deleting: bool = False
+    waits: str = ""  # why it does not start yet, in plain words
+    restarts: int = 0  # of its container (Redis alone is restarted in place)
+    created: str = ""
+    never_ran: bool = False  # its container was never made: there is no log, and the kubelet goes on trying
+
+    @property
+    def alive(self) -> bool:
+        return self.phase != "exited"
+
+    @property
+    def instance(self) -> str:
+        return self.uid if not self.restarts else f"{self.uid}.{self.restarts}"
+
+    @property
+    def ip(self) -> str:
+        return self.address.removeprefix("tcp:").rpartition(":")[0]
+
+
+def read_pod(pod: Json, now: float, t_seen: float, gone: bool = False) -> PodView | None:
+    """`t_seen`: when the pod was first seen, on the clock of `now`. None for what is no process of a job."""
+    meta, status = pod["metadata"], pod.get("status") or {}
+    annotations = meta.get("annotations") or {}
+    name, role = annotations.get(NAME_ANNOTATION), (meta.get("labels") or {}).get(ROLE_LABEL)
+    if not name or role not in ROLES:
+        return None
+    ip = status.get("podIP")
+    incarnation = str(annotations.get(INCARNATION_ANNOTATION, "1"))
+    base: Json = {
+        "uid": str(meta["uid"]),
+        "pod": str(meta["name"]),
+        "namespace": str(meta["namespace"]),
+        "name": str(name),
+        "role": str(role),
+        "address": f"tcp:{ip}:{DATA_PORT}" if ip else "",
+        "incarnation": int(incarnation) if incarnation.isdigit() else 1,
+        "deleting": gone or meta.get("deletionTimestamp") is not None,
+        "created": str(meta.get("creationTimestamp", "")),
+    }
+    container = _container_status(status, role)
+    return PodView(**base, **_phase(meta, status, container, now, t_seen, gone))
+
+
+def _container_status(status: Json, role: str) -> Json:
+    ours = REDIS_CONTAINER if role == "redis" else CONTAINER
+    statuses = status.get("containerStatuses") or []
+    return dict(next((c for c in statuses if c.get("name") == ours), statuses[0] if statuses else {}))
+
+
+def _phase(meta: Json, status: Json, container: Json, now: float, t_seen: float, gone: bool) -> Json:
+    restarts = int(container.get("restartCount") or 0)
+    state = container.get("state") or {}
+    ended = state.get("terminated")
+    if ended is None and "waiting" in state:
+        ended = (container.get("lastState") or {}).get("terminated")  # it waits to be restarted in place
+    if ended is not None:
+        return {**_exit(ended, status), "restarts": restarts}
+    if gone:
+        return {"phase": "exited", "reason": "its pod was deleted", "restarts": restarts}
+    if status.get("phase") == "Failed":  # evicted or refused by its node: the kubelet is ending its containers
+        return {"phase": "exited", "reason": _short(_why(status) or "its pod failed"), "restarts": restarts}
+    if _is_overdue(meta, now):
+        return {"phase": "exited", "reason": "its node does not answer", "restarts": restarts}
+    if "running" in state:
+        return {"phase": "running", "restarts": restarts}
+    return _not_started(status, state.get("waiting") or {}, now, t_seen)
+
+
+def _exit(ended: Json, status: Json) -> Json:
+    code = int(ended.get("exitCode") or 0)
+    number = int(ended.get("signal") or 0) or (code - 128 if code > 128 else 0)
+    why = ended.get("reason") or ""
+    words = _last_line(str(ended.get("message") or ""))
+    if why == "OOMKilled":
+        words = "it used more memory than its limit (OOMKilled); raise resources.limits.memory in its template"
+    elif why not in ("", "Error", "Completed") and not words:
+        words = str(why)
+    return {
+        "phase": "exited",
+        "exit_code": None if number else code,
+        "exit_signal": number or None,
+        "proven_dead": True,
+        "reason": _short(words or (_why(status) if code else "")),
+    }
+
+
+def _not_started(status: Json, waiting: Json, now: float, t_seen: float) -> Json:
+    why = str(waiting.get("reason") or "")
+    if why in _STUCK:
+        words = _short(f"{_STUCK[why]}: {waiting.get('message') or why}")
+        if why in _HOPELESS or now - t_seen >= STUCK_S:
+            code = CONFIG_ERROR_EXIT if why in _HOPELESS else 1
+            return {"phase": "exited", "exit_code": code, "proven_dead": True, "reason": words, "never_ran": True}
+        return {"waits": words}
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return {"waits": _short(f"no node takes it: {condition.get('message') or condition.get('reason')}")}
+    return {}
+
+
+def _why(status: Json) -> str:
+    reason, message = str(status.get("reason") or ""), str(status.get("message") or "")
+    return f"{reason}: {message}" if reason and message else reason or message
+
+
+def _is_overdue(meta: Json, now: float) -> bool:
+    """The deletion time is when the pod's grace ends, on the API server's clock."""
+    at = meta.get("deletionTimestamp")
+    return at is not None and now > parse_time(str(at)) + OVERDUE_S
+
+
+def parse_time(text: str) -> float:
+    """RFC 3339 in UTC, as the API server writes it, to seconds since the epoch."""
+    return float(calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")))
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= REASON_CHARACTERS else text[: REASON_CHARACTERS - 3] + "..."

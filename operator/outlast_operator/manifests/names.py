@@ -1,0 +1,115 @@
+"""Names, labels and owners of a job's children.
+
+A server keeps its host name over all its pods (`server-0` in the headless Service); a pod's own name ends in a tag that
+follows from what it is a start of, so that the same start has the same name whoever makes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from outlast.api.crd import GROUP, VERSION
+from outlast.api.spec import KIND
+
+JOB_LABEL, ROLE_LABEL = f"{GROUP}/job-name", f"{GROUP}/role"
+SHARD_LABEL, INDEX_LABEL, CHAIN_LABEL = f"{GROUP}/shard", f"{GROUP}/index", f"{GROUP}/chain-role"
+NAME_ANNOTATION = f"{GROUP}/process"  # the stable name: server-0, worker-1, evaluator, redis
+INCARNATION_ANNOTATION = f"{GROUP}/incarnation"
+SLOTS_ANNOTATION = f"{GROUP}/slots"  # {slot: incarnation} that a worker fills besides its own
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+CONTAINER, REDIS_CONTAINER = "outlast", "redis"
+DATA_PORT, METRICS_PORT, REDIS_PORT = 7070, 9090, 6379
+_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, no look-alikes: no words by accident
+_TAG_LENGTH = 5
+
+
+@dataclass(frozen=True)
+class JobRef:
+    """Which job an object belongs to."""
+
+    name: str
+    namespace: str
+    uid: str
+    labels: Mapping[str, str] = field(default_factory=dict)  # the job's own
+
+    @property
+    def queue(self) -> str | None:
+        """The Kueue queue that the job was put in."""
+        return self.labels.get(QUEUE_LABEL)
+
+
+def tag(job: JobRef, process: str, replaces: str | None, incarnation: int) -> str:
+    """Five characters that name one start of a process."""
+    digest = hashlib.sha256("\0".join((job.uid, process, replaces or "", str(incarnation))).encode()).digest()
+    return "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in digest[:_TAG_LENGTH])
+
+
+def pod_name(job: JobRef, process: str, replaces: str | None, incarnation: int = 1) -> str:
+    return f"{job.name}-{process}-{tag(job, process, replaces, incarnation)}"
+
+
+def servers_service(job: JobRef) -> str:
+    return f"{job.name}-servers"
+
+
+def token_secret(job: JobRef) -> str:
+    return f"{job.name}-token"
+
+
+def redis_service(job: JobRef) -> str:
+    return f"{job.name}-redis"
+
+
+def redis_secret(job: JobRef) -> str:
+    return f"{job.name}-redis"
+
+
+def checkpoint_claim(job: JobRef) -> str:
+    return f"{job.name}-checkpoints"
+
+
+def server_address(job: JobRef, server: str) -> str:
+    """Where pods of the same namespace reach a server, whichever pod it is now."""
+    return f"tcp:{server}.{servers_service(job)}:{DATA_PORT}"
+
+
+def owner(job: JobRef) -> dict[str, Any]:
+    # Without blockOwnerDeletion, which needs rights on finalizers, and nobody waits for a child to be gone.
+    return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "name": job.name, "uid": job.uid, "controller": True}
+
+
+def is_owned(obj: Mapping[str, Any], job_uid: str) -> bool:
+    """Whether the object's controller is this very job. Labels prove nothing: anybody can write them."""
+    owners = (obj.get("metadata") or {}).get("ownerReferences") or []
+    return any(o.get("controller") and o.get("kind") == KIND and o.get("uid") == job_uid for o in owners)
+
+
+def labels(job: JobRef, role: str, **more: str) -> dict[str, str]:
+    """The labels of a child. `more`: shard, index."""
+    named = {"shard": SHARD_LABEL, "index": INDEX_LABEL, "chain_role": CHAIN_LABEL}
+    return {
+        JOB_LABEL: job.name,
+        ROLE_LABEL: role,
+        "app.kubernetes.io/name": "outlast",
+        "app.kubernetes.io/instance": job.name,
+        "app.kubernetes.io/component": role,
+        "app.kubernetes.io/managed-by": "outlast-operator",
+        **{named[key]: value for key, value in more.items()},
+    }
+
+
+def worker_selector(job: JobRef) -> str:
+    """The worker pods, as the scale subresource gives it to autoscalers."""
+    return f"{JOB_LABEL}={job.name},{ROLE_LABEL}=worker"
+
+
+def metadata(job: JobRef, name: str, its_labels: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": job.namespace,
+        "labels": dict(its_labels),
+        "ownerReferences": [owner(job)],
+    }

@@ -1,0 +1,114 @@
+"""Which spec is in force: what is written, unless it is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from outlast.api.spec import JobSpec
+from outlast_operator.kubernetes.acceptance import accept, to_remember
+from outlast_operator.kubernetes.status import Record, invalid_status, read_record, shown_refusal
+from outlast_operator.state import JobStatus
+
+Json = dict[str, Any]
+TEMPLATE = {"spec": {"containers": [{"name": "outlast", "image": "mine:1"}]}}
+
+
+def job(**changes: Any) -> Json:
+    """`changes`: dotted paths with __ for the dot."""
+    made: Json = {
+        "apiVersion": "outlast.dev/v1alpha1",
+        "kind": "TrainingJob",
+        "metadata": {"name": "mnist", "namespace": "n", "generation": 2, "resourceVersion": "7"},
+        "spec": {
+            "training": {"task": "a.b", "optimizer": {"lr": 0.1}, "stopAfter": {"updates": 10}},
+            "servers": {"replicas": 3, "template": TEMPLATE},
+            "workers": {"replicas": 2},
+            "recovery": {"strategy": "Chain"},
+        },
+    }
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = made["spec"]
+        for part in parents:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return made
+
+
+def first() -> JobSpec:
+    spec = accept(job(), None).spec
+    assert spec is not None
+    return JobSpec.from_json(to_remember(spec))
+
+
+def test_a_valid_spec_is_in_force() -> None:
+    acceptance = accept(job(), None)
+    assert acceptance.spec is not None
+    assert acceptance.refused == ()
+    assert acceptance.spec.servers.template == TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"servers__replicas": 1}, "spec.servers.replicas: 1 is too few for recovery.strategy Chain"),
+        ({"training__task": None}, "spec.training: needs exactly one of task"),
+        ({"security__tls__secretName": "s"}, "spec.security.tls.secretName: encryption of the data path"),
+        ({"recovery__buffer__url": "unix:///x"}, "spec.recovery.buffer.url:"),
+        ({"workers__template": {"spec": {"containers": 3}}}, "spec.workers.template: is no PodTemplateSpec"),
+    ],
+    ids=["a rule", "a missing field", "no encryption yet", "a socket of one machine", "no template"],
+)
+def test_a_spec_that_was_never_valid_is_not_in_force(changes: Json, words: str) -> None:
+    acceptance = accept(job(**changes), None)
+    assert acceptance.spec is None
+    assert words in acceptance.message
+
+
+def test_what_may_change_is_taken_up() -> None:
+    acceptance = accept(job(workers__replicas=4, suspend=True), first())
+    assert acceptance.refused == ()
+    assert acceptance.spec is not None
+    assert (acceptance.spec.workers.replicas, acceptance.spec.suspend) == (4, True)
+
+
+def test_an_immutable_field_keeps_its_value_and_the_rest_goes_on() -> None:
+    acceptance = accept(job(training__optimizer={"lr": 0.5}, workers__replicas=4), first())
+    assert acceptance.spec is not None
+    assert acceptance.spec.training.optimizer.lr == 0.1
+    assert acceptance.spec.workers.replicas == 4
+    assert acceptance.spec.servers.template == TEMPLATE
+    assert "spec.training.optimizer: cannot be changed in a job that exists" in acceptance.message
+
+
+def test_a_job_that_trains_outlives_a_spec_that_is_not_valid_any_more() -> None:
+    acceptance = accept(job(workers__replicas=0, suspend=True), first())
+    assert acceptance.spec is not None
+    assert acceptance.spec.workers.replicas == 2
+    assert acceptance.spec.suspend is True
+    assert acceptance.spec.servers.template == TEMPLATE
+    assert "spec.workers.replicas" in acceptance.message
+
+
+def test_the_record_comes_back_as_it_was() -> None:
+    status = JobStatus(state="Running", boots={"b": "u"}, t_start=1.5)
+    carried = {**job(), "status": {"record": Record(status, first()).to_text()}}
+    record = read_record(carried)
+    assert record.spec == first()
+    assert record.status.boots == {"b": "u"}
+    assert record.status.resource_version == "7"
+
+
+def test_a_job_without_a_record_starts_from_nothing() -> None:
+    assert read_record(job()).status == JobStatus(resource_version="7")
+
+
+def test_an_invalid_job_says_so_once() -> None:
+    shown = invalid_status(job(), "spec.x: is wrong", 1000.0)
+    failed = next(c for c in shown["conditions"] if c["type"] == "Failed")
+    assert (failed["status"], failed["message"], failed["observedGeneration"]) == ("True", "spec.x: is wrong", 2)
+    again = invalid_status({**job(), "status": shown}, "spec.x: is wrong", 2000.0)
+    assert again == shown
+    assert shown_refusal({**job(), "status": shown}) == "spec.x: is wrong"

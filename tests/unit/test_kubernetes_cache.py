@@ -1,0 +1,106 @@
+"""What the cache believes: the newer of two states, deletions for good, and owners instead of labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from outlast_operator.kubernetes.cache import Cache
+
+Json = dict[str, Any]
+
+
+def job(version: int, uid: str = "j1", name: str = "mnist") -> Json:
+    return {"metadata": {"name": name, "namespace": "n", "uid": uid, "resourceVersion": str(version)}}
+
+
+def pod(version: int, uid: str = "p1", owner: str | None = "j1") -> Json:
+    owners = [] if owner is None else [{"kind": "TrainingJob", "name": "mnist", "uid": owner, "controller": True}]
+    return {
+        "metadata": {
+            "name": uid, "namespace": "n", "uid": uid, "resourceVersion": str(version), "ownerReferences": owners,
+            "labels": {"outlast.dev/job-name": "mnist"},
+        }
+    }  # fmt: skip
+
+
+def cache() -> tuple[Cache, list[tuple[str, str]]]:
+    woken: list[tuple[str, str]] = []
+    return Cache(lambda namespace, name: woken.append((namespace, name))), woken
+
+
+def test_older_states_are_no_news() -> None:
+    c, woken = cache()
+    assert c.put_job(job(5))
+    assert not c.put_job(job(5))
+    assert not c.put_job(job(4))
+    assert c.put_job(job(6))
+    assert woken == [("n", "mnist")] * 2
+    found = c.job("n", "mnist")
+    assert found is not None
+    assert found["metadata"]["resourceVersion"] == "6"
+
+
+def test_a_deleted_pod_stays_deleted_and_leaves_its_last_state() -> None:
+    c, _ = cache()
+    c.put_pod(pod(1))
+    c.remove_pod(pod(7))
+    assert not c.put_pod(pod(8))
+    existing, gone = c.pods("j1")
+    assert existing == {}
+    assert gone["p1"]["metadata"]["resourceVersion"] == "7"
+
+
+def test_the_last_state_is_the_newest_whichever_way_it_came() -> None:
+    c, _ = cache()
+    c.put_pod(pod(9))
+    c.remove_pod(pod(3))  # the answer to a deletion of ours, overtaken by the watch
+    assert c.pods("j1")[1]["p1"]["metadata"]["resourceVersion"] == "9"
+    c.remove_pod(pod(12))
+    assert c.pods("j1")[1]["p1"]["metadata"]["resourceVersion"] == "12"
+
+
+def test_labels_make_no_pod_ours() -> None:
+    c, woken = cache()
+    assert not c.put_pod(pod(1, owner=None))
+    assert c.pods("j1") == ({}, {})
+    assert woken == []
+
+
+def test_pods_of_a_job_of_the_same_name_before_it_are_not_its() -> None:
+    c, _ = cache()
+    c.put_pod(pod(1, owner="j0"))
+    assert c.pods("j1") == ({}, {})
+
+
+def test_a_deleted_job_does_not_come_back_from_an_old_list() -> None:
+    c, _ = cache()
+    c.put_job(job(1))
+    c.remove_job(job(2))
+    assert not c.put_job(job(1))
+    assert c.put_job(job(3, uid="j2"))
+
+
+def test_a_list_tells_what_was_deleted_unheard_of() -> None:
+    c, _ = cache()
+    c.put_job(job(1))
+    c.put_pod(pod(2, "p1"))
+    c.put_pod(pod(3, "p2"))
+    c.put_pod(pod(30, "p3"))  # made after the list
+    assert c.align([job(1)], [pod(2, "p1")], as_of=20, namespaces=["n"]) == 1
+    existing, gone = c.pods("j1")
+    assert (set(existing), set(gone)) == ({"p1", "p3"}, {"p2"})
+
+
+def test_a_list_of_other_namespaces_says_nothing_of_ours() -> None:
+    c, _ = cache()
+    c.put_job(job(1))
+    assert c.align([], [], as_of=20, namespaces=["other"]) == 0
+    assert c.job("n", "mnist") is not None
+
+
+def test_what_the_watches_have_not_told() -> None:
+    c, _ = cache()
+    c.put_job(job(1))
+    c.put_pod(pod(2))
+    assert c.behind([job(1)], [pod(2)]) == set()
+    assert c.behind([job(4)], [pod(5, "p9"), pod(6, "px", owner=None)]) == {("j1", 4), ("p9", 5)}

@@ -1,0 +1,125 @@
+"""How a pod reads as a process: when it runs, when it has ended, what proves it dead, what is said of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from outlast_operator.kubernetes.pods import OVERDUE_S, STUCK_S, PodView, parse_time, read_pod
+
+NOW = parse_time("2026-01-01T00:10:00Z")
+Json = dict[str, Any]
+
+
+def pod(status: Json | None = None, role: str = "server", **meta: Any) -> Json:
+    return {
+        "metadata": {
+            "name": f"job-{role}-0-abcde",
+            "namespace": "n",
+            "uid": "u1",
+            "labels": {"outlast.dev/role": role},
+            "annotations": {"outlast.dev/process": f"{role}-0", "outlast.dev/incarnation": "2"},
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            **meta,
+        },
+        "status": status or {},
+    }
+
+
+def state(restarts: int = 0, last: Json | None = None, **now: Any) -> Json:
+    name = "outlast"
+    return {
+        "podIP": "10.0.0.7",
+        "containerStatuses": [{"name": name, "state": now, "lastState": last or {}, "restartCount": restarts}],
+    }
+
+
+def read(obj: Json, seen_ago_s: float = 1.0, gone: bool = False) -> PodView:
+    view = read_pod(obj, NOW, NOW - seen_ago_s, gone)
+    assert view is not None
+    return view
+
+
+ENDED = {"exitCode": 137, "reason": "Error"}
+PULL = {"reason": "ImagePullBackOff", "message": "no such image x:1"}
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        pytest.param({}, {"phase": "starting"}, id="no status yet"),
+        pytest.param(state(running={}), {"phase": "running", "address": "tcp:10.0.0.7:7070"}, id="running"),
+        pytest.param(
+            state(terminated=ENDED),
+            {"phase": "exited", "exit_signal": 9, "exit_code": None, "proven_dead": True},
+            id="killed: the kubelet's word is proof",
+        ),
+        pytest.param(
+            state(terminated={"exitCode": 3, "message": "line\noutlast: no such task"}),
+            {"phase": "exited", "exit_code": 3, "exit_signal": None, "reason": "outlast: no such task"},
+            id="its last words",
+        ),
+        pytest.param(
+            state(terminated={"exitCode": 0, "reason": "Completed"}),
+            {"exit_code": 0, "proven_dead": True, "reason": ""},
+            id="done",
+        ),
+        pytest.param({"phase": "Failed", "reason": "Evicted"}, {"phase": "exited", "proven_dead": False}, id="evicted"),
+        pytest.param(state(waiting=PULL), {"phase": "starting", "never_ran": False}, id="an image may still come"),
+        pytest.param(
+            state(restarts=1, last={"terminated": ENDED}, waiting={"reason": "CrashLoopBackOff"}),
+            {"phase": "exited", "instance": "u1.1"},
+            id="waits to be restarted in place",
+        ),
+        pytest.param(state(restarts=2, running={}), {"phase": "running", "instance": "u1.2"}, id="restarted in place"),
+    ],
+)
+def test_phases(status: Json, expected: Json) -> None:
+    view = read(pod(status))
+    assert {key: getattr(view, key) for key in expected} == expected
+
+
+def test_an_image_that_cannot_be_pulled_is_a_start_that_failed() -> None:
+    view = read(pod(state(waiting=PULL)), seen_ago_s=STUCK_S)
+    assert (view.phase, view.exit_code, view.proven_dead, view.never_ran) == ("exited", 1, True, True)
+    assert view.reason == "its image cannot be pulled: no such image x:1"
+
+
+def test_a_name_that_is_none_needs_no_second_try() -> None:
+    view = read(pod(state(waiting={"reason": "InvalidImageName", "message": "bad"})), seen_ago_s=0.0)
+    assert (view.phase, view.exit_code) == ("exited", 3)
+
+
+def test_memory_is_named_as_the_cause() -> None:
+    view = read(pod(state(terminated={"exitCode": 137, "reason": "OOMKilled"})))
+    assert "more memory than its limit" in view.reason
+
+
+def test_an_object_that_is_gone_proves_nothing_by_itself() -> None:
+    assert read(pod(state(running={})), gone=True).proven_dead is False
+    assert read(pod(state(running={})), gone=True).phase == "exited"
+    assert read(pod(state(terminated=ENDED)), gone=True).proven_dead is True
+
+
+def test_a_pod_that_should_be_gone_is_on_a_node_that_does_not_answer() -> None:
+    leaving = pod(state(running={}), deletionTimestamp="2026-01-01T00:09:50Z")
+    assert read(leaving).alive
+    assert read(leaving).deleting
+    late = read_pod(leaving, parse_time("2026-01-01T00:09:50Z") + OVERDUE_S + 1, NOW)
+    assert late is not None
+    assert (late.phase, late.proven_dead) == ("exited", False)
+
+
+def test_why_no_node_takes_it() -> None:
+    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes have nvidia.com/gpu"}
+    assert read(pod({"conditions": [condition]})).waits == "no node takes it: 0/3 nodes have nvidia.com/gpu"
+
+
+def test_what_is_no_process_of_a_job() -> None:
+    assert read_pod(pod(annotations={}), NOW, NOW) is None
+    assert read_pod(pod(role="sidecar"), NOW, NOW) is None
+
+
+def test_the_incarnation_of_a_worker() -> None:
+    assert read(pod(role="worker")).incarnation == 2

@@ -1,0 +1,272 @@
+"""What pods, Services and secrets are made of: the user's template kept, ours added, names that follow from the start."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from outlast.api.spec import JobSpec
+from outlast_operator.manifests import children
+from outlast_operator.manifests.names import JobRef, is_owned, pod_name
+from outlast_operator.manifests.pods import Images, pod_count, process_pod, with_slots
+from outlast_operator.state import StartProcess
+
+JOB = JobRef("mnist", "team", "uid-1")
+IMAGES = Images("trainer:1", "redis:1")
+SERVER = StartProcess("server-1", "server", shard=0, index=1)
+WORKER = StartProcess("worker-0", "worker", slot=0, incarnation=3)
+EVALUATOR = StartProcess("evaluator", "evaluator")
+Json = dict[str, Any]
+
+
+def spec(**parts: Any) -> JobSpec:
+    raw: Json = {
+        "training": {"task": "outlast.tasks.fashion_mnist", "stopAfter": {"updates": 10}},
+        "recovery": {"strategy": "Chain"},
+    }
+    return JobSpec.from_json({**raw, **parts})
+
+
+def pod(action: StartProcess = SERVER, template: Json | None = None, job: JobRef = JOB, **parts: Any) -> Json:
+    role = "servers" if action.role == "server" else "workers"
+    if template is not None:
+        parts[role] = {"replicas": 3, "template": template}
+    return process_pod(job, spec(**parts), IMAGES, action)
+
+
+def container(made: Json) -> Json:
+    return next(c for c in made["spec"]["containers"] if c["name"] in ("outlast", "mine"))
+
+
+def environment(made: Json) -> dict[str, Any]:
+    return {e["name"]: e.get("value", e.get("valueFrom")) for e in container(made)["env"]}
+
+
+def with_container(**fields: Any) -> Json:
+    return {"spec": {"containers": [{"name": "outlast", **fields}]}}
+
+
+def test_a_pod_belongs_to_its_job_and_says_what_it_is() -> None:
+    meta = pod()["metadata"]
+    assert is_owned(pod(), "uid-1")
+    assert not is_owned(pod(), "uid-2")
+    assert meta["namespace"] == "team"
+    assert meta["labels"]["outlast.dev/job-name"] == "mnist"
+    assert (meta["labels"]["outlast.dev/role"], meta["labels"]["outlast.dev/shard"]) == ("server", "0")
+    assert meta["annotations"]["outlast.dev/process"] == "server-1"
+
+
+def test_the_same_start_has_the_same_name_and_another_start_another() -> None:
+    first = pod_name(JOB, "server-1", None)
+    assert first == pod_name(JOB, "server-1", None)
+    others = [
+        pod_name(JOB, "server-1", "uid-of-the-old-pod"),
+        pod_name(JOB, "server-1", None, 2),
+        pod_name(JobRef("mnist", "team", "uid-2"), "server-1", None),
+    ]
+    assert len({first, *others}) == 4
+    assert all(name.startswith("mnist-server-1-") for name in (first, *others))
+
+
+def test_the_longest_names_fit() -> None:
+    longest = JobRef("j" * 45, "n", "u")
+    assert len(pod_name(longest, "worker-9999", "x", 99999)) <= 63
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "expected"),
+    [
+        pytest.param(None, ("spec", "restartPolicy"), "Never", id="never restarted in place"),
+        pytest.param({"spec": {"restartPolicy": "Always"}}, ("spec", "restartPolicy"), "Never", id="not even if asked"),
+        pytest.param(None, ("spec", "terminationGracePeriodSeconds"), 30, id="time to hand over"),
+        pytest.param(
+            {"spec": {"terminationGracePeriodSeconds": 90}},
+            ("spec", "terminationGracePeriodSeconds"),
+            90,
+            id="the user's time to hand over",
+        ),
+        pytest.param(
+            {"spec": {"nodeSelector": {"a": "b"}}}, ("spec", "nodeSelector"), {"a": "b"}, id="what we do not know stays"
+        ),
+        pytest.param(
+            {"spec": {"priorityClassName": "high"}}, ("spec", "priorityClassName"), "high", id="the user's priority"
+        ),
+        pytest.param({"spec": {"affinity": {}}}, ("spec", "affinity"), {}, id="the user's affinity, even an empty one"),
+        pytest.param(None, ("spec", "hostname"), "server-1", id="a stable host name"),
+        pytest.param(None, ("spec", "subdomain"), "mnist-servers", id="in the headless Service"),
+        pytest.param(None, ("spec", "automountServiceAccountToken"), False, id="no way to the API server"),
+    ],
+)
+def test_the_pod(template: Json | None, path: tuple[str, ...], expected: Any) -> None:
+    found: Any = pod(template=template)
+    for key in path:
+        found = found[key]
+    assert found == expected
+
+
+def test_replicas_of_a_chain_prefer_different_nodes() -> None:
+    preferred = pod()["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    term = preferred[0]["podAffinityTerm"]
+    assert term["labelSelector"]["matchLabels"] == {
+        "outlast.dev/job-name": "mnist",
+        "outlast.dev/role": "server",
+        "outlast.dev/shard": "0",
+    }
+    assert "affinity" not in pod(WORKER)["spec"]
+
+
+def test_pods_meet_the_restricted_standard() -> None:
+    made = pod()
+    assert made["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert made["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    security = container(made)["securityContext"]
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["readOnlyRootFilesystem"] is True
+
+
+def test_the_users_security_context_wins_field_by_field() -> None:
+    made = pod(template=with_container(securityContext={"readOnlyRootFilesystem": False}))
+    assert container(made)["securityContext"]["readOnlyRootFilesystem"] is False
+    assert container(made)["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_our_container_is_the_one_of_that_name_else_the_first() -> None:
+    sidecar, ours = {"name": "sidecar", "image": "s:1"}, {"name": "outlast", "image": "mine:2"}
+    made = pod(template={"spec": {"containers": [sidecar, ours]}})
+    assert made["spec"]["containers"][0] == sidecar
+    assert container(made)["image"] == "mine:2"
+    first = pod(template={"spec": {"containers": [{"name": "mine", "image": "mine:3"}, sidecar]}})
+    assert "OUTLAST_CONFIG" in environment(first)
+    assert first["spec"]["containers"][1] == sidecar
+
+
+def test_defaults_and_what_the_user_says_of_the_container() -> None:
+    assert container(pod())["image"] == "trainer:1"
+    assert container(pod())["command"] == ["python", "-m", "outlast.pod"]
+    made = pod(WORKER, with_container(command=["run-me"], resources={"limits": {"nvidia.com/gpu": 1}}))
+    assert container(made)["command"] == ["run-me"]
+    assert container(made)["resources"] == {"limits": {"nvidia.com/gpu": 1}}
+
+
+def test_the_evaluator_takes_the_workers_template_but_not_their_gpus() -> None:
+    template = with_container(resources={"limits": {"nvidia.com/gpu": 1}}, env=[{"name": "DATA", "value": "/d"}])
+    made = pod(EVALUATOR, workers={"template": template})
+    assert "nvidia.com/gpu" not in json.dumps(container(made)["resources"])
+    assert environment(made)["DATA"] == "/d"
+
+
+def test_secrets_come_by_reference_and_stand_nowhere_else() -> None:
+    made = pod(WORKER, recovery={"strategy": "Hybrid"})
+    assert environment(made)["OUTLAST_TOKEN"] == {"secretKeyRef": {"name": "mnist-token", "key": "token"}}
+    assert environment(made)["OUTLAST_REDIS_PASSWORD"] == {"secretKeyRef": {"name": "mnist-redis", "key": "password"}}
+    config = json.loads(environment(made)["OUTLAST_CONFIG"])
+    assert config["token"] == ""
+    assert config["redis_url"] == "redis://mnist-redis:6379/0"
+
+
+def test_the_users_environment_is_kept_but_for_names_of_ours() -> None:
+    theirs = [{"name": "HOME", "value": "/home/me"}, {"name": "OUTLAST_TOKEN", "value": "guess"}]
+    found = environment(pod(template=with_container(env=theirs)))
+    assert found["HOME"] == "/home/me"
+    assert found["OUTLAST_TOKEN"] != "guess"
+
+
+def test_the_configuration_of_a_worker_and_a_server() -> None:
+    worker = json.loads(environment(pod(WORKER))["OUTLAST_CONFIG"])
+    assert (worker["slot"], worker["incarnation"], worker["listen"]) == (0, 3, None)
+    assert [s["address"] for s in worker["servers"][0]][1] == "tcp:server-1.mnist-servers:7070"
+    assert worker["spec"]["workers"]["template"] == {}
+    server = json.loads(environment(pod(SERVER))["OUTLAST_CONFIG"])
+    assert (server["listen"], server["checkpoint_dir"]) == ("tcp:0.0.0.0:7070", "/outlast/checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "threads"), [(None, 1), ("500m", 1), ("4", 4), (2, 2)], ids=["unsaid", "a part", "four", "as a number"]
+)
+def test_a_worker_computes_with_the_cpus_it_is_given(cpu: Any, threads: int) -> None:
+    resources = {} if cpu is None else {"limits": {"cpu": cpu}}
+    made = pod(WORKER, with_container(resources=resources))
+    assert json.loads(environment(made)["OUTLAST_CONFIG"])["extras"]["threads"] == threads
+
+
+def volume(made: Json, name: str) -> Json:
+    return next((v for v in made["spec"]["volumes"] if v["name"] == name), {})
+
+
+def test_checkpoints_go_to_the_users_volume_or_a_claim() -> None:
+    claimed = volume(pod(), "outlast-checkpoints")
+    assert claimed["persistentVolumeClaim"] == {"claimName": "mnist-checkpoints"}
+    recovery = {"strategy": "Chain", "checkpoint": {"volume": {"hostPath": {"path": "/c"}}}}
+    assert volume(pod(recovery=recovery), "outlast-checkpoints")["hostPath"] == {"path": "/c"}
+    assert volume(pod(WORKER), "outlast-checkpoints") == {}
+    assert children.needs_claim(spec())
+    assert not children.needs_claim(spec(recovery=recovery))
+
+
+def test_the_users_volumes_and_mounts_are_kept() -> None:
+    template = with_container(volumeMounts=[{"name": "data", "mountPath": "/data"}])
+    template["spec"]["volumes"] = [{"name": "data", "emptyDir": {}}]
+    made = pod(template=template)
+    assert volume(made, "data") == {"name": "data", "emptyDir": {}}
+    assert {m["mountPath"] for m in container(made)["volumeMounts"]} == {"/data", "/tmp", "/outlast/checkpoints"}
+
+
+def test_code_from_a_config_map_is_mounted_where_models_are() -> None:
+    training = {"script": "train.py", "source": {"configMap": "code"}, "stopAfter": {"updates": 10}}
+    made = pod(WORKER, training=training)
+    assert volume(made, "outlast-source")["configMap"] == {"name": "code"}
+    assert container(made)["workingDir"] == "/outlast/source"
+    assert volume(pod(SERVER, training=training), "outlast-source") == {}
+
+
+def test_a_queue_makes_a_pod_group_of_the_whole_job() -> None:
+    queued = JobRef("mnist", "team", "uid-1", {"kueue.x-k8s.io/queue-name": "gpus"})
+    meta = pod(job=queued)["metadata"]
+    assert meta["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert meta["labels"]["kueue.x-k8s.io/pod-group-name"] == "mnist"
+    assert meta["annotations"]["kueue.x-k8s.io/pod-group-total-count"] == "6"
+    assert not any(key.startswith("kueue") for key in pod()["metadata"]["labels"])
+
+
+@pytest.mark.parametrize(
+    ("recovery", "count"),
+    [({"strategy": "Chain"}, 6), ({"strategy": "Hybrid"}, 7), ({"strategy": "Stateless"}, 5)],
+    ids=["chain: 3 + 2 + evaluator", "hybrid: and redis", "stateless: 1 + 2 + evaluator + redis"],
+)
+def test_pods_of_a_job(recovery: Json, count: int) -> None:
+    assert pod_count(spec(recovery=recovery)) == count
+
+
+@pytest.mark.parametrize("template", [{"spec": {"containers": "x"}}, {"spec": []}, {"metadata": {"labels": 3}}])
+def test_what_is_no_template_is_named(template: Json) -> None:
+    with pytest.raises(ValueError, match=r"template\."):
+        pod(template=template)
+
+
+def test_redis_keeps_what_the_job_asks_for_and_hides_its_password() -> None:
+    made = children.redis_pod(JOB, spec(recovery={"strategy": "Stateless"}), IMAGES, None)
+    script = made["spec"]["containers"][0]["command"][2]
+    assert "--appendonly yes --appendfsync always" in script
+    assert "--maxmemory-policy noeviction" in script
+    assert int(script.split("--maxmemory ")[1].split()[0]) > 4 << 30
+    assert "requirepass %s" in script
+    assert made["spec"]["restartPolicy"] == "Always"
+    assert made["spec"]["containers"][0]["name"] == "redis"
+
+
+def test_services_find_servers_before_they_are_ready() -> None:
+    headless = children.servers_headless(JOB)["spec"]
+    assert (headless["clusterIP"], headless["publishNotReadyAddresses"]) == ("None", True)
+    assert headless["selector"] == {"outlast.dev/job-name": "mnist", "outlast.dev/role": "server"}
+    assert children.redis_endpoint(JOB)["metadata"]["name"] == "mnist-redis"
+
+
+def test_a_secret_gives_its_value_back() -> None:
+    assert children.secret_value(children.token(JOB, "s3cret"), "token") == "s3cret"
+
+
+def test_further_slots_are_told_by_an_annotation() -> None:
+    assert with_slots({2: 5, 1: 3}) == {"metadata": {"annotations": {"outlast.dev/slots": '{"1": 3, "2": 5}'}}}
