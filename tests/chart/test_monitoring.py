@@ -14,7 +14,6 @@ from chart_tools import CHART, EVERYTHING, of_kind, only, render
 from outlast import metrics as trainer
 from outlast_operator import metrics as operator
 from outlast_operator.manifests.names import JOB_LABEL, METRICS_PORT, ROLE_LABEL
-from outlast_operator.state import JobStatus
 
 FAMILIES = trainer.FAMILIES | operator.FAMILIES
 TOLD = trainer.sample_names(FAMILIES)
@@ -94,10 +93,9 @@ def test_matchers_and_groups_use_labels_that_are_there() -> None:
 
 
 def test_the_labels_above_are_those_that_are_told() -> None:
-    status: dict[str, Any] = {"role": "head", "checkpoints": []} | dict.fromkeys(
-        ("version epoch history serving parameters applied_total replayed duplicates pushed_bytes pulled_bytes backlog "
-        "buffer_bytes").split(), 0
-    ) | {"staleness": (0, 0)}  # fmt: skip
+    plain = """version epoch history serving parameters applied_total replayed duplicates pushed_bytes pulled_bytes
+        backlog buffer_bytes"""
+    status: dict[str, Any] = {"role": "head", "checkpoints": [], "staleness": (0, 0)} | dict.fromkeys(plain.split(), 0)
     told = [*trainer.server_samples(status, 1), *trainer.worker_samples(trainer.WorkerCounts(), 0, 0, False, False, 0)]
     for name, labels, _ in told:
         assert labels_of(name) - {"namespace", "training_job", "process"} == set(labels), name
@@ -165,7 +163,3 @@ def test_monitors_find_what_they_watch() -> None:
 @pytest.mark.parametrize("kind", ["ServiceMonitor", "PodMonitor", "PrometheusRule", "ConfigMap"])
 def test_nothing_of_it_without_being_asked(kind: str) -> None:
     assert of_kind(render(), kind) == []
-
-
-def test_names_of_conditions_are_those_of_a_status() -> None:
-    assert JobStatus().conditions == ()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from outlast.api.view import Member, View
 from outlast.metrics import sample_names
+from outlast_operator.kubernetes.status import Record
 from outlast_operator.metrics import BUCKETS_S, FAMILIES, JobMetrics, OperatorState, goodput
+from outlast_operator.operator_metrics import metrics_text
 from outlast_operator.state import Condition, Failover, JobStatus, Progress
 
 LOST = Failover("server-0", "Killed", 100.0, boot="b0", role="head")
@@ -136,3 +140,36 @@ def test_a_name_with_odd_characters_is_escaped() -> None:
 )
 def test_goodput(cost: dict[str, float], expected: float | None) -> None:
     assert goodput(cost) == expected
+
+
+class FakeController:
+    """As much of a controller as metrics look at."""
+
+    healthy = True
+
+    def __init__(self, jobs: list[dict[str, Any]]) -> None:
+        self.cache = SimpleNamespace(jobs=lambda: jobs)
+        self.api = SimpleNamespace(requests={("GET", "pods"): 2})
+
+    def counts(self) -> dict[str, int]:
+        return {"loops": 1, "failing": 0}
+
+
+def stored(name: str, status: dict[str, Any]) -> dict[str, Any]:
+    return {"metadata": {"namespace": "a", "name": name, "uid": name, "resourceVersion": "1"}, "status": status}
+
+
+def test_what_is_recorded_is_told_by_the_leader_alone() -> None:
+    invalid = {"state": "Failed", "conditions": [{"type": "Failed", "status": "True", "reason": "InvalidSpec"}]}
+    recorded = {"record": Record(STATUS).to_text()}
+    foreign = {**stored("x", recorded), "spec": {"managedBy": "kueue.x-k8s.io/multikueue"}}
+    controller: Any = FakeController([stored("j", recorded), stored("bad", invalid), stored("new", {}), foreign])
+    text = metrics_text(controller, leading=True)
+    assert 'outlast_job_version{namespace="a",training_job="j"} 812.0' in text
+    assert 'outlast_job_condition{namespace="a",training_job="bad",type="Failed"} 1.0' in text
+    assert 'outlast_jobs{namespace="a",state="Pending"} 1.0' in text
+    assert 'training_job="x"' not in text
+    assert 'outlast_failovers_total{cause="Killed",kind="server",namespace="a",training_job="j"} 1.0' in text
+    waiting = metrics_text(controller, leading=False)
+    assert "training_job" not in waiting
+    assert "outlast_operator_leading 0.0" in waiting

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig, ServerAddress
 from outlast.api.spec import JobSpec
+from outlast.metrics import PORT_VARIABLE
 from outlast_operator.failover import policy
 from outlast_operator.manifests.names import (
     DATA_PORT,
@@ -162,7 +163,8 @@ def _environment(job: JobRef, spec: JobSpec, action: StartProcess) -> list[Json]
     ]
     if policy(spec).needs_redis and spec.recovery.buffer.url is None:
         env.append(secret_variable(REDIS_VARIABLE, redis_secret(job), PASSWORD_KEY))
-    return [*env, *({"name": name, "value": value} for name, value in DEFAULTS.items())]
+    more = DEFAULTS if action.role == "evaluator" else {**DEFAULTS, PORT_VARIABLE: str(METRICS_PORT)}
+    return [*env, *({"name": name, "value": value} for name, value in more.items())]
 
 
 def redis_url(host: str, password: str | None = None) -> str:
