@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from outlast import metrics as trainer_metrics
 from outlast.api import messages
 from outlast.api.base import PATTERNS, QUANTITY
 from outlast.api.rules import RULES
 from outlast.api.spec import API_VERSION, KIND, JobSpec
+from outlast_operator import metrics as operator_metrics
 
 DOCS = Path(__file__).resolve().parent
 Schema = dict[str, Any]
@@ -181,7 +183,13 @@ def constants() -> str:
     return "\n".join(["| | |", "|---|---|"] + [f"| {name} | {value} |" for name, value in rows.items()])
 
 
-BLOCKS = {"frames": frames, "constants": constants}
+def metrics() -> str:
+    families = operator_metrics.FAMILIES | trainer_metrics.FAMILIES
+    lines = ["| metric | type | meaning |", "|---|---|---|"]
+    return "\n".join(lines + [f"| `{name}` | {type_} | {text} |" for name, (type_, text) in sorted(families.items())])
+
+
+BLOCKS = {"frames": frames, "constants": constants, "metrics": metrics}
 
 
 def pages() -> dict[Path, str]:

@@ -16,7 +16,7 @@ from collections.abc import Collection
 
 from outlast_operator.backoff import count_exit, fail, is_counted
 from outlast_operator.failover import policy
-from outlast_operator.state import FinishJob, KillProcess, Process, RequestCheckpoint, TermProcess
+from outlast_operator.state import Attempt, FinishJob, KillProcess, Process, RequestCheckpoint, TermProcess
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
 from outlast_operator.workers import all_done, evaluated
@@ -172,7 +172,8 @@ def end_saved(turn: Turn, shards: list[Shard]) -> bool:
 def note_resumption(turn: Turn) -> None:
     """First turn after a suspension: time starts anew, and what ended has not failed."""
     if is_stopping(turn):
-        turn.record(t_start=turn.now, attempts={}, done=())
+        ended = {name: Attempt(instance=attempt.instance) for name, attempt in turn.status.attempts.items()}
+        turn.record(t_start=turn.now, attempts=ended, done=())
         turn.tell("Resumed", "the job goes on")
 
 

@@ -77,6 +77,11 @@ class Admission:
         return self._finish_asked == self._history or self._ordering.full
 
     @property
+    def staleness(self) -> tuple[int, int]:
+        """(sum, number) over the contributions that were put in order here."""
+        return self._ordering.staleness
+
+    @property
     def _history(self) -> int:
         return 0 if self._replica.view is None else self._replica.view.history
 

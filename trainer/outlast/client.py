@@ -14,6 +14,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ from outlast.api.view import Member, View
 from outlast.append import Appender
 from outlast.ledger import Fact, LedgerWriter
 from outlast.memory import Lease, TensorPool
+from outlast.metrics import Sample, WorkerCounts, worker_samples
 from outlast.protocol import DataPlan, Kind, Refusal
 from outlast.segment import AVAILABLE, Place, SharedPool
 from outlast.session import Ask, Dial, Idle, Notice, Outcome, Outgoing, SendPull, SendPush, Session
@@ -82,6 +84,7 @@ class Client:
         self._ledger = LedgerWriter(config.ledger_dir, config.slot, config.incarnation) if config.ledger_dir else None
         self._loaded: tuple[tuple[int, ...], int] = ((0,) * len(self.ranges), 0)  # versions, history
         self._open: list[Outgoing] = []
+        self.counts = WorkerCounts()
         self._closed = False
         self._asks: dict[str, threading.Thread] = {}
         self._threads = [
@@ -100,7 +103,10 @@ class Client:
 
     def take(self, timeout_s: float | None = None) -> Lease | None:
         """Memory for one gradient, float32 [numel]; waits while too many are on their way."""
-        return self._pool.take(timeout_s)
+        began = time.monotonic()
+        lease = self._pool.take(timeout_s)
+        self.counts.waited_s += time.monotonic() - began
+        return lease
 
     def submit(self, first: int, last: int, lease: Lease, kind: Kind, lr_scale: float) -> Outgoing:
         """Send a gradient computed on the weights last loaded."""
@@ -114,13 +120,17 @@ class Client:
         return item
 
     def record(self, fact: Fact, first: int, last: int) -> None:
+        self.counts.gradients[fact] += last - first + 1
         if self._ledger is not None:
             self._ledger.write(fact, first, last)
 
     def wait_until(self, ready: Any, timeout_s: float | None = None) -> bool:
         """Wait (without the lock's knowledge of why) until `ready()`; False after `timeout_s` seconds."""
         with self.condition:
-            return self.condition.wait_for(lambda: ready() or self.stopped, timeout_s)
+            began = time.monotonic()
+            held = self.condition.wait_for(lambda: ready() or self.stopped, timeout_s)
+            self.counts.waited_s += time.monotonic() - began
+            return held
 
     @property
     def stopped(self) -> bool:
@@ -160,6 +170,13 @@ class Client:
 
         Shards ahead keep the version before, which a worker lost between two shards' pushes makes necessary.
         """
+        began = time.monotonic()
+        try:
+            return self._synchronise()
+        finally:
+            self.counts.waited_s += time.monotonic() - began
+
+    def _synchronise(self) -> int:
         exact: list[int | None] = [None] * len(self.ranges)
         while not self.stopped:
             seen = self.arrivals_by_shard
@@ -196,6 +213,15 @@ class Client:
     def arrivals(self) -> int:
         """Grows whenever weights come in."""
         return sum(s.arrivals for s in self._staged)
+
+    def samples(self) -> Iterator[Sample]:
+        """For Prometheus."""
+        with self.condition:
+            session = self.session
+            received = sum((b - a) * 4 * s.arrivals for (a, b), s in zip(self.ranges, self._staged, strict=True))
+            return worker_samples(
+                self.counts, received, session.unanswered, session.outage(), session.buffer_down, time.monotonic()
+            )
 
     def copy_weights(self, out: torch.Tensor) -> None:
         """Copy the newest weights into `out`, float32 [numel]; what is submitted from now on was computed on them."""
@@ -335,6 +361,7 @@ class Client:
             link.connection.send(header, meta, byte_view(item.payload[start:stop]))
         else:
             link.send(header, meta, self._pool, item.payload, (start, stop))
+        self.counts.sent_bytes += (stop - start) * 4
         answer, body = self._answer(index, link)
         with self.condition:
             if answer.op == Op.ACKNOWLEDGED:

@@ -27,6 +27,7 @@ from outlast.api.spec import JobSpec
 from outlast.client import Client
 from outlast.ledger import Fact
 from outlast.local_steps import LocalSteps
+from outlast.metrics import publish
 from outlast.protocol import DataPlan, Kind
 from outlast.session import Outgoing
 from outlast.tensors import FlatModel
@@ -109,6 +110,7 @@ class Optimizer(torch.optim.Optimizer):
         )
         self._local = LocalSteps(self._model, self.inner) if local else None
         self._gave_up = False  # the last wait was in vain: do not wait again before something comes in
+        publish(config, self._client.samples)
         self._client.start()
         version = self._client.synchronise()
         self._check_stopped()

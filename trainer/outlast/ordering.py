@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from outlast.applied import Applied
 from outlast.protocol import Contribution, DataPlan, Entry, Identity, Kind, Part, Record, Token
 from outlast.replica_state import ReplicaSettings, ReplicatedState
-from outlast.staleness import Share, rate, scales, usual_staleness, weights
+from outlast.staleness import Share, rate, scales, staleness, usual_staleness, weights
 
 LogItem = tuple[int, int, Contribution]  # offset, incarnation, contribution
 
@@ -55,6 +55,7 @@ class Ordering:
         self.state = state
         self.settings = settings
         self.round: dict[int, Place] = {}  # Sync: slot -> its contribution to version + 1
+        self.staleness = (0, 0)  # (sum, number) of the contributions ordered here so far, for metrics
 
     @property
     def full(self) -> bool:
@@ -101,6 +102,9 @@ class Ordering:
         usual = usual_staleness(s.data.slots)
         shares = weights(settings.policy, s.version, group, s.history, usual=usual, compensate=compensate)
         scheduled = rate(settings.rate_at(s.version), pending, settings.reduced_rate, settings.base_lr)
+        total, number = self.staleness
+        total += sum(staleness(s.version, i, c.version) for i, c in enumerate(group) if c.history == s.history)
+        self.staleness = (total, number + len(group))
         return self._entry(group, shares, scheduled, s.version + len(group), offset)
 
     def _entry(

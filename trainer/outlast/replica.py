@@ -213,6 +213,7 @@ class Replica:
             "duplicates": state.duplicates,
             "pending": self.pending,
             "waiting": self._admission.waiting,
+            "staleness": self._admission.staleness,
             "offset": state.offset,
         }
 

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from outlast.connections import Serving, Waiter
 from outlast.durability import Durability
 from outlast.fail_stop import fail_stop
 from outlast.log_reader import LogReader
+from outlast.metrics import Sample, publish, server_samples
 from outlast.parameters import Parameters, Snapshot
 from outlast.payloads import InitialState, parameters_for
 from outlast.protocol import (
@@ -105,6 +107,7 @@ class Server:
         self.evaluation: dict[str, Any] | None = None
         self.leaving = threading.Event()
         self.left = False
+        self.replayed = 0  # gradients applied from the buffer
         self.error: str | None = None
         self.restore_error: str | None = None
         self.serving = Serving(self)
@@ -224,6 +227,8 @@ class Server:
         elif entry.kind is Kind.DELTA:
             assert self.parameters is not None
             self.parameters.add(payload.tensor, entry.version)
+        if entry.offset:
+            self.replayed += sum(i.last - i.first + 1 for i in entry.identities)
         self._compare(entry)
         self._first_update(entry)
         self.durability.applied(entry)
@@ -435,7 +440,12 @@ class Server:
             "backlog": self.log_reader.backlog(),
             "buffer_bytes": self.log_reader.buffer_bytes(),
             "parameters": 0 if parameters is None else parameters.numel,
+            "replayed": self.replayed,
         }
+
+    def samples(self) -> Iterator[Sample]:
+        """For Prometheus."""
+        return server_samples(self.status(), self.spec.recovery.buffer.max_bytes)
 
     def table(self) -> dict[str, Any]:
         """What the surviving state holds, for the report."""
@@ -471,4 +481,5 @@ def main() -> None:
         log.error("%s", error)
         raise SystemExit(1) from error
     server.start()
+    publish(config, server.samples)
     raise SystemExit(server.run_until_left())

@@ -37,7 +37,7 @@ class Controller:
     ) -> None:
         self.api = api
         self.cache = Cache(self._changed)
-        self._tools = Tools(api, self.cache, images, ThreadPoolExecutor(16, thread_name_prefix="to-server"))
+        self._tools = Tools(api, self.cache, images, *_pools())
         self._namespaces = None if namespaces is None else list(namespaces)
         self._on_lost = on_lost if on_lost is not None else lambda: os._exit(1)
         self._loops: dict[Key, JobLoop] = {}
@@ -144,6 +144,10 @@ class Controller:
             pods += its_pods.get("items") or []
             oldest += [_version(listed), _version(its_pods)]
         return jobs, pods, min(oldest)
+
+
+def _pools() -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+    return ThreadPoolExecutor(32, thread_name_prefix="to-server"), ThreadPoolExecutor(8, thread_name_prefix="slow")
 
 
 def _version(listed: Json) -> int:

@@ -23,7 +23,7 @@ from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.observer import Observer, Sight
 from outlast_operator.kubernetes.pods import PodView
 from outlast_operator.manifests.children import redis_pod
-from outlast_operator.manifests.names import CHAIN_LABEL, SLOTS_ANNOTATION, JobRef, is_owned
+from outlast_operator.manifests.names import CHAIN_LABEL, NAMED_LABEL, SLOTS_ANNOTATION, JobRef, is_owned
 from outlast_operator.manifests.pods import Images, process_pod, with_slots
 from outlast_operator.state import (
     Action,
@@ -45,6 +45,7 @@ log = logging.getLogger("outlast.kubernetes")
 
 Json = dict[str, Any]
 KILL_GRACE_S = 1
+TERM_GRACE_S = 3  # whom the planner ends has nothing to hand over: what it holds is saved, or not wanted any more
 AGAIN_S = 5.0  # between two requests to end the same pod
 REDIS_RESTARTS = 5  # in place; then its file is given up, and a fresh Redis is started
 
@@ -60,11 +61,12 @@ class Executor:
         images: Images,
         observer: Observer,
         events: Events,
-        pool: ThreadPoolExecutor,
+        pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
         clock: Callable[[], float],
     ) -> None:
         self._api, self._cache, self._ref, self._images = api, cache, ref, images
-        self._observer, self._events, self._pool, self._clock = observer, events, pool, clock
+        self._observer, self._events, self._clock = observer, events, clock
+        self._quick, self._slow = pools
         self._under_way: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._asked: dict[tuple[str, str], float] = {}  # (pod uid, term | kill) -> when
@@ -88,7 +90,7 @@ class Executor:
             case FinishJob(_, to):
                 self._send(to, "finish", lambda watch: watch.control.finish())
             case RequestCheckpoint(_, to, label):
-                self._send(to, "checkpoint", lambda watch: watch.control.checkpoint_now(label))
+                self._send(to, "checkpoint", lambda watch: watch.control.checkpoint_now(label), self._slow)
             case AssignSlot():
                 self._assign(action, sight)
             case Emit(type_, reason, message):
@@ -195,7 +197,7 @@ class Executor:
         if now - self._asked.get(key, -AGAIN_S) < AGAIN_S or (how == "term" and view.deleting):
             return
         self._asked[key] = now
-        self._delete(view, KILL_GRACE_S if how == "kill" else None)
+        self._delete(view, KILL_GRACE_S if how == "kill" else TERM_GRACE_S)
 
     def _ask_to_leave(self, view: PodView) -> None:
         """The pod stays, with its log; only its process ends. Workers leave by themselves."""
@@ -231,7 +233,9 @@ class Executor:
 
     # --- servers and labels ---
 
-    def _send(self, to: Member, what: str, call: Callable[[ServerWatch], object]) -> None:
+    def _send(
+        self, to: Member, what: str, call: Callable[[ServerWatch], object], pool: ThreadPoolExecutor | None = None
+    ) -> None:
         watch, key = self._observer.watch_of(to.boot), (to.boot, what)
         with self._lock:
             if watch is None or key in self._under_way:
@@ -250,7 +254,7 @@ class Executor:
                 with self._lock:
                     self._under_way.discard(key)
 
-        self._pool.submit(run)
+        (pool or self._quick).submit(run)
 
     def _assign(self, action: AssignSlot, sight: Sight) -> None:
         view = sight.living(action.worker)
@@ -265,18 +269,20 @@ class Executor:
         self._cache.put_pod(self._api.patch(CORE, view.namespace, "pods", view.pod, patch))
 
     def label_chains(self, views: dict[int, View], sight: Sight) -> None:
-        """Show in the pods' labels who is head; who is in no view (any more) has no such label."""
+        """Show in the pods' labels who is head; who is in no view (any more) has no such label, who is dead no name."""
         existing, _ = self._cache.pods(self._ref.uid)
         chains = [[m.boot for m in view.members] for view in views.values()]
         wanted = {boot: "replica" if at else "head" for chain in chains for at, boot in enumerate(chain)}
         for uid, pod in sight.pods.items():
             if pod.role != "server" or uid not in existing:
                 continue
+            found = existing[uid]["metadata"].get("labels") or {}
             label = wanted.get(self._observer.boot_of(uid) or "") if pod.alive else None
-            if (existing[uid]["metadata"].get("labels") or {}).get(CHAIN_LABEL) != label:
-                self._label(pod, label)
+            named = "true" if pod.alive else None
+            if (found.get(CHAIN_LABEL), found.get(NAMED_LABEL)) != (label, named):
+                self._label(pod, {CHAIN_LABEL: label, NAMED_LABEL: named})
 
-    def _label(self, pod: PodView, wanted: str | None) -> None:
+    def _label(self, pod: PodView, wanted: dict[str, str | None]) -> None:
         key = (pod.uid, f"label {wanted}")
         with self._lock:
             if key in self._under_way:
@@ -285,7 +291,7 @@ class Executor:
 
         def run() -> None:
             try:
-                patch: Json = {"metadata": {"labels": {CHAIN_LABEL: wanted}}}
+                patch: Json = {"metadata": {"labels": wanted}}
                 self._cache.put_pod(self._api.patch(CORE, pod.namespace, "pods", pod.pod, patch))
             except ApiError as error:
                 log.info("%s was not labelled %s: %s", pod.pod, wanted, error)
@@ -293,7 +299,7 @@ class Executor:
                 with self._lock:
                     self._under_way.discard(key)
 
-        self._pool.submit(run)
+        self._slow.submit(run)
 
 
 def read_slots(text: str) -> dict[int, int]:

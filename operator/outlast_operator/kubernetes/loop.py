@@ -1,7 +1,7 @@
 """One loop a job: a thread that observes, plans, records and acts, until the job is deleted.
 
 Rules. (1) Level-based: it may end between any two lines, and another one goes on from what is recorded. (2) It sleeps
-until something happens, until the plan wants to be woken, or (while servers speak) for a heartbeat. (3) Whatever goes
+until something happens, until the plan wants to be woken, or (while anything runs) for a heartbeat. (3) Whatever goes
 wrong here is logged and tried again, ever more slowly; it never ends the loop.
 """
 
@@ -40,7 +40,7 @@ class JobLoop:
         meta = job["metadata"]
         self.ref = JobRef(meta["name"], meta["namespace"], meta["uid"], meta.get("labels") or {})
         self._tools = tools
-        self._events = Events(tools.api, self.ref, tools.pool, tools.now)
+        self._events = Events(tools.api, self.ref, tools.slow, tools.now)
         self._runtime: KubernetesRuntime | None = None
         self._generation: int | None = None
         self._woken = threading.Event()  # while there is no runtime to wake
@@ -144,8 +144,8 @@ class JobLoop:
         observed = runtime.observe()
         if is_over(observed):
             return self._finished(observed.status.t_completed or now)
-        speaking = bool(observed.probes) or any(p.alive for p in observed.processes.values())
-        look_again = now + (spec.recovery.failover.heartbeat_seconds if speaking else IDLE_S)
+        running = any(p.alive for p in observed.processes.values())
+        look_again = now + (spec.recovery.failover.heartbeat_seconds if running else IDLE_S)
         return look_again if turn.wake_at is None else min(look_again, turn.wake_at)
 
     def _finished(self, t_completed: float) -> float:

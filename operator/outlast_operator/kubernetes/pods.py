@@ -129,7 +129,7 @@ def _exit(ended: Json, status: Json) -> Json:
     code = int(ended.get("exitCode") or 0)
     number = int(ended.get("signal") or 0) or (code - 128 if code > 128 else 0)
     why = ended.get("reason") or ""
-    words = _last_line(str(ended.get("message") or ""))
+    words = "" if number else _last_line(str(ended.get("message") or ""))  # who is killed has no last words
     if why == "OOMKilled":
         words = "it used more memory than its limit (OOMKilled); raise resources.limits.memory in its template"
     elif why not in ("", "Error", "Completed") and not words:

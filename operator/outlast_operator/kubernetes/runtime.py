@@ -46,7 +46,8 @@ class Tools:
     api: Api
     cache: Cache
     images: Images
-    pool: ThreadPoolExecutor
+    quick: ThreadPoolExecutor  # for what servers must hear at once
+    slow: ThreadPoolExecutor  # for what may take its time: checkpoints, events, labels
     now: Callable[[], float] = clock.now
 
 
@@ -62,7 +63,7 @@ class KubernetesRuntime:
         self._woken = threading.Event()
         self._observer = Observer(tools.cache, ref, acceptance.spec, secrets, self.wake, tools.now)
         self._executor = Executor(
-            tools.api, tools.cache, ref, tools.images, self._observer, events, tools.pool, tools.now
+            tools.api, tools.cache, ref, tools.images, self._observer, events, (tools.quick, tools.slow), tools.now
         )
         self._sight: Sight | None = None
         self._job: Json = {}

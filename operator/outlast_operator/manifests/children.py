@@ -13,6 +13,7 @@ from outlast_operator.manifests.names import (
     DATA_PORT,
     JOB_LABEL,
     NAME_ANNOTATION,
+    NAMED_LABEL,
     REDIS_CONTAINER,
     REDIS_PORT,
     ROLE_LABEL,
@@ -47,8 +48,11 @@ def needs_claim(spec: JobSpec) -> bool:
 
 
 def servers_headless(job: JobRef) -> Json:
-    """Gives every server pod its host name, from its start on: a server is asked for its view before it is ready."""
-    return _service(
+    """Gives every server pod its host name, from its start on: a server is asked for its view before it is ready.
+
+    Older endpoints controllers then name dead pods as well, so one that is known dead loses its label `named`.
+    """
+    service = _service(
         job,
         servers_service(job),
         "server",
@@ -56,6 +60,8 @@ def servers_headless(job: JobRef) -> Json:
         clusterIP="None",
         publishNotReadyAddresses=True,
     )
+    service["spec"]["selector"][NAMED_LABEL] = "true"
+    return service
 
 
 def redis_endpoint(job: JobRef) -> Json:

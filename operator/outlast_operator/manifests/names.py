@@ -16,6 +16,7 @@ from outlast.api.spec import KIND
 
 JOB_LABEL, ROLE_LABEL = f"{GROUP}/job-name", f"{GROUP}/role"
 SHARD_LABEL, INDEX_LABEL, CHAIN_LABEL = f"{GROUP}/shard", f"{GROUP}/index", f"{GROUP}/chain-role"
+NAMED_LABEL = f"{GROUP}/named"  # "true" while a server's host name leads to this pod
 NAME_ANNOTATION = f"{GROUP}/process"  # the stable name: server-0, worker-1, evaluator, redis
 INCARNATION_ANNOTATION = f"{GROUP}/incarnation"
 SLOTS_ANNOTATION = f"{GROUP}/slots"  # {slot: incarnation} that a worker fills besides its own

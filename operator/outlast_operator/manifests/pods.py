@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig, ServerAddress
 from outlast.api.spec import JobSpec
+from outlast.metrics import PORT_VARIABLE
 from outlast_operator.failover import policy
 from outlast_operator.manifests.names import (
     DATA_PORT,
     INCARNATION_ANNOTATION,
     METRICS_PORT,
     NAME_ANNOTATION,
+    NAMED_LABEL,
     QUEUE_LABEL,
     REDIS_PORT,
     SLOTS_ANNOTATION,
@@ -143,7 +145,10 @@ def _metadata(job: JobRef, spec: JobSpec, action: StartProcess) -> Json:
     elif action.role == "evaluator":
         more = {}
     name = pod_name(job, action.name, action.replaces, action.incarnation)
-    ours = metadata(job, name, {**labels(job, action.role, **more), **queue_labels})
+    its_labels = {**labels(job, action.role, **more), **queue_labels}
+    if action.role == "server":
+        its_labels[NAMED_LABEL] = "true"
+    ours = metadata(job, name, its_labels)
     ours["annotations"] = {
         NAME_ANNOTATION: action.name,
         INCARNATION_ANNOTATION: str(action.incarnation),
@@ -162,7 +167,8 @@ def _environment(job: JobRef, spec: JobSpec, action: StartProcess) -> list[Json]
     ]
     if policy(spec).needs_redis and spec.recovery.buffer.url is None:
         env.append(secret_variable(REDIS_VARIABLE, redis_secret(job), PASSWORD_KEY))
-    return [*env, *({"name": name, "value": value} for name, value in DEFAULTS.items())]
+    more = DEFAULTS if action.role == "evaluator" else {**DEFAULTS, PORT_VARIABLE: str(METRICS_PORT)}
+    return [*env, *({"name": name, "value": value} for name, value in more.items())]
 
 
 def redis_url(host: str, password: str | None = None) -> str:

@@ -1,0 +1,225 @@
+"""Actions on pods: done once, refused when they come late, and never done to anybody else's."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from fake_api import AtOnce, FakeApi
+
+from outlast.api.spec import JobSpec
+from outlast_operator.kubernetes.api import ApiError
+from outlast_operator.kubernetes.cache import Cache
+from outlast_operator.kubernetes.events import Events
+from outlast_operator.kubernetes.executor import Executor, read_slots
+from outlast_operator.kubernetes.observer import Observer, Secrets, Sight
+from outlast_operator.manifests.names import JobRef, pod_name
+from outlast_operator.manifests.pods import Images
+from outlast_operator.state import AssignSlot, KillProcess, StartProcess, StartRedis, TermProcess
+
+JOB = JobRef("mnist", "n", "job-uid")
+SERVER = StartProcess("server-0", "server")
+Json = dict[str, Any]
+
+
+def spec(**parts: Any) -> JobSpec:
+    raw: Json = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}, "recovery": {"strategy": "Hybrid"}}
+    return JobSpec.from_json({**raw, **parts})
+
+
+class Operator:
+    """One operator's view of one job, over an API server that several may share."""
+
+    def __init__(self, api: FakeApi, **parts: Any) -> None:
+        self.api, self.now = api, 1_000_000_000.0
+        self.cache = Cache(lambda namespace, name: None)
+        events = Events(api, JOB, AtOnce(), lambda: self.now)  # type: ignore[arg-type]
+        self.observer = Observer(self.cache, JOB, spec(**parts), Secrets("token"), lambda: None, lambda: self.now)
+        self.executor = Executor(
+            api,
+            self.cache,
+            JOB,
+            Images("t", "r"),
+            self.observer,
+            events,
+            (AtOnce(), AtOnce()),
+            lambda: self.now,  # type: ignore[arg-type]
+        )
+
+    def look(self) -> Sight:
+        return self.observer.look()
+
+    def do(self, action: Any, ended: bool = False) -> None:
+        self.executor.execute(action, self.look(), ended)
+
+    def pods(self) -> list[str]:
+        return self.api.names("pods")
+
+    def becomes(self, name: str, **state: Any) -> None:
+        """The kubelet reports of a pod's container."""
+        pod = self.api.objects["n", "pods", name]
+        pod["status"] = {"containerStatuses": [{"name": "outlast", "state": state, "restartCount": 0}]}
+        pod["metadata"]["resourceVersion"] = str(10_000 + int(pod["metadata"]["resourceVersion"]))
+        self.cache.put_pod(copy.deepcopy(pod))
+
+
+@pytest.fixture
+def operator() -> Operator:
+    return Operator(FakeApi())
+
+
+def test_a_start_is_done_once(operator: Operator) -> None:
+    operator.do(SERVER)
+    operator.do(SERVER)
+    assert operator.pods() == [pod_name(JOB, "server-0", None)]
+    assert operator.look().processes["server-0"].phase == "starting"
+
+
+def test_two_operators_make_one_pod() -> None:
+    api = FakeApi()
+    one, other = Operator(api), Operator(api)
+    one.do(SERVER)
+    other.do(SERVER)
+    assert len(one.pods()) == 1
+    assert other.look().processes["server-0"].instance == one.look().processes["server-0"].instance
+
+
+def test_a_name_in_use_is_not_given_away(operator: Operator) -> None:
+    operator.do(SERVER)
+    operator.do(StartProcess("server-0", "server", replaces="somebody-else"))
+    assert len(operator.pods()) == 1
+
+
+def test_a_replacement_keeps_the_newest_dead_pod_for_its_log(operator: Operator) -> None:
+    operator.do(SERVER)
+    for _ in range(3):
+        operator.becomes(sorted(operator.pods(), key=operator.api.names("pods").index)[-1], terminated={"exitCode": 1})
+        living = operator.look().processes["server-0"]
+        if living.alive:
+            break
+        operator.do(StartProcess("server-0", "server", replaces=living.instance))
+    assert operator.look().processes["server-0"].alive
+
+
+def test_what_cannot_be_proved_dead_is_removed_by_force_when_it_is_replaced(operator: Operator) -> None:
+    operator.do(SERVER)
+    old = operator.pods()[0]
+    instance = operator.look().processes["server-0"].instance
+    operator.becomes(old, running={})
+    operator.do(StartProcess("server-0", "server", replaces=instance))
+    assert (old, 0) in operator.api.deletions
+    assert operator.pods() == [pod_name(JOB, "server-0", instance)]
+    assert not operator.look().dead, "an object that is gone proves nothing"
+
+
+def test_an_older_incarnation_of_a_worker_is_not_started(operator: Operator) -> None:
+    operator.do(StartProcess("worker-0", "worker", slot=0, incarnation=3))
+    operator.becomes(operator.pods()[0], terminated={"exitCode": 1})
+    instance = operator.look().processes["worker-0"].instance
+    operator.do(StartProcess("worker-0", "worker", slot=0, incarnation=3, replaces=instance))
+    assert len(operator.pods()) == 1
+    operator.do(StartProcess("worker-0", "worker", slot=0, incarnation=4, replaces=instance))
+    assert len(operator.pods()) == 2
+
+
+def test_a_kill_meets_the_very_pod_or_nobody(operator: Operator) -> None:
+    operator.do(SERVER)
+    operator.do(KillProcess("server-0", "another-uid"))
+    assert operator.api.deletions == []
+    instance = operator.look().processes["server-0"].instance
+    operator.do(KillProcess("server-0", instance))
+    operator.do(KillProcess("server-0", instance))  # planned again each turn, asked for once in a while
+    assert operator.api.deletions == [(operator.pods()[0], 1)]
+
+
+def test_a_pod_of_ours_that_was_made_anew_under_its_name_is_not_deleted(operator: Operator) -> None:
+    operator.do(SERVER)
+    name = operator.pods()[0]
+    instance = operator.look().processes["server-0"].instance
+    operator.api.objects["n", "pods", name]["metadata"]["uid"] = "made-anew"
+    operator.do(KillProcess("server-0", instance))
+    assert operator.api.deletions == []
+    assert operator.look().processes["server-0"].alive is False, "the one we knew is gone"
+
+
+def test_somebody_elses_pod_under_the_name_is_left_alone(operator: Operator) -> None:
+    name = pod_name(JOB, "server-0", None)
+    operator.api.create(
+        "api/v1", "n", "pods", {"metadata": {"name": name, "labels": {"outlast.dev/job-name": "mnist"}}}
+    )
+    operator.do(SERVER)
+    failed = operator.look().processes["server-0"]
+    assert (failed.phase, failed.exit_code) == ("exited", 1)
+    assert "belongs to somebody else" in failed.reason
+    assert operator.api.deletions == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ApiError(422, "Invalid", "spec.containers[0].image: Required value"), 1),
+        (ApiError(403, "Forbidden", "exceeded quota"), None),
+    ],
+    ids=["the template is wrong: its own error", "no quota: not its fault"],
+)
+def test_a_start_that_the_api_server_refuses_is_a_start_that_failed(
+    operator: Operator, error: ApiError, code: int | None
+) -> None:
+    operator.api.refuse = lambda plural, body: error if plural == "pods" else None
+    operator.do(SERVER)
+    failed = operator.look().processes["server-0"]
+    assert (failed.phase, failed.exit_code, failed.reason) == ("exited", code, error.message)
+    assert any(error.message in e["message"] for e in events(operator))
+    operator.api.refuse = lambda plural, body: None
+    operator.do(StartProcess("server-0", "server", replaces=failed.instance))
+    assert operator.look().processes["server-0"].phase == "starting"
+
+
+def events(operator: Operator) -> list[Json]:
+    return [obj for (_, plural, _), obj in operator.api.objects.items() if plural == "events"]
+
+
+def test_redis_is_left_to_the_kubelet_until_it_fails_again_and_again(operator: Operator) -> None:
+    operator.do(StartRedis())
+    name = operator.pods()[0]
+    waiting = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 1}}}
+    for restarts, deleted in ((1, False), (5, True)):
+        pod = operator.api.objects["n", "pods", name]
+        pod["status"] = {"containerStatuses": [{"name": "redis", "restartCount": restarts, **waiting}]}
+        pod["metadata"]["resourceVersion"] = str(10_000 * restarts)
+        operator.cache.put_pod(copy.deepcopy(pod))
+        operator.do(StartRedis(operator.look().processes["redis"].instance))
+        assert bool(operator.api.deletions) is deleted
+
+
+def test_at_the_end_pods_go_as_the_policy_says() -> None:
+    for policy, deletions in (("Running", 1), ("None", 0)):
+        operator = Operator(FakeApi(), runPolicy={"cleanPodPolicy": policy})
+        operator.do(SERVER)
+        operator.do(TermProcess("server-0", operator.look().processes["server-0"].instance), ended=True)
+        assert len(operator.api.deletions) == deletions, policy
+
+
+@pytest.mark.parametrize(("policy", "left"), [("All", 0), ("Running", 1)])
+def test_pods_that_have_ended_stay_unless_all_are_to_go(policy: str, left: int) -> None:
+    operator = Operator(FakeApi(), runPolicy={"cleanPodPolicy": policy})
+    operator.do(SERVER)
+    operator.becomes(operator.pods()[0], terminated={"exitCode": 0})
+    operator.executor.clean_up(operator.look())
+    assert len(operator.api.deletions) == 1 - left
+
+
+def test_a_worker_is_told_its_further_slots(operator: Operator) -> None:
+    operator.do(StartProcess("worker-0", "worker", slot=0))
+    operator.do(AssignSlot(2, 5, "worker-0"))
+    version = operator.api.objects["n", "pods", operator.pods()[0]]["metadata"]["resourceVersion"]
+    operator.do(AssignSlot(2, 5, "worker-0"))
+    annotations = operator.api.objects["n", "pods", operator.pods()[0]]["metadata"]["annotations"]
+    assert annotations["outlast.dev/slots"] == '{"2": 5}'
+    assert operator.api.objects["n", "pods", operator.pods()[0]]["metadata"]["resourceVersion"] == version
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "3"])
+def test_an_annotation_that_makes_no_sense_counts_for_nothing(text: str) -> None:
+    assert read_slots(text) == {}

@@ -1,0 +1,190 @@
+"""One job's loop over an API server in memory: its spec, its children, its record, its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fake_api import AtOnce, FakeApi
+
+from outlast_operator.kubernetes.api import ApiError
+from outlast_operator.kubernetes.cache import Cache
+from outlast_operator.kubernetes.loop import JobLoop, managed_by_us
+from outlast_operator.kubernetes.runtime import JobGone, Tools
+from outlast_operator.manifests.pods import Images
+
+Json = dict[str, Any]
+
+
+class World:
+    """One TrainingJob and one operator."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.api = FakeApi()
+        self.now = 1_700_000_000.0
+        self.cache = Cache(lambda namespace, name: None)
+        self.spec: Json = {
+            "training": {"task": "a.b", "optimizer": {"lr": 0.1}, "stopAfter": {"updates": 10}},
+            "recovery": {"strategy": "Chain"},
+            **parts,
+        }
+        made = self.api.create("", "n", "trainingjobs", self._job())
+        self.cache.put_job(made)
+        self.tools = Tools(self.api, self.cache, Images("t", "r"), AtOnce(), AtOnce(), lambda: self.now)  # type: ignore[arg-type]
+        self.loop = JobLoop(self.tools, made)
+
+    def _job(self) -> Json:
+        meta = {"name": "mnist", "generation": 1}
+        return {"apiVersion": "outlast.dev/v1alpha1", "kind": "TrainingJob", "metadata": meta, "spec": self.spec}
+
+    @property
+    def job(self) -> Json:
+        return self.api.objects["n", "trainingjobs", "mnist"]
+
+    @property
+    def status(self) -> Json:
+        return self.job.get("status") or {}
+
+    def edit(self, **parts: Any) -> None:
+        """A user changes the spec."""
+        job = self.api.get("", "n", "trainingjobs", "mnist")
+        job["spec"] = {**job["spec"], **parts}
+        job["metadata"]["generation"] += 1
+        self.cache.put_job(self.api.replace("", "n", "trainingjobs", "mnist", job))
+
+    def settle(self) -> None:
+        """Turns until the loop would sleep."""
+        for _ in range(20):
+            if self.loop._turn() is not None:
+                return
+        pytest.fail("the loop does not come to rest")
+
+    def condition(self, type_: str) -> Json:
+        return next(c for c in self.status["conditions"] if c["type"] == type_)
+
+    def events(self) -> list[str]:
+        return [o["reason"] for (_, plural, _), o in self.api.objects.items() if plural == "events"]
+
+
+def test_a_job_gets_its_children_and_its_pods() -> None:
+    world = World()
+    world.settle()
+    assert world.api.names("secrets") == ["mnist-token"]
+    assert world.api.names("services") == ["mnist-servers"]
+    assert world.api.names("persistentvolumeclaims") == ["mnist-checkpoints"]
+    started = [name.rsplit("-", 1)[0] for name in world.api.names("pods")]
+    servers_and_workers = ["mnist-server-0", "mnist-server-1", "mnist-server-2", "mnist-worker-0", "mnist-worker-1"]
+    assert started == ["mnist-evaluator", *servers_and_workers]
+    assert world.status["state"] == "Pending"
+    assert world.status["workers"]["selector"] == "outlast.dev/job-name=mnist,outlast.dev/role=worker"
+
+
+def test_a_job_at_rest_is_not_written() -> None:
+    world = World()
+    world.settle()
+    version = world.job["metadata"]["resourceVersion"]
+    for _ in range(5):
+        world.now += 1.0
+        world.settle()
+    assert world.job["metadata"]["resourceVersion"] == version
+
+
+def test_another_operator_goes_on_from_the_record() -> None:
+    world = World()
+    world.settle()
+    pods = world.api.names("pods")
+    world.loop = JobLoop(world.tools, world.job)
+    world.settle()
+    assert world.api.names("pods") == pods
+
+
+def test_an_invalid_job_says_why_and_starts_when_it_is_mended() -> None:
+    world = World(servers={"replicas": 1})
+    world.settle()
+    assert world.status["state"] == "Failed"
+    assert "spec.servers.replicas: 1 is too few for recovery.strategy Chain" in world.condition("Failed")["message"]
+    assert world.events() == ["InvalidSpec"]
+    assert world.api.names("pods") == []
+    version = world.job["metadata"]["resourceVersion"]
+    world.settle()
+    assert world.job["metadata"]["resourceVersion"] == version
+    world.edit(servers={"replicas": 2})
+    world.settle()
+    assert world.status["state"] == "Pending"
+    assert world.condition("Failed")["status"] == "False"
+
+
+def test_a_change_that_is_refused_is_said_and_the_job_goes_on() -> None:
+    world = World()
+    world.settle()
+    world.edit(training={**world.spec["training"], "optimizer": {"lr": 0.5}})
+    world.settle()
+    accepted = world.condition("SpecAccepted")
+    assert accepted["status"] == "False"
+    assert "spec.training.optimizer: cannot be changed in a job that exists" in accepted["message"]
+    assert "ChangeRefused" in world.events()
+    assert world.status["state"] == "Pending"
+    world.edit(training=world.spec["training"])
+    world.settle()
+    assert world.condition("SpecAccepted")["status"] == "True"
+
+
+def test_a_refusal_is_told_once() -> None:
+    world = World()
+    world.settle()
+    world.edit(training={**world.spec["training"], "seed": 7})
+    world.settle()
+    version = world.job["metadata"]["resourceVersion"]
+    world.loop = JobLoop(world.tools, world.job)
+    world.settle()
+    assert world.job["metadata"]["resourceVersion"] == version
+    assert world.events().count("ChangeRefused") == 1
+
+
+def test_a_status_that_somebody_else_wrote_is_not_overwritten() -> None:
+    world = World()
+    job = world.api.get("", "n", "trainingjobs", "mnist")
+    world.api.replace("", "n", "trainingjobs", "mnist", {**job, "status": {"state": "Mine"}}, "status")
+    assert world.loop._turn() is None, "after a conflict it looks again"
+    assert world.status == {"state": "Mine"}
+    assert world.api.names("pods") == [], "nothing is done before it is recorded"
+    world.settle()
+    assert world.status["state"] == "Pending"
+
+
+def test_somebody_elses_secret_is_not_used() -> None:
+    world = World()
+    world.api.create("", "n", "secrets", {"kind": "Secret", "metadata": {"name": "mnist-token"}, "data": {}})
+    with pytest.raises(ApiError, match="belongs to somebody else"):
+        world.settle()
+    assert world.events() == ["NameTaken"]
+
+
+def test_a_deleted_job_ends_its_loop() -> None:
+    world = World()
+    world.settle()
+    world.cache.remove_job(world.job)
+    with pytest.raises(JobGone):
+        world.loop._turn()
+
+
+def test_a_template_that_the_api_server_refuses_ends_in_failed() -> None:
+    world = World()
+    refusal = ApiError(422, "Invalid", "spec.containers[0].image: Required value")
+    world.api.refuse = lambda plural, body: refusal if plural == "pods" else None
+    for _ in range(200):
+        world.settle()
+        if world.status["state"] == "Failed":
+            break
+        world.now += 5.0
+    failed = world.condition("Failed")
+    assert failed["reason"] == "BackoffLimitExceeded"
+    assert "spec.containers[0].image: Required value" in failed["message"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "ours"),
+    [({}, True), ({"managedBy": "outlast.dev/operator"}, True), ({"managedBy": "kueue.x-k8s.io/multikueue"}, False)],
+)
+def test_who_manages_a_job(spec: Json, ours: bool) -> None:
+    assert managed_by_us({"spec": spec}) is ours
