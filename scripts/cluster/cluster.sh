@@ -4,6 +4,7 @@
 #   cluster.sh up               make it ready; run again, mend what died
 #   cluster.sh down             end it and leave the machine as it was; what was built or fetched stays in the cache
 #   cluster.sh status           what runs
+#   cluster.sh is-up            print yes or no
 #   cluster.sh load ARCHIVE...  give it images from OCI archives
 #   cluster.sh restart NAME     end a part (kube-apiserver, kubelet, ...) and start it again
 #   cluster.sh provider         print which of the providers below serves here
@@ -96,6 +97,8 @@ down_debian() {
   say "down"
 }
 
+is_up_debian() { is_running kube-apiserver && is_running kubelet; }
+
 status_debian() {
   local name
   for name in etcd kube-apiserver kube-controller-manager kube-scheduler containerd kubelet kube-proxy dnsmasq dns; do
@@ -129,6 +132,7 @@ main() {
   esac
   case $command in
   provider) echo "$chosen" ;;
+  is-up) if [ "$chosen" = given ] || "is_up_$chosen"; then echo yes; else echo no; fi ;;
   kubeconfig) echo "${OUTLAST_E2E_KUBECONFIG:-$KUBECONFIG_FILE}" ;;
   tools) echo "$TOOLS" ;;
   up)

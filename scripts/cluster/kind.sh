@@ -28,6 +28,8 @@ down_kind() {
   rm -f "$KUBECONFIG_FILE" "$STATE/kind.yaml"
 }
 
+is_up_kind() { kind get clusters 2>/dev/null | grep -qx "$KIND_NAME"; }
+
 status_kind() { kind get nodes --name "$KIND_NAME"; }
 
 load_kind() {

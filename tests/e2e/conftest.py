@@ -24,14 +24,17 @@ NAMESPACES = ("outlast-e2e-1", "outlast-e2e-2")  # served by the operator, and n
 RELEASE = "outlast"
 TEST_TIMEOUT_S = 600
 BUILD = ROOT / "build"
+KEEP = os.environ.get("OUTLAST_E2E_KEEP", "") not in ("", "0")
 
 _figures = Figures()
 _failed = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.is_relative_to(here))  # stable: these last, for they take longest
     for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
+        if item.path.is_relative_to(here):
             if os.environ.get("OUTLAST_SKIP_E2E", "") not in ("", "0"):
                 item.add_marker(pytest.mark.skip(reason="OUTLAST_SKIP_E2E is set"))
             if item.get_closest_marker("timeout") is None:
@@ -69,14 +72,18 @@ def version() -> str:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A cluster that is ready, with the images of operator, Redis and trainer pods in it."""
+    """A cluster that is ready, with the images of operator, Redis and trainer pods in it. Who starts it ends it."""
+    was_up = script("cluster.sh", "is-up") == "yes"
     found = connect()
     if found.provider != "given":
         found.images = script("images.sh", "operator", "redis", "e2e-base")
     environment.prepare()
     yield found
-    if "OUTLAST_E2E_KEEP" not in os.environ:
-        shutil.rmtree(environment.WORK, ignore_errors=True)
+    if KEEP:
+        return
+    if not was_up:
+        script("cluster.sh", "down")
+    shutil.rmtree(environment.WORK, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +93,7 @@ def release(cluster: Cluster) -> Iterator[str]:
     install(cluster)
     yield SYSTEM
     collect(cluster, SYSTEM, BUILD / "e2e" / "operator")
-    if "OUTLAST_E2E_KEEP" not in os.environ:
+    if not KEEP:
         cluster.kubectl("delete", "tjob", "--all", "-n", NAMESPACES[0])
         cluster.kubectl("delete", "tjob", "--all", "-n", NAMESPACES[1])
         cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--wait")

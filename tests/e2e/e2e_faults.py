@@ -30,12 +30,18 @@ def delete_by_force(cluster: Cluster, pod: Any) -> Moment:
     return moment
 
 
-def kill_process(cluster: Cluster, pod: Any) -> Moment:
-    """`kill -9` of the container's processes, on the node: out of memory, a crash."""
+def processes_of(cluster: Cluster, pod: Any) -> list[str]:
+    """The ids, on the node, of the processes in a pod's first container."""
     container = pod.status.container_statuses[0].container_id.rpartition("/")[2]
     find = f'for d in /proc/[0-9]*; do grep -qs {container} $d/cgroup && echo "${{d#/proc/}}"; done; true'
     pids = cluster.on_node(find).split()
     assert pids, f"no process of {pod.metadata.name}'s container {container} was found on the node"
+    return pids
+
+
+def kill_process(cluster: Cluster, pod: Any) -> Moment:
+    """`kill -9` of the container's processes, on the node: out of memory, a crash."""
+    pids = processes_of(cluster, pod)
     moment = _now()
     cluster.on_node(f"kill -9 {' '.join(pids)} 2>/dev/null; true")
     return moment

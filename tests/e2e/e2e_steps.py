@@ -22,6 +22,7 @@ def start_training(start_job: StartJob, strategy: str, **spec: Json) -> tuple[Jo
     job = start_job(strategy, **spec)
     first = wait_until("the first update", lambda: job.first_fact_after(before, *ACKNOWLEDGED), 120)
     job.wait_whole()
+    job.wait_condition("PrimaryAvailable")
     wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
     return job, first - before
 

@@ -1,0 +1,86 @@
+"""Fifty jobs at once: all planned soon, in little memory, with few requests, and none while nothing happens."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+from e2e_cluster import Cluster, wait_until
+from e2e_faults import processes_of
+from e2e_figures import Figures
+
+JOBS, PODS_A_JOB = 50, 6  # three servers, two workers, an evaluator
+CALM_S = 20
+READS = ("get", "list", "watch")
+NOWHERE = {"spec": {"nodeSelector": {"outlast.dev/no-such-node": "true"}, "containers": [{"name": "outlast"}]}}
+
+
+def requests(cluster: Cluster, system: str) -> dict[tuple[str, str], float]:
+    """(verb, resource) -> requests to the API server so far, over all replicas of the operator."""
+    total: dict[tuple[str, str], float] = {}
+    for pod in cluster.core.list_namespaced_pod(system, label_selector="app.kubernetes.io/name=outlast").items:
+        text = cluster.core.connect_get_namespaced_pod_proxy_with_path(f"{pod.metadata.name}:8080", system, "metrics")
+        for labels, value in re.findall(r"^outlast_api_requests_total\{(.*?)\} (\S+)$", text, re.MULTILINE):
+            known = dict(re.findall(r'(\w+)="(.*?)"', labels))
+            key = (known["verb"].lower(), known["resource"])
+            total[key] = total.get(key, 0.0) + float(value)
+    return total
+
+
+def memory_mb(cluster: Cluster, system: str) -> float:
+    """Of the operator's replica that uses most: resident megabytes of its processes."""
+    largest = 0.0
+    for pod in cluster.core.list_namespaced_pod(system, label_selector="app.kubernetes.io/name=outlast").items:
+        pids = processes_of(cluster, pod)
+        lines = cluster.on_node(" ".join(["grep -h VmRSS", *(f"/proc/{pid}/status" for pid in pids)]))
+        largest = max(largest, sum(float(line.split()[1]) for line in lines.splitlines()) / 1024)
+    return largest
+
+
+def test_fifty_jobs_at_once(cluster: Cluster, namespace: str, release: str, figures: Figures) -> None:
+    prefix = f"many-{secrets.token_hex(2)}"
+    documents = [
+        {
+            "apiVersion": "outlast.dev/v1alpha1",
+            "kind": "TrainingJob",
+            "metadata": {"name": f"{prefix}-{i}", "namespace": namespace, "labels": {"outlast.dev/e2e": prefix}},
+            "spec": {
+                "training": {"task": "outlast.tasks.fashion_mnist", "stopAfter": {"updates": 1000}},
+                "servers": {"replicas": 3, "template": NOWHERE},
+                "workers": {"replicas": 2, "template": NOWHERE},
+                "recovery": {"strategy": "Chain", "checkpoint": {"volume": {"emptyDir": {}}}},
+            },
+        }
+        for i in range(JOBS)
+    ]
+    before = requests(cluster, release)
+    try:
+        start = time.monotonic()
+        cluster.apply(*documents)
+        wait_until(
+            "the pods of fifty jobs",
+            lambda: (
+                len([p for p in cluster.pods(namespace) if p.metadata.name.startswith(prefix)]) == JOBS * PODS_A_JOB
+            ),
+            300,
+            poll_s=1,
+        )
+        figures.time(f"{JOBS} jobs at once: all planned", time.monotonic() - start, at_most=60)
+        planned = requests(cluster, release)
+        made = {key: planned[key] - before.get(key, 0.0) for key in planned}
+        figures.number(f"{JOBS} jobs at once: requests a job until planned", sum(made.values()) / JOBS, "<=", 40)
+        time.sleep(CALM_S)  # the measured time, in which nothing happens
+        calm = requests(cluster, release)
+        writes = sum(
+            calm[key] - planned.get(key, 0.0)
+            for key in calm
+            if key[0] not in READS and key[1] not in ("leases", "events")
+        )
+        figures.number("pending jobs: writes a job in 5 s", writes / JOBS / (CALM_S / 5), "<=", 1)
+        figures.number(f"{JOBS} jobs at once: operator's memory, MB", memory_mb(cluster, release), "<=", 200)
+    finally:
+        cluster.kubectl(
+            "delete", "tjob", "-n", namespace, "-l", f"outlast.dev/e2e={prefix}", "--wait=true", timeout_s=120
+        )
+        wait_until("the end of their pods", lambda: not cluster.pods(namespace), 120, poll_s=1)
