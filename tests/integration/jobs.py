@@ -345,7 +345,10 @@ def assert_sound(ended: Ended, *, updates: int, lost_at_most: int = 0, resumed_a
     assert report["final"]["version"] >= updates
     assert g["duplicates"] == 0
     assert 0 <= g["lost"] <= lost_at_most, g
-    assert g["applied"] == (report["final"]["version"] - resumed_at) * workers, g
+    made = (report["final"]["version"] - resumed_at) * workers
+    # Each shard reaches an Async job's goal on its own: the last gradients under way may be in some shards alone.
+    under_way = 2 * report["workers"] if len(ended.status.views) > 1 and report["consistency"] != "Sync" else 0
+    assert made - under_way <= g["applied"] <= made, g
     assert g["applied"] <= g["computed"], g
     assert g["acknowledged"] <= g["computed"], g
     assert g["buffered"] <= g["acknowledged"], g

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -144,6 +145,31 @@ def test_nothing_acknowledged_is_lost_when_redis_is_killed(start: Callable[..., 
         out = torch.zeros(60_000)
         logs[0].fetch(0, item, out)
         assert (out == item.first).all(), "a gradient is not whole"
+
+
+def test_an_append_whose_answer_is_lost_keeps_its_payload(
+    start: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link connects again and tries once more; what the first attempt uploaded is in the log by then."""
+    log = open_log(start())
+    assert push(log, 1, torch.ones(10)) == AppendResult.OK  # the connection has been used
+    upload, calls = log.bulk._upload, []
+
+    def upload_and_lose_the_answer(*args: Any) -> Any:
+        answer = upload(*args)
+        calls.append(answer)
+        if len(calls) == 1:
+            raise ConnectionResetError("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(log.bulk, "_upload", upload_and_lose_the_answer)
+    assert push(log, 2, torch.full((10,), 2.0)) == AppendResult.DUPLICATE
+    assert len(calls) == 2
+    out = torch.zeros(10)
+    items = log.read(0, 0, 10)
+    assert [item.first for item in items] == [1, 2]
+    log.fetch(0, items[1], out)
+    assert out.eq(2.0).all()
 
 
 def _answers(log: GradientLog) -> bool:

@@ -2,7 +2,8 @@
 
 Rules
 - Asking first costs one small round trip, and saves a full or closed log an upload of 46 MB.
-- Each attempt uploads under a name of its own: an earlier one's chunks may be in the log already.
+- Each attempt uploads under a name of its own, the link's own second attempt too: when the answer to an earlier one was
+  lost, its chunks may be in the log, and a duplicate's chunks are deleted.
 - No room is an answer (`full`), whoever says it: the log's bound, or Redis's own memory limit.
 """
 
@@ -80,18 +81,18 @@ def admit(log: GradientLog, item: LogItem, cost: int) -> str:
 
 def _commit(log: GradientLog, item: LogItem, cost: int, encoded: Sequence[tuple[int, memoryview]]) -> str:
     """Upload all chunks and commit them, in one round trip."""
-    push = secrets.token_hex(8)
-    uploads: list[tuple[str, memoryview]] = []
-    manifests: list[Arg] = []
-    for shard, (elements, view) in enumerate(encoded):
-        pieces = list(chunks(view))
-        uploads += [(log.chunk_key(push, shard, i), piece) for i, piece in enumerate(pieces)]
-        manifests += [len(pieces), encode_item(item, elements, view.nbytes, push, len(pieces))]
 
-    def arguments(run_id: str) -> tuple[Arg, ...]:
-        return (*_arguments(log, "commit", item, cost, run_id), push, *manifests)
+    def make(run_id: str) -> tuple[list[tuple[str, memoryview]], tuple[Arg, ...]]:
+        push = secrets.token_hex(8)
+        uploads: list[tuple[str, memoryview]] = []
+        manifests: list[Arg] = []
+        for shard, (elements, view) in enumerate(encoded):
+            pieces = list(chunks(view))
+            uploads += [(log.chunk_key(push, shard, i), piece) for i, piece in enumerate(pieces)]
+            manifests += [len(pieces), encode_item(item, elements, view.nbytes, push, len(pieces))]
+        return uploads, (*_arguments(log, "commit", item, cost, run_id), push, *manifests)
 
-    answer = log.bulk.upload_and_run(uploads, log.upload_ttl_ms, APPEND, log.prefix, arguments)
+    answer = log.bulk.upload_and_run(make, log.upload_ttl_ms, APPEND, log.prefix)
     return str(answer[0].decode())
 
 

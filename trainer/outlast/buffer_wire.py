@@ -45,16 +45,19 @@ class Wire(Link):
 
     def upload_and_run(
         self,
-        values: Sequence[tuple[str, memoryview]],
+        make: Callable[[str], tuple[Sequence[tuple[str, memoryview]], tuple[Arg, ...]]],
         ttl_ms: int,
         script: Script,
         key: str,
-        arguments: Callable[[str], tuple[Arg, ...]],
     ) -> Reply:
-        """`upload`, and in the same round trip the script on `key` with `arguments(run id)`. Returns its answer."""
+        """`upload`, and in the same round trip the script on `key`. Returns its answer.
+
+        `make(run id)` gives the values and the script's arguments anew for each attempt: when the reply to the first
+        was lost, what it uploaded may be in use.
+        """
 
         def run(client: redis.Redis, run_id: str) -> Reply:
-            args = arguments(run_id)
+            values, args = make(run_id)
             try:
                 return self._upload(values, ttl_ms, "EVALSHA", script.sha, 1, key, *args)
             except NoScriptError:  # Redis restarted since it was last asked
