@@ -66,6 +66,7 @@ def run(settings: Settings) -> int:
                 clusterwide=settings.namespaces is None,
                 standalone=True,
                 ready_flag=watching,
+                identity=identity(),  # type: ignore[arg-type]  # kopf would ask who our user is, whom no image knows
             )
         )
     finally:

@@ -32,6 +32,7 @@ class Leadership:
         self._on_change = on_change
         self._stopped = threading.Event()
         self._seen: tuple[str, float] = ("", 0.0)  # the record as last seen, and since when it is so
+        self._held: Json | None = None  # the Lease as we last wrote it
         self._renewed = 0.0
         self.leading = False
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
@@ -69,6 +70,8 @@ class Leadership:
 
     def _try(self, now: float) -> bool:
         """Whether the Lease is ours now."""
+        if self.leading and self._held is not None and self._take(self._held, taken_over=False):
+            return True  # as we left it: nobody else has touched it
         try:
             lease = self._api.get(LEASES, self._namespace, "leases", self._name)
         except ApiError as error:
@@ -104,9 +107,10 @@ class Leadership:
         if taken_over:
             spec |= {"acquireTime": _micro_time(), "leaseTransitions": int(spec.get("leaseTransitions") or 0) + 1}
         try:
-            self._api.replace(LEASES, self._namespace, "leases", self._name, {**lease, "spec": spec})
+            self._held = self._api.replace(LEASES, self._namespace, "leases", self._name, {**lease, "spec": spec})
         except ApiError as error:
-            if error.conflict:
+            self._held = None
+            if error.conflict or error.not_found:
                 return False  # somebody else was quicker
             raise
         return True

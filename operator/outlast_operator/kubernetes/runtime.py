@@ -8,6 +8,7 @@ and goes into the cache, so that the next turn need not wait for the watch.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from outlast_operator.state import Action, JobStatus, ObservedJob
 log = logging.getLogger("outlast.kubernetes")
 
 Json = dict[str, Any]
+WAITS_S = 5.0  # that a pod waits for a node or its image for a moment is no news
 QUIET_S = 0.002  # events that come together are answered by one turn
 
 
@@ -69,7 +71,7 @@ class KubernetesRuntime:
         self._job: Json = {}
         self._record: Record | None = None
         self._recorded: tuple[str, Record] | None = None  # resource version -> what it holds: read once
-        self._waits: dict[str, str] = {}
+        self._waits: dict[str, float] = {}  # why pods wait -> since when; inf once that was told
 
     # --- waking ---
 
@@ -166,11 +168,17 @@ class KubernetesRuntime:
     # --- why nothing happens ---
 
     def _tell_who_waits(self, sight: Sight) -> None:
-        waits = {view.name: view.waits for view in sight.newest.values() if view.waits and view.alive}
-        for name, why in waits.items():
-            if self._waits.get(name) != why:
-                self.events.tell("Warning", "PodWaits", f"{name}: {why}")
-        self._waits = waits
+        """One event for all pods that wait for the same, once they have for a while."""
+        groups: dict[str, list[str]] = {}
+        for view in sight.newest.values():
+            if view.waits and view.alive:
+                groups.setdefault(view.waits, []).append(view.name)
+        now = self._tools.now()
+        self._waits = {why: self._waits.get(why, now) for why in groups}
+        for why, names in groups.items():
+            if now - self._waits[why] >= WAITS_S:
+                self._waits[why] = math.inf  # told
+                self.events.tell("Warning", "PodWaits", f"{', '.join(sorted(names))}: {why}")
 
 
 def replace_status(api: Api, cache: Cache, job: Json, status: Json) -> Json:
