@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,12 +25,18 @@ LR = 0.5
 
 
 @pytest.fixture
-def job() -> Iterator[Job]:
+def directory() -> Iterator[Path]:
+    """With a path that is short enough for a socket."""
     directory = Path(tempfile.mkdtemp(prefix="olshm-", dir="/tmp"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def job(directory: Path) -> Iterator[Job]:
     job = Job(directory, "Async", 2, {"name": "SGD", "lr": LR}, 10_000)
     yield job
     job.close()
-    shutil.rmtree(directory)
 
 
 class Worker:
@@ -68,6 +75,9 @@ class Worker:
     def push(self, lease: Lease, flags: int = 0) -> None:
         self.step += 1
         self.link.send(self.header(flags), None, self.pool, lease)
+
+    def pull(self) -> None:
+        self.link.connection.send(Header(Op.PULL, slot=self.slot, incarnation=1, epoch=1))
 
     def answer(self) -> tuple[Header, dict[str, Any]]:
         while True:
@@ -149,26 +159,81 @@ def test_weights_stay_until_their_reader_asks_for_the_next(job: Job, worker: Wor
     busy.link.connection.close()
 
 
-def test_readers_that_take_nothing_stop_nobody(job: Job, worker: Worker) -> None:
-    idle = []
-    for _ in range(20):  # each is shown weights of its own version and never asks again
+def test_readers_that_take_nothing_stop_nobody_and_keep_their_connections(job: Job, worker: Worker) -> None:
+    idle, out = [], torch.zeros(NUMEL)
+    for _ in range(20):  # each is shown weights of its own version, and does not look at them
         worker.push(worker.gradient(1.0), Flag.WANT_WEIGHTS)
         assert worker.answer()[0].op == Op.ACKNOWLEDGED
         reader = Worker(job, 1)
-        reader.link.connection.send(Header(Op.PULL, slot=1, incarnation=1, epoch=1))
-        assert reader.answer()[0].op == Op.WEIGHTS
-        idle.append(reader)
-    for reader in idle:
-        reader.link.connection.close()
+        reader.pull()
+        header, meta = reader.answer()
+        assert header.op == Op.WEIGHTS
+        idle.append((reader, meta))
     assert weights(job) == -20.0 * LR
+    late = [not reader.link.read(meta, out) for reader, meta in idle]
+    assert late[0], "more readers than snapshots: the first was left without"
+    assert not late[-1]
+    for reader, _ in idle:
+        reader.pull()
+        _, meta = reader.answer()
+        assert reader.link.read(meta, out)
+        assert out.eq(-20.0 * LR).all()
+        reader.link.connection.close()
 
 
-@pytest.mark.parametrize("shared", [None, [9, 0, NUMEL * 4, 1], [0, 0, 4, 1]], ids=["no place", "outside", "short"])
-def test_a_place_that_is_wrong_closes_that_connection_alone(job: Job, worker: Worker, shared: Any) -> None:
+@pytest.mark.parametrize("consistency", ["Sync", "Async"])
+def test_whoever_reads_too_late_tries_again(directory: Path, consistency: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, calls = Sharing.read, 0
+
+    def read_or_be_too_late(self: Sharing, meta: dict[str, Any], out: torch.Tensor, *more: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        return read(self, meta, out, *more) and calls % 5 != 0
+
+    monkeypatch.setattr(Sharing, "read", read_or_be_too_late)
+    job = Job(directory, consistency, 1, {"name": "SGD", "lr": LR}, 10_000)
+    model = torch.nn.Linear(4, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    optimizer = job.join(model, lr=LR)
+    for _ in range(30):
+        model.weight.grad = torch.full((1, 4), 0.25)
+        optimizer.step()
+    assert optimizer.drain(20.0)
+    assert calls > 40
+    assert job.server.parameters is not None
+    assert job.server.parameters.version == 30
+    assert job.server.parameters.vector.tolist() == pytest.approx([1.0 - 30 * 0.25 * LR] * 4)
+    job.close()
+
+
+def test_where_the_system_gives_no_shared_memory_the_socket_carries_everything(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, "memfd_create")
+
+    monkeypatch.setattr("outlast.segment.os.memfd_create", refuse)
+    job = Job(directory, "Sync", 1, {"name": "SGD", "lr": LR}, 10_000)
+    model = torch.nn.Linear(4, 1, bias=False)
+    optimizer = job.join(model, lr=LR)
+    before = model.weight.detach().clone()
+    model.weight.grad = torch.ones(1, 4)
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), before - LR)
+    assert "which is slower" in caplog.text
+    job.close()
+
+
+@pytest.mark.parametrize(
+    ("shared", "flags"),
+    [(None, 0), ([9, 0, NUMEL * 4, 1], 0), ([0, 0, 4, 1], 0), ([0, 0, NUMEL * 4, 1], Flag.INIT)],
+    ids=["no place", "outside", "short", "initial weights"],
+)
+def test_a_place_that_is_wrong_closes_that_connection_alone(job: Job, worker: Worker, shared: Any, flags: int) -> None:
     worker.push(worker.gradient(1.0))
     worker.answer()
     worker.step += 1
-    worker.link.connection.send(worker.header(Flag.SHARED), {"shared": shared})
+    worker.link.connection.send(worker.header(Flag.SHARED | flags), {"shared": shared})
     with pytest.raises(ConnectionError):
         worker.answer()
     again = Worker(job, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from outlast.api.messages import Header, Op, ProtocolError
+from outlast.readers import Readers
 from outlast.segment import Mapping, Place, SharedPool
 from outlast.sharing import Sharing
 from outlast.transport import Connection
@@ -84,6 +86,48 @@ def test_a_mapping_outlives_the_pool() -> None:
     del lease, pool
     assert mapping.read(where, out)
     assert out.eq(7.0).all()
+
+
+def test_a_peer_cannot_write() -> None:
+    pool = SharedPool(NUMEL, limit=1)
+    with pytest.raises(PermissionError):
+        os.pwrite(pool.fd, b"x", 0)
+    with pytest.raises(PermissionError):
+        mmap.mmap(pool.fd, 4096)
+
+
+def test_a_large_copy_is_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outlast.segment._PIECE", 1000)
+    pool, out, told = SharedPool(NUMEL + 1, limit=1), torch.zeros(NUMEL + 1), []
+    lease = pool.take()
+    assert lease is not None
+    lease.tensor.copy_(torch.arange(NUMEL + 1))
+    where = place(pool, lease, 0, NUMEL + 1)
+    assert mapping_of(pool).read(where, out, lambda: told.append(1))
+    assert torch.equal(out, lease.tensor)
+    assert len(told) == 4
+    del lease
+    assert not mapping_of(pool).read(where, out, lambda: told.append(pool.take()))  # overwritten after a piece
+
+
+def test_memory_is_taken_from_readers_in_place_first_then_from_the_slowest() -> None:
+    class Line:
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    readers, lines = Readers(), [Line() for _ in range(4)]
+    for line in lines:
+        readers.begins(line, object())
+    readers.reads_in_place(lines[2])
+    readers.reads_in_place(lines[3])
+    readers.ends(lines[1])
+    assert [readers.leave_without() for _ in range(4)] == ["in place", "in place", "closed", None]
+    assert [line.closed for line in lines] == [True, False, False, False]
+    readers.reads_in_place(lines[0])
+    readers.ends(lines[0])
+    assert len(readers) == 0
 
 
 def test_memory_of_another_pool_has_no_place() -> None:

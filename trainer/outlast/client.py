@@ -30,7 +30,7 @@ from outlast.ledger import Fact, LedgerWriter
 from outlast.memory import Lease, TensorPool
 from outlast.metrics import Sample, WorkerCounts, worker_samples
 from outlast.protocol import DataPlan, Kind, Refusal
-from outlast.segment import AVAILABLE, Place, SharedPool
+from outlast.segment import AVAILABLE, Place, make_pool
 from outlast.session import Ask, Dial, Idle, Notice, Outcome, Outgoing, SendPull, SendPush, Session
 from outlast.sharing import Sharing
 from outlast.tensors import Manifest, byte_view, shard_ranges
@@ -77,10 +77,10 @@ class Client:
             for a, b in self.ranges
         ]
         limit = max(4, min(_MEMORY_BYTES // (manifest.numel * 4), 256))
-        shared = (
-            AVAILABLE and not pinned and any(s.address.startswith("unix:") for shard in config.servers for s in shard)
+        local = any(s.address.startswith("unix:") for shard in config.servers for s in shard)
+        self._pool = (
+            TensorPool(manifest.numel, limit, pinned=True) if pinned else make_pool(manifest.numel, limit, local)
         )
-        self._pool = SharedPool(manifest.numel, limit) if shared else TensorPool(manifest.numel, limit, pinned=pinned)
         self._ledger = LedgerWriter(config.ledger_dir, config.slot, config.incarnation) if config.ledger_dir else None
         self._loaded: tuple[tuple[int, ...], int] = ((0,) * len(self.ranges), 0)  # versions, history
         self._open: list[Outgoing] = []
@@ -362,12 +362,12 @@ class Client:
         else:
             link.send(header, meta, self._pool, item.payload, (start, stop))
         self.counts.sent_bytes += (stop - start) * 4
-        answer, body = self._answer(index, link)
+        answer, body, came = self._answer(index, link)
         with self.condition:
             if answer.op == Op.ACKNOWLEDGED:
                 self._note(answer, body)
                 self.session.acknowledged(index, item)
-                if init:
+                if init or not came:
                     self.session.request(index)
             else:
                 self._refused(index, answer, body)
@@ -383,16 +383,19 @@ class Client:
             version=action.version or 0,
         )
         link.connection.send(header)
-        answer, body = self._answer(index, link)
+        answer, body, came = self._answer(index, link)
         with self.condition:
             if answer.op == Op.WEIGHTS:
                 self._note(answer, body)
                 self.session.pulled(index)
+                if not came:
+                    self.session.request(index, action.version)
             else:
                 self._refused(index, answer, body)
             self.settle()
 
-    def _answer(self, index: int, link: Sharing) -> tuple[Header, dict[str, Any]]:
+    def _answer(self, index: int, link: Sharing) -> tuple[Header, dict[str, Any], bool]:
+        """The answer, and whether the weights that it promised have come."""
         connection = link.connection
         connection.set_timeout(self.spec.recovery.failover.timeout_seconds, None)
         while True:
@@ -404,11 +407,13 @@ class Client:
                 break
         if header.op not in (Op.ACKNOWLEDGED, Op.WEIGHTS, Op.REFUSED):
             raise ProtocolError(f"a server answered with op {header.op}")
+        came = True
         if header.length or header.flags & Flag.SHARED:
-            self._receive_weights(index, link, header, meta)
-        return header, meta
+            came = self._receive_weights(index, link, header, meta)
+        return header, meta, came
 
-    def _receive_weights(self, index: int, link: Sharing, header: Header, meta: dict[str, Any]) -> None:
+    def _receive_weights(self, index: int, link: Sharing, header: Header, meta: dict[str, Any]) -> bool:
+        """False when the server needed their memory before we had read them."""
         staged = self._staged[index]
         shared = bool(header.flags & Flag.SHARED)
         size = Place.from_json(meta.get("shared")).length if shared else header.length
@@ -424,11 +429,12 @@ class Client:
         if not shared:
             link.connection.receive_into(byte_view(staged.spare))
         elif not link.read(meta, staged.spare):
-            raise ConnectionResetError("the server needed the memory of its weights before they were read")
+            return False
         with self.condition:
             staged.front, staged.spare = staged.spare, staged.front
             staged.version, staged.history = header.version, header.history
             staged.arrivals += 1
+        return True
 
     def _note(self, answer: Header, meta: dict[str, Any]) -> None:
         self.data = DataPlan(*meta["data"])

@@ -11,8 +11,8 @@ import logging
 import os
 import queue
 import signal
-import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +37,7 @@ from outlast.protocol import (
     SendAcks,
     Weights,
 )
+from outlast.readers import Readers
 from outlast.sharing import Sharing
 from outlast.tensors import byte_view
 from outlast.transport import Connection
@@ -79,8 +80,7 @@ class Serving:
         self.pulled_bytes = 0
         self._heartbeat_s = server.spec.recovery.failover.heartbeat_seconds
         self._pool: TensorPool | None = None
-        self._readers: dict[Connection, tuple[float, Snapshot]] = {}  # since when each is taking which weights
-        self._lock = threading.Lock()
+        self.readers = Readers()
 
     def make_pool(self, numel: int, spec: JobSpec) -> None:
         if self._pool is None or self._pool.numel != numel:
@@ -109,7 +109,7 @@ class Serving:
         try:
             while True:
                 header, meta = connection.receive()
-                self._readers.pop(connection, None)  # it has taken the weights that the last answer showed it
+                self.readers.ends(connection)  # it has taken the weights that the last answer showed it
                 if header.op == Op.PUSH:
                     self._push(reader, header, meta)
                 elif header.op == Op.PULL:
@@ -117,11 +117,11 @@ class Serving:
                 else:
                     self._control(connection, header, meta)
         finally:
-            self._readers.pop(connection, None)
+            self.readers.ends(connection)
 
     def _push(self, reader: Sharing, header: Header, meta: dict[str, Any]) -> None:
         if header.flags & Flag.SHARED:
-            payload = self._copy_payload(reader, meta)
+            payload = self._copy_payload(reader, header, meta)
         else:
             payload = self._receive_payload(reader.connection, header, meta)
         waiter = Waiter(reader.connection, header.slot, bool(header.flags & Flag.WANT_WEIGHTS))
@@ -143,17 +143,31 @@ class Serving:
         del payload, contribution
         self._await_answer(reader, waiter)
 
-    def _copy_payload(self, reader: Sharing, meta: dict[str, Any]) -> Any:
+    def _copy_payload(self, reader: Sharing, header: Header, meta: dict[str, Any]) -> Any:
         """The push's payload, copied out of the worker's memory; None while there is nothing to hold it yet."""
+        if header.length or header.flags & Flag.INIT or header.dtype != DType.FLOAT32:
+            raise ProtocolError("a push through shared memory is a float32 gradient or delta, and has no payload")
         pool = self._pool
         if pool is None:
             return None
         lease = pool.take()
         assert lease is not None
-        if not reader.read(meta, lease.tensor):
+        if not reader.read(meta, lease.tensor, self._waiting(reader.connection)):
             # The worker has put something else there, for this gradient is safe elsewhere (in the buffer, say).
             raise ConnectionResetError("a gradient was overwritten before it was read: its worker has moved on")
         return lease
+
+    def _waiting(self, connection: Connection) -> Callable[[], None]:
+        """To be called now and then while a request takes long: says WAITING each heartbeat."""
+        told = time.monotonic()
+
+        def tell() -> None:
+            nonlocal told
+            if time.monotonic() > told + self._heartbeat_s:
+                connection.send(Header(Op.WAITING))
+                told = time.monotonic()
+
+        return tell
 
     def _receive_payload(self, connection: Connection, header: Header, meta: dict[str, Any]) -> Any:
         """The push's payload in memory of ours; None when it had to be thrown away (nothing to hold it yet)."""
@@ -241,24 +255,25 @@ class Serving:
             connection.send(Header(op, flags=flags, epoch=epoch, history=history, version=reply.version), meta)
             return
         header = Header(op, DType.FLOAT32, flags, epoch=epoch, history=history, version=snapshot.version)
-        self._readers[connection] = (time.monotonic(), snapshot)  # until it asks for the next thing
         parameters = self.server.parameters
-        reader.send(header, meta, None if parameters is None else parameters.pool, snapshot.lease)
+        self.readers.begins(connection, snapshot)
+        if reader.send(header, meta, None if parameters is None else parameters.pool, snapshot.lease):
+            self.readers.reads_in_place(connection)
+        else:
+            self.readers.ends(connection)
         self.pulled_bytes += snapshot.tensor.numel() * 4
 
-    def drop_slowest_reader(self, waiter: Waiter, version: int | None) -> Snapshot | None:
-        """All snapshots are lent: close the connection that has been reading longest and try again."""
+    def snapshot_from_readers(self, version: int | None) -> Snapshot | None:
+        """All snapshots are lent: take back what readers hold. Called with the server's lock held."""
         parameters = self.server.parameters
         assert parameters is not None
-        while self._readers:
-            slowest = min(self._readers.items(), key=lambda item: item[1][0])[0]
-            log.warning("all snapshots are lent; dropped the slowest reader")
-            self._readers.pop(slowest, None)
-            slowest.close()
-            snapshot = parameters.snapshot(version)
-            if snapshot is not None:
-                return snapshot
-        return parameters.snapshot(version)
+        while (snapshot := parameters.snapshot(version)) is None:
+            left = self.readers.leave_without()
+            if left is None:
+                return None
+            if left == "closed":
+                log.warning("all snapshots are lent; dropped the slowest reader")
+        return snapshot
 
     # --- predecessors ---
 

@@ -311,9 +311,7 @@ class Server:
         if waiter.wants_weights and not isinstance(reply, Refused):
             assert self.parameters is not None
             exact = reply.version if self.spec.training.consistency == "Sync" else None
-            snapshot = self.parameters.snapshot(exact)
-            if snapshot is None:
-                snapshot = self.serving.drop_slowest_reader(waiter, exact)
+            snapshot = self._snapshot(exact)
             if snapshot is None:  # Sync, several shards: v-1 was never here, our state came whole
                 gone = Refused(waiter, Refusal.VERSION, self.replica.view, f"version {reply.version} is not here")
                 waiter.answer(gone, None, self.replica.view)
@@ -321,6 +319,18 @@ class Server:
             if self.spec.recovery.staleness.policy == "DelayCompensation" and waiter.slot is not None and snapshot:
                 self.pull_copies[waiter.slot] = snapshot
         waiter.answer(reply, snapshot, self.replica.view)
+
+    def _snapshot(self, version: int | None) -> Snapshot | None:
+        assert self.parameters is not None
+        snapshot = self.parameters.snapshot(version)
+        if snapshot is not None or version not in (None, self.parameters.version):
+            return snapshot  # None: that version is gone
+        snapshot = self.serving.snapshot_from_readers(version)
+        while snapshot is None and self.pull_copies:
+            # DelayCompensation with many slots: the oldest copy's gradient is weighted instead (InverseStaleness).
+            self.pull_copies.pop(min(self.pull_copies, key=lambda slot: self.pull_copies[slot].version))
+            snapshot = self.parameters.snapshot(version)
+        return snapshot
 
     def export(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """The whole state at this moment: (meta, tensors). Call with the lock held."""

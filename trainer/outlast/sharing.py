@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +26,7 @@ class Sharing:
         self.connection = connection
         self._agreed = agreed and connection.local
         self._mapping: Mapping | None = None
-        self._shown: TensorPool | None = None  # whose descriptor the peer has
+        self._shown: Callable[[], TensorPool | None] = lambda: None  # whose descriptor the peer has
 
     def send(
         self,
@@ -33,24 +35,25 @@ class Sharing:
         pool: TensorPool | None,
         lease: Lease,
         span: tuple[int, int] | None = None,
-    ) -> None:
+    ) -> bool:
         """Send a frame with elements [first, last) of the lease (all, if not given) as payload.
 
-        Where the peer can read them in `pool` they are not copied: they must then stay as they are until it answers.
+        True: the peer reads them in `pool`, and they should stay as they are until it is heard of again.
         """
         first, last = span or (0, lease.tensor.numel())
         place = pool.place(lease, first, last) if self._agreed and isinstance(pool, SharedPool) else None
         if place is None:
             self.connection.send(header, meta, byte_view(lease.tensor[first:last]))
-            return
+            return False
         assert isinstance(pool, SharedPool)
-        descriptor = None if self._shown is pool else pool.fd
+        descriptor = None if self._shown() is pool else pool.fd
         shared = replace(header, flags=header.flags | Flag.SHARED)
         self.connection.send(shared, {**(meta or {}), "shared": place.to_json()}, descriptor=descriptor)
-        self._shown = pool
+        self._shown = weakref.ref(pool)
+        return True
 
-    def read(self, meta: dict[str, Any], out: torch.Tensor) -> bool:
-        """Copy the payload that a SHARED frame's `meta` names into `out`, float32 [n].
+    def read(self, meta: dict[str, Any], out: torch.Tensor, between: Callable[[], None] | None = None) -> bool:
+        """Copy the payload that a SHARED frame's `meta` names into `out`, float32 [n]; `between` pieces call that.
 
         False when the peer has overwritten it meanwhile. Raises `ProtocolError` for a place outside its memory.
         """
@@ -59,4 +62,4 @@ class Sharing:
             self._mapping = Mapping(descriptor)
         if self._mapping is None:
             raise ProtocolError("a frame points into shared memory, and no descriptor of it has come")
-        return self._mapping.read(Place.from_json(meta.get("shared")), out)
+        return self._mapping.read(Place.from_json(meta.get("shared")), out, between)

@@ -181,7 +181,7 @@ class Connection:
         """Fill `head`, the start of a frame, and keep a descriptor that comes with it."""
         try:
             flags = socket.MSG_WAITALL | socket.MSG_CMSG_CLOEXEC
-            n, ancillary, _, _ = self.sock.recvmsg_into([head], _DESCRIPTOR_SPACE, flags)
+            n, ancillary, told, _ = self.sock.recvmsg_into([head], _DESCRIPTOR_SPACE, flags)
         except BlockingIOError as error:
             raise PeerTimeout("peer was silent for too long") from error
         except OSError as error:
@@ -192,6 +192,8 @@ class Connection:
                 self._descriptors.append(struct.unpack_from("i", data)[0])
         if n == 0:
             raise ConnectionResetError("peer closed the connection")
+        if told & socket.MSG_CTRUNC and not ancillary:
+            raise ProtocolError("a descriptor could not be received: this process has too many open files")
         self.bytes_received += n
         if n < len(head):
             self._fill(head[n:])
@@ -226,10 +228,10 @@ class Connection:
 
     def close(self) -> None:
         """Close at once; a thread blocked in receive wakes up with an error."""
+        self._drop_descriptor()  # also when another thread has closed already: one may have come since
         if self._closed:
             return
         self._closed = True
-        self._drop_descriptor()
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError as error:

@@ -8,6 +8,10 @@ the highest resident size seen, process by process.
 
 Durability is EverySecond, not the default Always: a disk that syncs some hundred times a second cannot carry more
 gradients than that, whatever the strategy. What Always costs here is shown by a short run without an outage.
+
+Before each run with a log as much memory as it may come to (in Redis, and in the page cache of its file) is touched
+once: fresh memory of a virtual machine can be slower than a log that grows by 200 MB/s (memory.py; both speeds are
+shown).
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from outlast_operator.bench.common import (
     run_job,
     table,
 )
+from outlast_operator.bench.memory import touch
 from outlast_operator.report_data import steps_of
 
 NAME = "busy"
@@ -43,6 +48,7 @@ RUNS = 1  # a strategy
 STRATEGIES = ("Stateless", "Hybrid", "Checkpoint", "Chain")
 COMPUTING_ON = ("Stateless", "Hybrid")
 MAX_BYTES = "8Gi"
+TOUCH_BYTES = 14 << 30
 FULL, SHORT = (15.0, 15.0, 22.0), (2.0, 2.0, 4.0)  # seconds before the kill, of the outage, after it
 
 
@@ -58,12 +64,16 @@ def measure(settings: Settings) -> Outcome:
         "during", "ratio", "after", "backlog", "applied after", "buffer peak", "lost", "twice",
     )  # fmt: skip
     with Progress(settings.console, runs * len(strategies) + 1, "busy") as progress:
+        touched = []
         for strategy in strategies:
+            if strategy in COMPUTING_ON and not settings.short:
+                touched.append(touch(TOUCH_BYTES, progress.detail))
             cases = [c for n in range(runs) if (c := _outage(settings, progress, strategy, n, problems, memory))]
             figures[strategy] = cases
             for case in cases:
                 _show(shown, strategy, case)
         figures["always"] = _always(settings, progress, problems)
+    figures["memory"] = touched
     settings.console.print(shown)
     _show_memory(settings, memory)
     _explain(settings, figures)
@@ -220,6 +230,12 @@ def _explain(settings: Settings, figures: dict[str, Any]) -> None:
         settings.console.print(
             f"Hybrid lost every replica at once and fell back to {case['restored']}, which cost {case['lost']} "
             "acknowledged gradients; what had gone to Redis was applied.",
+            highlight=False,
+        )
+    for touched in figures["memory"]:
+        settings.console.print(
+            f"Before a run {touched['touched_mb'] / 1e3:.1f} GB of memory were touched once, at "
+            f"{touched['slowest_mb_per_s']:.0f} to {touched['fastest_mb_per_s']:.0f} MB/s.",
             highlight=False,
         )
     rate = figures["always"].get("gradients_per_s")
