@@ -5,7 +5,8 @@
 #   images.sh NAME...           of: operator redis e2e-base trainer-cpu trainer-cuda; or all
 #
 # Where no registry answers, the base images are made of Debian's packages and get the names that FROM asks for. An image
-# whose inputs did not change is not built again: archives lie in $STATE/images under a digest of their inputs.
+# whose inputs did not change is not built again: archives lie in $STATE/images under a digest of their inputs. Prints a
+# line for each: its tag, and the archive's name.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -53,6 +54,7 @@ build_image() { # name: its archive, unless there is one of the same inputs
     say "built $tag in $((SECONDS - started)) s, $(du -m "$archive" | cut -f1) MB"
   fi
   load "$1" "$archive"
+  echo "$tag ${archive##*/}"
 }
 
 load() { # name, archive: into the cluster, if it is up and has not got it

@@ -7,6 +7,7 @@ OUTLAST_E2E_KEEP=1 leaves the release and its namespaces as they are at the end,
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -71,7 +72,7 @@ def cluster() -> Iterator[Cluster]:
     """A cluster that is ready, with the images of operator, Redis and trainer pods in it."""
     found = connect()
     if found.provider != "given":
-        script("images.sh", "operator", "redis", "e2e-base")
+        found.images = script("images.sh", "operator", "redis", "e2e-base")
     environment.prepare()
     yield found
     if "OUTLAST_E2E_KEEP" not in os.environ:
@@ -100,7 +101,9 @@ def install(cluster: Cluster, *options: str) -> None:
     if cluster.helm("version", "--short").startswith("v4"):
         adopt.append("--force-conflicts")
     chart = str(ROOT / "charts" / "outlast")
-    values = f"namespaces={{{namespaces}}},userRoles=Namespaced"
+    # The annotation makes new pods of an image that changed under its tag.
+    digest = hashlib.sha256(cluster.images.encode()).hexdigest()[:16]
+    values = f"namespaces={{{namespaces}}},userRoles=Namespaced,podAnnotations.images=d{digest}"
     command = ["upgrade", "--install", RELEASE, chart, "-n", SYSTEM, "--set", values]
     cluster.helm(*command, "--wait", "--timeout", "120s", *adopt, *options)
 

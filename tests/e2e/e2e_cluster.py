@@ -62,11 +62,12 @@ def wait_until(what: str, condition: Callable[[], T | None], timeout_s: float, p
 
 @dataclass
 class Cluster:
-    """`provider` as scripts/cluster/cluster.sh names it: given, kind or debian."""
+    """`provider` as scripts/cluster/cluster.sh names it: given, kind or debian. `images`: which were loaded."""
 
     provider: str
     kubeconfig: str
     tools: Path
+    images: str = ""
 
     def __post_init__(self) -> None:
         configuration = kubernetes.client.Configuration()

@@ -84,6 +84,8 @@ def template(image: str, *, prefix: str = "", ledger: Path | None = None, **cont
         "volumeMounts": [
             {"name": f"e2e-{name}", "mountPath": target, "readOnly": read_only} for name, _, target, read_only in mounts
         ],
+        # Little: several jobs must find room on a node of two cores.
+        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
         **container,
     }
     volumes = [

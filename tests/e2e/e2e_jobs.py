@@ -135,7 +135,7 @@ def seconds_of(text: str) -> float:
 
 
 def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **spec: Json) -> Job:
-    """A FashionMNIST job that trains until it is stopped. `spec` is merged in, a section each."""
+    """A FashionMNIST job that trains until it is stopped. `spec` is merged in, object by object."""
     name = f"{strategy.lower()}-{secrets.token_hex(2)}"
     ledger, checkpoints = folder_of(name, "ledger"), folder_of(name, "checkpoints")
     pod = template(image, prefix=cluster.prefix, ledger=ledger)
@@ -162,6 +162,13 @@ def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **s
             },
         },
     }
-    for section, values in spec.items():
-        document["spec"][section] = {**document["spec"].get(section, {}), **values}
+    _merge(document["spec"], spec)
     return Job(cluster, namespace, name, document, ledger, checkpoints)
+
+
+def _merge(into: Json, values: Json) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

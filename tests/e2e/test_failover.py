@@ -3,46 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import e2e_faults as faults
 import pytest
-from e2e_cluster import Cluster, wait_until
+from e2e_cluster import Cluster
 from e2e_figures import KILLS, Figures
-from e2e_jobs import Job, seconds_of
-
-from outlast.ledger import Fact
-
-StartJob = Callable[..., Job]
-
-
-def start_training(start_job: StartJob, strategy: str) -> tuple[Job, float]:
-    """A job in which every server and worker works; seconds from before `kubectl apply` to the first update."""
-    before = time.monotonic()
-    job = start_job(strategy)
-    first = wait_until("the first update", lambda: job.first_fact_after(before, Fact.ACKNOWLEDGED), 120)
-    job.wait_whole()
-    wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
-    return job, first - before
-
-
-def first_update_after(job: Job, target: str, epoch: int, moment: faults.Moment) -> float:
-    """Seconds from the kill to the first update in the new epoch, as the ledger in the status has it."""
-
-    def found() -> float | None:
-        for line in job.status.get("failovers") or []:
-            if line["target"] == target and line.get("epoch", 0) > epoch and line.get("firstUpdateTime"):
-                return seconds_of(line["firstUpdateTime"]) - moment[0]
-        return None
-
-    return wait_until(f"the first update after the loss of {target} in epoch {epoch}", found, 60)
-
-
-def stop(job: Job) -> None:
-    """Suspend: the last member writes a checkpoint, and then nothing changes any more."""
-    job.cluster.patch(job.namespace, job.name, {"suspend": True})
-    job.wait_condition("Suspended", timeout_s=90)
-    wait_until("the end of all processes", lambda: not job.living("server") and not job.living("worker"), 90)
+from e2e_steps import StartJob, busy_seconds, first_update_after, start_training, stop, updates_go_on
 
 
 @pytest.mark.parametrize("way", list(faults.KILLS))
@@ -71,8 +37,41 @@ def test_a_drained_head_hands_over(cluster: Cluster, start_job: StartJob, figure
         epoch, head = job.view()["epoch"], job.head()
         _, moment = faults.drain(cluster, head)
         job.wait_whole(beyond_epoch=epoch)
-        wait_until("a later update", lambda: job.first_fact_after(time.monotonic() - 1, Fact.ACKNOWLEDGED), 30)
+        updates_go_on(job)
         pauses.append(job.longest_pause(moment, time.monotonic()))
     stop(job)
     figures.number("Chain, head drained: acknowledged gradients lost", job.lost(), "==", 0)
     figures.time("Chain, head drained: pause of all workers", pauses, at_most=1)
+
+
+def test_a_checkpoint_is_restored(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
+    job, _ = start_training(start_job, "Checkpoint", recovery={"checkpoint": {"everyUpdates": 50}})
+    times, lost = [], []
+    for _ in range(KILLS):
+        job.wait_condition("CheckpointAvailable")
+        view, server = job.view(), job.head()
+        moment = faults.kill_process(cluster, server)
+        times.append(first_update_after(job, server.spec.hostname, view["epoch"], moment))
+        line = next(f for f in reversed(job.status["failovers"]) if f["target"] == server.spec.hostname)
+        assert job.view()["history"] == view["history"] + 1, "a rollback is a new history"
+        assert line["restore"].startswith("ckpt-"), line
+        lost.append(line["gradients"]["lost"])
+    figures.number("Checkpoint, server killed: most gradients lost", max(lost), "<=", 100)
+    figures.time("Checkpoint, server killed: kill to first update", times, at_most=30)
+
+
+def test_stateless_workers_compute_on(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
+    job, _ = start_training(start_job, "Stateless")
+    start, before = time.monotonic(), busy_seconds(job)
+    times = []
+    for _ in range(KILLS):
+        epoch, server = job.view()["epoch"], job.head()
+        moment = faults.delete_by_force(cluster, server)
+        times.append(first_update_after(job, server.spec.hostname, epoch, moment))
+    elapsed, after = time.monotonic() - start, busy_seconds(job)
+    assert after.keys() == before.keys(), "a worker was replaced"
+    shares = [(after[pod] - before[pod]) / elapsed for pod in before]
+    figures.number("Stateless, server lost: least share of time in which a worker was busy", min(shares), ">=", 0.95)
+    figures.time("Stateless, server lost: kill to first update", times, at_most=30)
+    stop(job)
+    figures.number("Stateless, server lost: acknowledged gradients lost", job.lost(), "==", 0)

@@ -1,0 +1,64 @@
+"""Steps that several end-to-end tests take."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+from e2e_cluster import Json, wait_until
+from e2e_faults import Moment
+from e2e_jobs import Job, seconds_of
+
+from outlast.ledger import Fact
+
+StartJob = Callable[..., Job]
+ACKNOWLEDGED = (Fact.ACKNOWLEDGED, Fact.BUFFERED)  # by a server, by Redis
+
+
+def start_training(start_job: StartJob, strategy: str, **spec: Json) -> tuple[Job, float]:
+    """A job in which every server and worker works; seconds from before `kubectl apply` to the first update."""
+    before = time.monotonic()
+    job = start_job(strategy, **spec)
+    first = wait_until("the first update", lambda: job.first_fact_after(before, *ACKNOWLEDGED), 120)
+    job.wait_whole()
+    wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
+    return job, first - before
+
+
+def first_update_after(job: Job, target: str, epoch: int, moment: Moment) -> float:
+    """Seconds from the kill to the first update in the new epoch, as the ledger in the status has it."""
+
+    def found() -> float | None:
+        for line in job.status.get("failovers") or []:
+            if line["target"] == target and line.get("epoch", 0) > epoch and line.get("firstUpdateTime"):
+                return seconds_of(line["firstUpdateTime"]) - moment[0]
+        return None
+
+    return wait_until(f"the first update after the loss of {target} in epoch {epoch}", found, 60)
+
+
+def stop(job: Job) -> None:
+    """Suspend: the last member writes a checkpoint, and then nothing changes any more."""
+    job.cluster.patch(job.namespace, job.name, {"suspend": True})
+    job.wait_condition("Suspended", timeout_s=90)
+    wait_until("the end of all processes", lambda: not job.living("server") and not job.living("worker"), 90)
+
+
+def busy_seconds(job: Job) -> dict[str, float]:
+    """Seconds that each living worker was busy so far, from its metrics: pod -> seconds."""
+    found = {}
+    for pod in job.living("worker"):
+        text = job.cluster.core.connect_get_namespaced_pod_proxy_with_path(
+            f"{pod.metadata.name}:9090", job.namespace, "metrics"
+        )
+        value = re.search(r"^outlast_worker_busy_seconds_total(?:{.*?})? (\S+)$", text, re.MULTILINE)
+        assert value, f"{pod.metadata.name} has no outlast_worker_busy_seconds_total in its metrics:\n{text[:2000]}"
+        found[pod.metadata.name] = float(value[1])
+    return found
+
+
+def updates_go_on(job: Job, timeout_s: float = 60) -> None:
+    """Wait for an acknowledgement later than now."""
+    now = time.monotonic()
+    wait_until(f"{job.name}: a later update", lambda: job.first_fact_after(now, *ACKNOWLEDGED), timeout_s)
