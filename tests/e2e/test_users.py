@@ -8,11 +8,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 
+import kubernetes
 import pytest
 from e2e_cluster import Cluster, Json, wait_until
 from e2e_jobs import Job
+from e2e_release import NAMESPACES, RELEASE, SYSTEM, install
 
-from conftest import NAMESPACES, RELEASE, SYSTEM, install
 from outlast import metrics as trainer_metrics
 from outlast.ledger import Fact
 from outlast_operator import metrics as operator_metrics
@@ -79,13 +80,9 @@ def people(cluster: Cluster, release: str) -> Iterator[dict[str, str]]:
 def may(cluster: Cluster, user: str, verb: str, group: str, resource: str, part: str, namespace: str) -> bool:
     """What the API server itself would answer this user."""
     attributes = {"verb": verb, "group": group, "resource": resource, "subresource": part, "namespace": namespace}
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {"user": user, "resourceAttributes": attributes},
-    }
-    answer = json.loads(cluster.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(review)))
-    return bool(answer["status"].get("allowed"))
+    review = {"spec": {"user": user, "resourceAttributes": attributes}}
+    authorization = kubernetes.client.AuthorizationV1Api(cluster.core.api_client)
+    return bool(authorization.create_subject_access_review(review).status.allowed)
 
 
 def test_everybody_may_do_what_is_theirs_and_only_there(cluster: Cluster, people: dict[str, str]) -> None:
@@ -178,7 +175,7 @@ def test_metrics_of_operator_servers_and_workers(cluster: Cluster, start_job: St
     leaders = [lines for lines in told if "outlast_operator_leading 1.0" in lines]
     assert len(told) == 2
     assert len(leaders) == 1
-    assert names(leaders[0]) <= set(operator_metrics.sample_names(operator_metrics.FAMILIES))
+    assert names(leaders[0]) <= set(trainer_metrics.sample_names(operator_metrics.FAMILIES))
     assert any(f'training_job="{job.name}"' in line for line in leaders[0])
     others = [lines for lines in told if lines is not leaders[0]]
     assert not any("training_job" in line for lines in others for line in lines), "each job is told of once"
