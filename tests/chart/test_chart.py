@@ -225,12 +225,12 @@ def test_notes_give_a_job_that_is_valid() -> None:
     assert loaded.name == "first"
 
 
-def test_only_alerts_hold_templates_and_those_are_prometheus() -> None:
+def test_nothing_is_left_unrendered_but_what_prometheus_renders() -> None:
     assert "{{" not in template_text()
-    assert set(re.findall(r"\{\{.*?\}\}", template_text(EVERYTHING))) == {
-        "{{ $labels.namespace }}",
-        "{{ $labels.training_job }}",
-    }
+    rules = yaml.safe_dump(only(render(EVERYTHING), "PrometheusRule"), width=10_000)
+    assert set(re.findall(r"\{\{.*?\}\}", rules)) == {"{{ $labels.namespace }}", "{{ $labels.training_job }}"}
+    others = [o for o in render(EVERYTHING) if o["kind"] not in ("PrometheusRule", "ConfigMap")]
+    assert "{{" not in yaml.safe_dump(others)
 
 
 def _container(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ OUTLAST_E2E_KEEP=1 leaves the release and its namespaces as they are at the end,
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -18,10 +17,8 @@ import pytest
 from e2e_cluster import ROOT, Cluster, Json, connect, script
 from e2e_figures import Figures
 from e2e_jobs import Job, make_job
+from e2e_release import NAMESPACES, RELEASE, SYSTEM, install
 
-SYSTEM = "outlast-e2e-system"
-NAMESPACES = ("outlast-e2e-1", "outlast-e2e-2")  # served by the operator, and no others
-RELEASE = "outlast"
 TEST_TIMEOUT_S = 600
 BUILD = ROOT / "build"
 KEEP = os.environ.get("OUTLAST_E2E_KEEP", "") not in ("", "0")
@@ -98,21 +95,6 @@ def release(cluster: Cluster) -> Iterator[str]:
         cluster.kubectl("delete", "tjob", "--all", "-n", NAMESPACES[1])
         cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--wait")
         cluster.kubectl("delete", "namespace", SYSTEM, *NAMESPACES, timeout_s=120)
-
-
-def install(cluster: Cluster, *options: str) -> None:
-    """Install or upgrade the release, and wait until it is ready."""
-    namespaces = ",".join(NAMESPACES)
-    # The resource TrainingJob stays when a release goes: it may be an earlier session's, or `kubectl apply`'s.
-    adopt = ["--take-ownership"]
-    if cluster.helm("version", "--short").startswith("v4"):
-        adopt.append("--force-conflicts")
-    chart = str(ROOT / "charts" / "outlast")
-    # The annotation makes new pods of an image that changed under its tag.
-    digest = hashlib.sha256(cluster.images.encode()).hexdigest()[:16]
-    values = f"namespaces={{{namespaces}}},userRoles=Namespaced,podAnnotations.images=d{digest}"
-    command = ["upgrade", "--install", RELEASE, chart, "-n", SYSTEM, "--set", values]
-    cluster.helm(*command, "--wait", "--timeout", "120s", *adopt, *options)
 
 
 @pytest.fixture

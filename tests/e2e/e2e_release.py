@@ -1,0 +1,26 @@
+"""The operator under test: a release of the chart, and where it is."""
+
+from __future__ import annotations
+
+import hashlib
+
+from e2e_cluster import ROOT, Cluster
+
+SYSTEM = "outlast-e2e-system"
+NAMESPACES = ("outlast-e2e-1", "outlast-e2e-2")  # served by the operator, and no others
+RELEASE = "outlast"
+
+
+def install(cluster: Cluster, *options: str) -> None:
+    """Install or upgrade the release, and wait until it is ready."""
+    namespaces = ",".join(NAMESPACES)
+    # The resource TrainingJob stays when a release goes: it may be an earlier session's, or `kubectl apply`'s.
+    adopt = ["--take-ownership"]
+    if cluster.helm("version", "--short").startswith("v4"):
+        adopt.append("--force-conflicts")
+    chart = str(ROOT / "charts" / "outlast")
+    # The annotation makes new pods of an image that changed under its tag.
+    digest = hashlib.sha256(cluster.images.encode()).hexdigest()[:16]
+    values = f"namespaces={{{namespaces}}},userRoles=Namespaced,podAnnotations.images=d{digest}"
+    command = ["upgrade", "--install", RELEASE, chart, "-n", SYSTEM, "--set", values]
+    cluster.helm(*command, "--wait", "--timeout", "120s", *adopt, *options)
