@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from outlast_operator.kubernetes.pods import OVERDUE_S, STUCK_S, PodView, parse_time, read_pod
+from outlast_operator.kubernetes.pods import OVERDUE_S, STUCK_S, PodView, parse_time, pull_trouble, read_pod
 
 NOW = parse_time("2026-01-01T00:10:00Z")
 Json = dict[str, Any]
@@ -84,6 +84,16 @@ def test_an_image_that_cannot_be_pulled_is_a_start_that_failed() -> None:
     view = read(pod(state(waiting=PULL)), seen_ago_s=STUCK_S)
     assert (view.phase, view.exit_code, view.proven_dead, view.never_ran) == ("exited", 1, True, True)
     assert view.reason == "its image cannot be pulled: no such image x:1"
+
+
+def test_what_the_registry_said_is_remembered_while_the_kubelet_waits() -> None:
+    said = pull_trouble(pod(state(waiting={"reason": "ErrImagePull", "message": "x:1: not found"})))
+    assert said == "x:1: not found"
+    assert pull_trouble(pod(state(waiting=PULL))) == ""
+    waiting = pod(state(waiting={"reason": "ImagePullBackOff", "message": "Back-off pulling image"}))
+    view = read_pod(waiting, NOW, NOW, trouble=said)
+    assert view is not None
+    assert view.waits == "its image cannot be pulled: x:1: not found"
 
 
 def test_a_name_that_is_none_needs_no_second_try() -> None:

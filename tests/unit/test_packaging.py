@@ -77,7 +77,7 @@ def test_jobs_without_a_buffer_need_no_redis(module: str) -> None:
 
 def test_base_and_operator_dependencies_are_free_of_torch() -> None:
     names = {_normalised(requirement) for requirement in [*PROJECT["dependencies"], *EXTRAS["operator"]]}
-    assert names.isdisjoint({"torch", "torchvision", "outlast", "numpy", "redis"})
+    assert names.isdisjoint({"torch", "torchvision", "outlast", "numpy"})
 
 
 @pytest.mark.parametrize("root", ALLOWED)

@@ -15,7 +15,7 @@ from typing import Any
 
 from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes.cache import Cache
-from outlast_operator.kubernetes.pods import PodView, parse_time, read_pod
+from outlast_operator.kubernetes.pods import PodView, parse_time, pull_trouble, read_pod
 from outlast_operator.manifests.children import runs_redis
 from outlast_operator.manifests.names import REDIS_PORT, JobRef
 from outlast_operator.manifests.pods import redis_url
@@ -57,6 +57,7 @@ class _Known:
     t_seen: float
     t_exited: float | None = None
     boot: str | None = None
+    trouble: str = ""  # what a registry said of its image
 
 
 class Observer:
@@ -127,7 +128,9 @@ class Observer:
                 # One that was there before us: its age is known by the API server's clock alone.
                 early = now - self._t_start < 1.0
                 self._known[uid] = _Known(min(now, created) if early else now)
-            view = read_pod(obj, now, self._known[uid].t_seen, gone)
+            known = self._known[uid]
+            known.trouble = pull_trouble(obj) or known.trouble
+            view = read_pod(obj, now, known.t_seen, gone, known.trouble)
             if view is not None:
                 views[uid] = view
         return views

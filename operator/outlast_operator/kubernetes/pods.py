@@ -76,8 +76,9 @@ class PodView:
         return self.address.removeprefix("tcp:").rpartition(":")[0]
 
 
-def read_pod(pod: Json, now: float, t_seen: float, gone: bool = False) -> PodView | None:
-    """`t_seen`: when the pod was first seen, on the clock of `now`. None for what is no process of a job."""
+def read_pod(pod: Json, now: float, t_seen: float, gone: bool = False, trouble: str = "") -> PodView | None:
+    """`t_seen`: when the pod was first seen, on the clock of `now`; `trouble`: see `pull_trouble`. None for what is no
+    process of a job."""
     meta, status = pod["metadata"], pod.get("status") or {}
     annotations = meta.get("annotations") or {}
     name, role = annotations.get(NAME_ANNOTATION), (meta.get("labels") or {}).get(ROLE_LABEL)
@@ -97,7 +98,7 @@ def read_pod(pod: Json, now: float, t_seen: float, gone: bool = False) -> PodVie
         "created": str(meta.get("creationTimestamp", "")),
     }
     container = _container_status(status, role)
-    return PodView(**base, **_phase(meta, status, container, now, t_seen, gone))
+    return PodView(**base, **_phase(meta, status, container, now, t_seen, gone, trouble))
 
 
 def _container_status(status: Json, role: str) -> Json:
@@ -106,7 +107,16 @@ def _container_status(status: Json, role: str) -> Json:
     return dict(next((c for c in statuses if c.get("name") == ours), statuses[0] if statuses else {}))
 
 
-def _phase(meta: Json, status: Json, container: Json, now: float, t_seen: float, gone: bool) -> Json:
+def pull_trouble(pod: Json) -> str:
+    """What the registry said, which the kubelet tells for a moment and then only that it waits to try again."""
+    for container in (pod.get("status") or {}).get("containerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") == "ErrImagePull":
+            return str(waiting.get("message") or "")
+    return ""
+
+
+def _phase(meta: Json, status: Json, container: Json, now: float, t_seen: float, gone: bool, trouble: str) -> Json:
     restarts = int(container.get("restartCount") or 0)
     state = container.get("state") or {}
     ended = state.get("terminated")
@@ -122,7 +132,7 @@ def _phase(meta: Json, status: Json, container: Json, now: float, t_seen: float,
         return {"phase": "exited", "reason": "its node does not answer", "restarts": restarts}
     if "running" in state:
         return {"phase": "running", "restarts": restarts}
-    return _not_started(status, state.get("waiting") or {}, now, t_seen)
+    return _not_started(status, state.get("waiting") or {}, now, t_seen, trouble)
 
 
 def _exit(ended: Json, status: Json) -> Json:
@@ -143,10 +153,11 @@ def _exit(ended: Json, status: Json) -> Json:
     }
 
 
-def _not_started(status: Json, waiting: Json, now: float, t_seen: float) -> Json:
+def _not_started(status: Json, waiting: Json, now: float, t_seen: float, trouble: str) -> Json:
     why = str(waiting.get("reason") or "")
     if why in _STUCK:
-        words = _short(f"{_STUCK[why]}: {waiting.get('message') or why}")
+        said = trouble if trouble and why == "ImagePullBackOff" else waiting.get("message")
+        words = _short(f"{_STUCK[why]}: {said or why}")
         if why in _HOPELESS or now - t_seen >= STUCK_S:
             code = CONFIG_ERROR_EXIT if why in _HOPELESS else 1
             return {"phase": "exited", "exit_code": code, "proven_dead": True, "reason": words, "never_ran": True}

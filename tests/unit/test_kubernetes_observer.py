@@ -1,0 +1,135 @@
+"""What is seen of a job: the newest pod of each name, its server's word, and who is proved dead by what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from outlast.api.spec import JobSpec
+from outlast_operator.kubernetes import observer as module
+from outlast_operator.kubernetes.cache import Cache
+from outlast_operator.kubernetes.observer import Observer, Secrets
+from outlast_operator.manifests.names import JobRef
+from outlast_operator.state import Probe
+
+Json = dict[str, Any]
+T0 = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+
+
+class Line:
+    """In place of a watch: what a server says, by address."""
+
+    def __init__(self, address: str, *_: Any) -> None:
+        self.address, self.probe, self.closed = address, None, False
+        OPEN.append(self)
+
+    def says(self, boot: str, t: float, **more: Any) -> None:
+        self.probe = Probe("server-0", boot, t, **more)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+OPEN: list[Line] = []
+
+
+class World:
+    def __init__(self, strategy: str = "Checkpoint") -> None:
+        self.now, self.version = T0, 0
+        self.cache = Cache(lambda namespace, name: None)
+        raw = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}, "recovery": {"strategy": strategy}}
+        spec = JobSpec.from_json(raw)
+        self.observer = Observer(
+            self.cache, JobRef("mnist", "n", "j"), spec, Secrets("t"), lambda: None, lambda: self.now
+        )
+
+    def pod(self, uid: str, ip: str = "10.0.0.1", created: str = "00:00:01", **state: Any) -> Json:
+        self.version += 1
+        return {
+            "metadata": {
+                "name": f"mnist-server-0-{uid}", "namespace": "n", "uid": uid, "resourceVersion": str(self.version),
+                "creationTimestamp": f"2026-01-01T{created}Z", "labels": {"outlast.dev/role": "server"},
+                "annotations": {"outlast.dev/process": "server-0"},
+                "ownerReferences": [{"kind": "TrainingJob", "name": "mnist", "uid": "j", "controller": True}],
+            },
+            "status": {"podIP": ip, "containerStatuses": [{"name": "outlast", "state": state, "restartCount": 0}]},
+        }  # fmt: skip
+
+    def look(self, after_s: float = 1.0) -> module.Sight:
+        self.now += after_s
+        return self.observer.look()
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    OPEN.clear()
+    monkeypatch.setattr(module, "ServerWatch", Line)
+    return World()
+
+
+def test_a_server_runs_when_it_has_spoken(world: World) -> None:
+    world.cache.put_pod(world.pod("u1", running={}))
+    assert world.look().processes["server-0"].phase == "starting"
+    OPEN[0].says("boot-1", world.now)
+    process = world.look().processes["server-0"]
+    assert (process.phase, process.boot, process.address) == ("running", "boot-1", "tcp:10.0.0.1:7070")
+    assert len(OPEN) == 1
+
+
+def test_the_kubelets_word_proves_a_death(world: World) -> None:
+    world.cache.put_pod(world.pod("u1", running={}))
+    world.look()
+    OPEN[0].says("boot-1", world.now)
+    world.cache.put_pod(world.pod("u1", terminated={"exitCode": 137}))
+    process = world.look().processes["server-0"]
+    assert (process.alive, process.proven_dead, process.exit_signal, process.boot) == (False, True, 9, "boot-1")
+    assert OPEN[0].closed
+
+
+def test_a_pod_that_was_removed_by_force_is_dead_when_its_connection_is_closed(world: World) -> None:
+    world.cache.put_pod(world.pod("u1", running={}))
+    world.look()
+    OPEN[0].says("boot-1", world.now)
+    world.look()
+    world.cache.remove_pod(world.pod("u1", running={}))
+    process = world.look().processes["server-0"]
+    assert (process.alive, process.proven_dead) == (False, False)
+    assert not OPEN[0].closed, "it is listened to until its end is known"
+    assert OPEN[0].probe is not None
+    OPEN[0].probe = replace(OPEN[0].probe, refused=True)
+    world.look()
+    assert world.look().processes["server-0"].proven_dead
+    assert OPEN[0].closed
+
+
+def test_the_newest_pod_has_the_name_and_the_old_one_is_among_the_dead(world: World) -> None:
+    world.cache.put_pod(world.pod("u1", running={}))
+    world.look()
+    OPEN[0].says("boot-1", world.now)
+    world.look()
+    world.cache.put_pod(world.pod("u1", terminated={"exitCode": 1}))
+    world.cache.put_pod(world.pod("u2", ip="10.0.0.2", created="00:00:09", running={}))
+    sight = world.look()
+    assert sight.processes["server-0"].instance == "u2"
+    assert sight.dead == {"u1"}
+    assert sight.probes["server-0"].boot == "boot-1", "the last word, until the new one speaks"
+    OPEN[1].says("boot-2", world.now)
+    assert world.look().probes["server-0"].boot == "boot-2"
+
+
+def test_a_probe_is_never_taken_for_another_pods(world: World) -> None:
+    world.cache.put_pod(world.pod("u1", running={}))
+    world.look()
+    OPEN[0].says("boot-1", world.now)
+    world.look()
+    world.cache.remove_pod(world.pod("u1", terminated={"exitCode": 1}))
+    world.cache.put_pod(world.pod("u2", created="00:00:09", running={}))  # the same address
+    sight = world.look()
+    assert sight.processes["server-0"].boot is None
+    assert sight.probes["server-0"].t_heard < sight.processes["server-0"].t_started
+
+
+def test_a_job_without_a_buffer_asks_no_redis(world: World) -> None:
+    assert world.look().redis.up is False
