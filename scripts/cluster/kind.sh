@@ -8,15 +8,18 @@ can_use_kind() { command -v kind >/dev/null && command -v docker >/dev/null && d
 up_kind() {
   can_use_kind || fail "the provider kind needs docker, answering, and kind on PATH"
   kind get clusters 2>/dev/null | grep -qx "$KIND_NAME" || {
-    # The tests' trainer pods mount the Python environment and this repository from the machine, at the same paths.
-    local prefix
+    # The tests' trainer pods mount the Python environment and this repository from the machine, below /host, and write
+    # to a folder of the tests (tests/e2e/e2e_environment.py).
+    local prefix work=${OUTLAST_E2E_WORK:-/var/tmp/outlast-e2e}
     prefix=$("$REPOSITORY/.venv/bin/python" -c 'import sys; print(sys.base_prefix)')
+    mkdir -p "$work"
     {
       printf 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n  - role: control-plane\n    extraMounts:\n'
       local path
       for path in "$prefix" "$(readlink -f "$REPOSITORY/.venv")" "$REPOSITORY" /usr/share/datasets; do
         [ ! -e "$path" ] || printf '      - {hostPath: "%s", containerPath: "/host%s", readOnly: true}\n' "$path" "$path"
       done
+      printf '      - {hostPath: "%s", containerPath: "/host%s"}\n' "$work" "$work"
     } >"$STATE/kind.yaml"
     kind create cluster --name "$KIND_NAME" --config "$STATE/kind.yaml" --kubeconfig "$KUBECONFIG_FILE" --wait 120s
   }
