@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 from e2e_cluster import ROOT, Cluster
 
-SYSTEM = "outlast-e2e-system"
-NAMESPACES = ("outlast-e2e-1", "outlast-e2e-2")  # served by the operator, and no others
+PREFIX = os.environ.get("OUTLAST_E2E_PREFIX", "outlast-e2e")  # of namespaces: another one for a second session beside
+SYSTEM = f"{PREFIX}-system"
+NAMESPACES = (f"{PREFIX}-1", f"{PREFIX}-2")  # served by the operator, and no others
 RELEASE = "outlast"
 
 

@@ -9,9 +9,9 @@ import pytest
 from e2e_cluster import Cluster, wait_until
 from e2e_figures import FULL, Figures
 from e2e_jobs import Job
+from e2e_release import NAMESPACES, RELEASE
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
-RELEASE = "outlast"  # as conftest.py installs it
 AWAY_S = 60 if FULL else 20
 
 
@@ -100,7 +100,7 @@ def test_all_pods_are_lost_at_once(cluster: Cluster, start_job: StartJob, roles:
 
 def test_jobs_in_two_namespaces_do_not_see_each_other(cluster: Cluster, start_job: StartJob, namespace: str) -> None:
     job, _ = start_training(start_job, "Chain")
-    other = "outlast-e2e-2"
+    other = NAMESPACES[1]
     assert namespace != other
     document = {**job.document, "metadata": {"name": job.name, "namespace": other}}
     document["spec"] = {**document["spec"], "suspend": True}
