@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from outlast.api.view import Member
-from outlast_operator.state import Probe
+from outlast_operator.state import Probe, Process
 from outlast_operator.turn import Turn
 
 
@@ -66,7 +66,7 @@ def standing(turn: Turn, member: Member) -> Standing:
         cause = planned or ("Exited" if process is None else "Restarted")
         return Standing(member, probe, True, proven_dead=dead, leaving=leaving, cause=cause)
     if not process.alive:
-        cause = planned or ("Killed" if process.exit_signal else "Exited")
+        cause = planned or how_it_ended(process)
         proven = dead or process.proven_dead
         return Standing(member, probe, True, False, proven, leaving, cause, process.exit_signal, process.reason)
     other = latest is not None and latest.boot != member.boot and latest.t_heard > process.t_started
@@ -77,6 +77,11 @@ def standing(turn: Turn, member: Member) -> Standing:
     heard = max(turn.observed.t_operator_start, process.t_started, probe.t_heard if probe is not None else 0.0)
     silent = turn.due(heard + turn.spec.recovery.failover.timeout_seconds)
     return Standing(member, probe, False, silent, dead, leaving, "Silent" if silent else "", t_heard=heard)
+
+
+def how_it_ended(process: Process) -> str:
+    """The cause of a server's exit. With code 0 it left in order: its last word of that may not have been heard."""
+    return "Killed" if process.exit_signal else "Planned" if process.exit_code == 0 else "Exited"
 
 
 def surely_dead(turn: Turn, s: Standing) -> bool:

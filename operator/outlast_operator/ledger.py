@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from outlast_operator.health import Standing
+from outlast_operator.health import Standing, how_it_ended
 from outlast_operator.servers import runs_redis
 from outlast_operator.state import Failover, Probe, Process
 from outlast_operator.turn import Turn
@@ -110,8 +110,7 @@ def _learn_cause(turn: Turn, f: Failover) -> Failover:
     process = turn.process(f.target)
     if f.cause != "Unreachable" or process is None or process.boot != f.boot or process.alive:
         return f
-    how = "Killed" if process.exit_signal else "Exited"
-    return replace(f, cause=how, signal=process.exit_signal, message=process.reason)
+    return replace(f, cause=how_it_ended(process), signal=process.exit_signal, message=process.reason)
 
 
 def _advance_server(turn: Turn, shards: list[Shard], f: Failover) -> Failover:

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -361,7 +362,9 @@ def assert_sound(ended: Ended, *, updates: int, lost_at_most: int = 0, resumed_a
         assert times[0] == min(times), failure
         assert max(times) <= report["duration_s"], failure
     versions = [point["version"] for point in report["series"]]
-    assert lost_at_most or versions == sorted(versions)
+    # A new head may lack what the old one had applied and nobody had acknowledged: at most what was under way.
+    dips = [before - after for before, after in pairwise(versions)]
+    assert lost_at_most or max(dips, default=0) <= 2 * report["workers"], versions
 
 
 def _mark_of(process: psutil.Process) -> str | None:

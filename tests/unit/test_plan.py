@@ -337,6 +337,14 @@ def test_a_leaving_head_is_planned_around_then_told_and_ends_by_itself() -> None
     assert not of(world, KillProcess)
 
 
+@pytest.mark.parametrize(("code", "cause"), [(0, "Planned"), (1, "Exited")])
+def test_a_server_that_leaves_before_it_is_heard_is_known_by_its_exit_code(code: int, cause: str) -> None:
+    world = running()
+    world.end("server-0", code)
+    world.run(1.0)
+    assert world.status.failovers[0].cause == cause
+
+
 def test_when_all_leave_the_last_saves_and_nothing_is_lost() -> None:
     world = running()
     for server in world.servers.values():
