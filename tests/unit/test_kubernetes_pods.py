@@ -80,6 +80,25 @@ def test_phases(status: Json, expected: Json) -> None:
     assert {key: getattr(view, key) for key in expected} == expected
 
 
+TRAINER, PROXY = {"name": "trainer"}, {"name": "istio-proxy"}
+
+
+@pytest.mark.parametrize(
+    ("states", "phase", "proven_dead"),
+    [
+        ({"istio-proxy": {"terminated": ENDED}, "trainer": {"running": {}}}, "running", False),
+        ({"istio-proxy": {"running": {}}, "trainer": {"terminated": ENDED}}, "exited", True),
+        ({"istio-proxy": {"terminated": ENDED}}, "starting", False),
+    ],
+    ids=["a sidecar ended: ours runs on", "ours ended beside a living sidecar", "nothing is known of ours yet"],
+)
+def test_a_sidecar_does_not_speak_for_the_process(states: dict[str, Json], phase: str, proven_dead: bool) -> None:
+    statuses = [{"name": name, "state": state} for name, state in sorted(states.items())]  # as the kubelet sorts them
+    obj = {**pod({"containerStatuses": statuses}), "spec": {"containers": [TRAINER, PROXY]}}
+    view = read(obj)
+    assert (view.phase, view.proven_dead) == (phase, proven_dead)
+
+
 def test_an_image_that_cannot_be_pulled_is_a_start_that_failed() -> None:
     view = read(pod(state(waiting=PULL)), seen_ago_s=STUCK_S)
     assert (view.phase, view.exit_code, view.proven_dead, view.never_ran) == ("exited", 1, True, True)

@@ -1,9 +1,10 @@
 """A pod as the planner sees it: pure reading of the API server's object.
 
-Rules. (1) Dead is proved by the kubelet's word that the container has terminated, never by the object's absence: a
-forced deletion removes the object while the process still runs. (2) A pod that cannot start (no such image, no such
-Secret) counts as a process that failed to start, once it has tried for `STUCK_S`; so back-off and its limit hold for
-it as well. (3) A pod that should be gone by its own deletion time, and is not, is on a node that does not answer.
+Rules. (1) Dead is proved by the kubelet's word that our container has terminated (the pod's spec says which is ours),
+never by the object's absence: a forced deletion removes the object while the process still runs. (2) A pod that cannot
+start (no such image, no such Secret) counts as a process that failed to start, once it has tried for `STUCK_S`; so
+back-off and its limit hold for it as well. (3) A pod that should be gone by its own deletion time, and is not, is on a
+node that does not answer.
 """
 
 from __future__ import annotations
@@ -97,14 +98,21 @@ def read_pod(pod: Json, now: float, t_seen: float, gone: bool = False, trouble: 
         "deleting": gone or meta.get("deletionTimestamp") is not None,
         "created": str(meta.get("creationTimestamp", "")),
     }
-    container = _container_status(status, role)
+    container = _container_status(pod, role)
     return PodView(**base, **_phase(meta, status, container, now, t_seen, gone, trouble))
 
 
-def _container_status(status: Json, role: str) -> Json:
+def _container_status(pod: Json, role: str) -> Json:
+    """The status of the container that runs our process; empty where the kubelet has not told of it yet."""
+    ours, statuses = _our_container(pod, role), (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((dict(c) for c in statuses if c.get("name") == ours), {})
+
+
+def _our_container(pod: Json, role: str) -> str:
+    """Its name: as `template.merge` chose it. The kubelet sorts statuses by name, so their order says nothing."""
+    names = [str(c.get("name")) for c in (pod.get("spec") or {}).get("containers") or ()]
     ours = REDIS_CONTAINER if role == "redis" else CONTAINER
-    statuses = status.get("containerStatuses") or []
-    return dict(next((c for c in statuses if c.get("name") == ours), statuses[0] if statuses else {}))
+    return ours if ours in names or not names else names[0]
 
 
 def pull_trouble(pod: Json) -> str:
