@@ -10,8 +10,9 @@ from fake_api import AtOnce, FakeApi
 from outlast_operator.kubernetes.api import ApiError
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.loop import JobLoop, managed_by_us
-from outlast_operator.kubernetes.runtime import JobGone, Tools
+from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
 from outlast_operator.manifests.pods import Images
+from outlast_operator.state import StartProcess
 
 Json = dict[str, Any]
 
@@ -30,7 +31,11 @@ class World:
         }
         made = self.api.create("", "n", "trainingjobs", self._job())
         self.cache.put_job(made)
-        self.tools = Tools(self.api, self.cache, Images("t", "r"), AtOnce(), AtOnce(), lambda: self.now)  # type: ignore[arg-type]
+        self.leads = True
+        self.tools = Tools(
+            self.api, self.cache, Images("t", "r"), AtOnce(), AtOnce(),  # type: ignore[arg-type]
+            lambda: self.now, lambda: self.leads,
+        )  # fmt: skip
         self.loop = JobLoop(self.tools, made)
 
     def _job(self) -> Json:
@@ -166,6 +171,24 @@ def test_a_deleted_job_ends_its_loop() -> None:
     world.cache.remove_job(world.job)
     with pytest.raises(JobGone):
         world.loop._turn()
+
+
+def test_who_may_be_deposed_writes_and_does_nothing() -> None:
+    world = World()
+    world.settle()
+    before = dict(world.api.objects)
+    world.api.objects.pop(("n", "pods", world.api.names("pods")[0]))  # something to answer
+    runtime = world.loop._runtime
+    assert runtime is not None
+    observed = runtime.observe()
+    world.leads = False
+    with pytest.raises(Deposed):
+        runtime.write_status(observed.status, observed.status.resource_version)
+    with pytest.raises(Deposed):
+        runtime.execute(StartProcess("server-9", "server"))
+    with pytest.raises(Deposed):
+        world.loop._turn()
+    assert world.api.objects.items() <= before.items()
 
 
 def test_a_template_that_the_api_server_refuses_ends_in_failed() -> None:

@@ -3,7 +3,8 @@
 Rules. (1) Whoever does not lead keeps its cache and acts on nothing. (2) Who begins to lead lists once, so that no loop
 starts from less than what there is. (3) Each minute the lists are compared with what the watches have told: what they
 missed is put right, and when they miss things twice in a row, events do not flow and `healthy` says so; the kubelet
-then restarts this process. (4) Who has led and leads no more ends its process: nothing it holds is of use.
+then restarts this process. (4) Who has gained and lost the lead ends its process, wherever it was: nothing it holds is
+of use, and what it had begun must not go on beside the next leader.
 """
 
 from __future__ import annotations
@@ -30,33 +31,53 @@ DEAF_AUDITS = 2
 
 
 class Controller:
-    """`namespaces` None: all of them. `on_lost` is called when this operator has led and leads no more."""
+    """`namespaces` None: all of them. `on_lost` is called when this operator has gained the lead and lost it, or cannot
+    use it. `may_act`: whether nobody else can lead at this moment; it is asked before each act."""
 
     def __init__(
-        self, api: Api, images: Images, namespaces: Sequence[str] | None, on_lost: Callable[[], None] | None = None
+        self,
+        api: Api,
+        images: Images,
+        namespaces: Sequence[str] | None,
+        on_lost: Callable[[], None] | None = None,
+        may_act: Callable[[], bool] = lambda: True,
     ) -> None:
         self.api = api
         self.cache = Cache(self._changed)
-        self._tools = Tools(api, self.cache, images, *_pools())
+        self._tools = Tools(api, self.cache, images, *_pools(), may_act=may_act)
         self._namespaces = None if namespaces is None else list(namespaces)
         self._on_lost = on_lost if on_lost is not None else lambda: os._exit(1)
         self._loops: dict[Key, JobLoop] = {}
         self._lock = threading.Lock()
-        self._leading = False
+        self._term = 0  # grows with each gain and loss: who began in another one has nothing to say any more
+        self._gained = self._leading = False
         self._stopped = threading.Event()
         self._deaf = 0
 
     # --- leadership ---
 
     def lead(self, leading: bool) -> None:
-        if not leading:
-            if self._leading:
-                self._on_lost()
-            return
-        threading.Thread(target=self._begin, name="begin", daemon=True).start()
+        with self._lock:
+            gained, lost = leading and not self._gained, self._gained and not leading
+            if gained or lost:
+                self._term, self._gained, self._leading = self._term + 1, leading, False
+            term = self._term
+        if lost:
+            self._on_lost()
+        elif gained:
+            threading.Thread(target=self._begin, args=(term,), name="begin", daemon=True).start()
 
-    def _begin(self) -> None:
-        while not self._stopped.is_set():
+    def _begin(self, term: int) -> None:
+        try:
+            if self._prime(term):
+                threading.Thread(target=self._audit_for_ever, name="audit", daemon=True).start()
+        except Exception:
+            log.exception("the lead cannot be used")
+            self._on_lost()  # else we would hold the Lease and do nothing
+
+    def _prime(self, term: int) -> bool:
+        """List, and start the loops. False: we lead no more."""
+        while not self._stopped.is_set() and term == self._term:
             try:
                 jobs, pods, as_of = self._list("")
             except ApiError as error:
@@ -64,28 +85,31 @@ class Controller:
                 self._stopped.wait(PRIME_RETRY_S)
                 continue
             self.cache.align(jobs, pods, as_of, self._namespaces)
-            break
-        self._leading = True
-        for job in self.cache.jobs():
-            self._changed(job["metadata"]["namespace"], job["metadata"]["name"])
-        threading.Thread(target=self._audit_for_ever, name="audit", daemon=True).start()
+            with self._lock:
+                self._leading = term == self._term and not self._stopped.is_set()
+                if not self._leading:
+                    return False
+            for job in self.cache.jobs():
+                self._changed(job["metadata"]["namespace"], job["metadata"]["name"])
+            return True
+        return False
 
     def stop(self) -> None:
         """End the loops; the jobs go on."""
         self._stopped.set()
-        self._leading = False
         with self._lock:
+            self._leading = False
             for loop in self._loops.values():
                 loop.stop()
 
     # --- jobs ---
 
     def _changed(self, namespace: str, name: str) -> None:
-        if not self._leading:
-            return
         key = (namespace, name)
-        job = self.cache.job(namespace, name)
         with self._lock:
+            if not self._leading:
+                return
+            job = self.cache.job(namespace, name)  # in here: an older word must not stop a loop just started
             loop = self._loops.get(key)
             ours = job is not None and managed_by_us(job) and not job["metadata"].get("deletionTimestamp")
             if loop is not None and (job is None or loop.ref.uid != job["metadata"]["uid"]):

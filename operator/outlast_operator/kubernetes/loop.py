@@ -16,7 +16,7 @@ from outlast_operator.kubernetes.acceptance import Acceptance, accept
 from outlast_operator.kubernetes.api import CORE, JOBS, PLURAL, ApiError
 from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.observer import Secrets
-from outlast_operator.kubernetes.runtime import JobGone, KubernetesRuntime, Tools, replace_status
+from outlast_operator.kubernetes.runtime import Deposed, JobGone, KubernetesRuntime, Tools, replace_status
 from outlast_operator.kubernetes.status import INVALID, REFUSED, invalid_status, read_record, shown_refusal
 from outlast_operator.manifests import children
 from outlast_operator.manifests.names import JobRef, checkpoint_claim, is_owned, redis_secret, token_secret
@@ -77,7 +77,7 @@ class JobLoop:
                     self.failing = 0
                 except Conflict as conflict:
                     log.info("%s", conflict)
-                except ApiError as error:
+                except (ApiError, Deposed) as error:
                     self._failed(where, str(error), trace=False)
                 except JobGone:
                     raise
@@ -118,7 +118,8 @@ class JobLoop:
         self._woken.clear()
 
     def _turn(self) -> float | None:
-        """One turn; returns until when to sleep. Raises `JobGone`, `Conflict`, `ApiError`."""
+        """One turn; returns until when to sleep. Raises `JobGone`, `Conflict`, `Deposed`, `ApiError`."""
+        self._tools.check_lead()
         job = self._tools.cache.job(self.ref.namespace, self.ref.name)
         if job is None or job["metadata"]["uid"] != self.ref.uid or job["metadata"].get("deletionTimestamp"):
             raise JobGone(self.ref.name)

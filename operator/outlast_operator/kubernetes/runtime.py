@@ -41,6 +41,10 @@ class JobGone(Exception):
     """The TrainingJob was deleted, or another one has its name."""
 
 
+class Deposed(Exception):
+    """Another operator may lead by now: nothing is written or done any more."""
+
+
 @dataclass(frozen=True)
 class Tools:
     """What all jobs of an operator share."""
@@ -51,6 +55,12 @@ class Tools:
     quick: ThreadPoolExecutor  # for what servers must hear at once
     slow: ThreadPoolExecutor  # for what may take its time: checkpoints, events, labels
     now: Callable[[], float] = clock.now
+    may_act: Callable[[], bool] = lambda: True  # whether we lead for certain, at this moment
+
+    def check_lead(self) -> None:
+        """Raises `Deposed`."""
+        if not self.may_act():
+            raise Deposed("the Lease was not renewed in time: another operator may lead")
 
 
 class KubernetesRuntime:
@@ -114,6 +124,7 @@ class KubernetesRuntime:
         )
 
     def write_status(self, status: JobStatus, expected_version: str | None) -> str:
+        self._tools.check_lead()
         assert self._record is not None
         assert self._sight is not None
         assert expected_version == self._job["metadata"]["resourceVersion"], "a status is written after its observation"
@@ -124,6 +135,7 @@ class KubernetesRuntime:
         return version
 
     def execute(self, action: Action) -> None:
+        self._tools.check_lead()
         assert self._sight is not None
         assert self._record is not None
         try:

@@ -1,0 +1,124 @@
+"""All jobs of an operator: who leads acts, who lost the lead does nothing any more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fake_api import FakeApi
+
+from outlast_operator.kubernetes import controller as module
+from outlast_operator.kubernetes.api import PLURAL, ApiError
+from outlast_operator.kubernetes.controller import Controller
+from outlast_operator.manifests.pods import Images
+
+Json = dict[str, Any]
+PATIENCE_S = 10.0
+
+
+class Held(FakeApi):
+    """Lists are answered when `answer` is set; `listing` tells that somebody waits. `error` is raised then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listing, self.answer = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+
+    def list(self, group: str, namespace: str | None, plural: str, **query: str) -> Json:
+        self.listing.set()
+        assert self.answer.wait(PATIENCE_S)
+        if self.error is not None:
+            raise self.error
+        return super().list(group, namespace, plural, **query)
+
+
+class Loop:
+    """In place of a job's loop."""
+
+    made: list[str] = []  # noqa: RUF012
+
+    def __init__(self, tools: Any, job: Json) -> None:
+        self.made.append(job["metadata"]["name"])
+        self.alive, self.failing = False, 0
+
+    def start(self) -> None:
+        self.alive = True
+
+    def wake(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        self.alive = False
+
+
+class World:
+    def __init__(self) -> None:
+        self.api, self.lost = Held(), threading.Event()
+        self.controller = Controller(self.api, Images("t", "r"), ["n"], self.lost.set)  # type: ignore[arg-type]
+        self.api.create("", "n", PLURAL, {"metadata": {"name": "mnist"}, "spec": {}})
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    Loop.made = []
+    monkeypatch.setattr(module, "JobLoop", Loop)
+    made = World()
+    yield made
+    made.controller.stop()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Threads of the controller that have begun have ended."""
+    for thread in threading.enumerate():
+        if thread.name == "begin":
+            thread.join(PATIENCE_S)
+    assert holds()
+
+
+def test_who_leads_begins_with_a_list(world: World) -> None:
+    world.controller.lead(True)
+    world.api.answer.set()
+    until(lambda: world.controller.leading)
+    assert Loop.made == ["mnist"]
+    assert not world.lost.is_set()
+
+
+def test_a_lead_that_is_lost_while_it_begins_is_lost(world: World) -> None:
+    world.controller.lead(True)
+    assert world.api.listing.wait(PATIENCE_S)
+    world.controller.lead(False)
+    assert world.lost.is_set(), "whoever gained the lead and lost it ends"
+    world.api.answer.set()
+    until(lambda: not world.controller.leading)
+    assert Loop.made == []
+
+
+def test_who_never_led_loses_nothing(world: World) -> None:
+    world.controller.lead(False)
+    assert not world.lost.is_set()
+
+
+def test_a_lead_that_cannot_be_used_is_given_up(world: World) -> None:
+    world.api.error = KeyError("items")
+    world.api.answer.set()
+    world.controller.lead(True)
+    until(world.lost.is_set)
+    assert not world.controller.leading
+
+
+def test_a_list_that_fails_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PRIME_RETRY_S", 0.0)
+    errors = iter([ApiError(0, "Unreachable", "no")])
+    real = world.controller._list
+
+    def failing(version: str) -> Any:
+        for error in errors:
+            raise error
+        return real(version)
+
+    monkeypatch.setattr(world.controller, "_list", failing)
+    world.api.answer.set()
+    world.controller.lead(True)
+    until(lambda: world.controller.leading)
