@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from outlast_operator.backoff import is_own_error
 from outlast_operator.kubernetes.pods import OVERDUE_S, STUCK_S, PodView, parse_time, pull_trouble, read_pod
+from outlast_operator.state import Process
 
 NOW = parse_time("2026-01-01T00:10:00Z")
 Json = dict[str, Any]
@@ -123,6 +125,28 @@ def test_a_name_that_is_none_needs_no_second_try() -> None:
 def test_memory_is_named_as_the_cause() -> None:
     view = read(pod(state(terminated={"exitCode": 137, "reason": "OOMKilled"})))
     assert "more memory than its limit" in view.reason
+
+
+@pytest.mark.parametrize(
+    ("ended", "code", "signal", "own"),
+    [
+        ({"exitCode": 137, "reason": "Error"}, None, 9, False),
+        ({"exitCode": 139, "reason": "Error"}, None, 11, True),
+        ({"exitCode": 137, "reason": "OOMKilled"}, 137, None, True),
+        ({"exitCode": 255, "reason": "Error"}, 255, None, True),
+        ({"exitCode": 200, "reason": "Error"}, 200, None, True),
+        ({"exitCode": 128, "reason": "StartError"}, 128, None, True),
+        ({"exitCode": 0, "reason": "Completed"}, 0, None, False),
+    ],
+    ids=["killed", "crashed", "out of memory", "sys.exit(-1)", "sys.exit(200)", "no such command", "done"],
+)
+def test_what_counts_towards_the_backoff_limit(ended: Json, code: int | None, signal: int | None, own: bool) -> None:
+    view = read(pod(state(terminated=ended), role="worker"))
+    assert (view.exit_code, view.exit_signal) == (code, signal)
+    process = Process(
+        "worker-0", "worker", "u", "exited", exit_code=view.exit_code, exit_signal=view.exit_signal, proven_dead=True
+    )
+    assert is_own_error(process) is own
 
 
 def test_an_object_that_is_gone_proves_nothing_by_itself() -> None:

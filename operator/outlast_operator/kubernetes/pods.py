@@ -29,6 +29,7 @@ ROLES = ("server", "worker", "evaluator", "redis")
 STUCK_S = 20.0  # the kubelet has then tried an image at least twice
 OVERDUE_S = 15.0  # after its deletion time a pod whose node answers is gone
 REASON_CHARACTERS = 300
+LAST_SIGNAL = 31  # of those that have a meaning of their own
 _HOPELESS = {"InvalidImageName"}
 _STUCK = {
     "ErrImagePull": "its image cannot be pulled",
@@ -144,9 +145,8 @@ def _phase(meta: Json, status: Json, container: Json, now: float, t_seen: float,
 
 
 def _exit(ended: Json, status: Json) -> Json:
-    code = int(ended.get("exitCode") or 0)
-    number = int(ended.get("signal") or 0) or (code - 128 if code > 128 else 0)
-    why = ended.get("reason") or ""
+    code, why = int(ended.get("exitCode") or 0), ended.get("reason") or ""
+    number = _signal(ended, code) if why != "OOMKilled" else 0
     words = "" if number else _last_line(str(ended.get("message") or ""))  # who is killed has no last words
     if why == "OOMKilled":
         words = "it used more memory than its limit (OOMKilled); raise resources.limits.memory in its template"
@@ -159,6 +159,12 @@ def _exit(ended: Json, status: Json) -> Json:
         "proven_dead": True,
         "reason": _short(words or (_why(status) if code else "")),
     }
+
+
+def _signal(ended: Json, code: int) -> int:
+    """The signal that ended it, or 0: `sys.exit(-1)` is 255, which no signal is behind. That the kernel took its memory
+    for its own limit's sake is an error of its own, though it came by a signal: started again, it would come again."""
+    return int(ended.get("signal") or 0) or (code - 128 if 128 < code <= 128 + LAST_SIGNAL else 0)
 
 
 def _not_started(status: Json, waiting: Json, now: float, t_seen: float, trouble: str) -> Json:
