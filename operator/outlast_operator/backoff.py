@@ -2,7 +2,7 @@
 
 Rules:
  1. Every exit is counted once, by the instance that ended. The first restart is at once, then after 1, 2, 4, … 30 s.
- 2. Progress, or a long life, starts the count anew.
+ 2. Progress, or a long life, starts the count anew. Waiting for a node or an image is no life.
  3. Only exits with an error of its own count towards `runPolicy.backoffLimit`: a process that was killed, evicted or
     lost with its node has failed at nothing. The signals of a crash (SEGV, ABRT, BUS, FPE, ILL) are its own errors.
 """
@@ -37,7 +37,8 @@ def is_counted(turn: Turn, process: Process) -> bool:
 def count_exit(turn: Turn, process: Process, clock: int | None = None, progressed: bool = False) -> Attempt:
     """Remember an exit, and until when its name waits. `clock` grows with progress; None where it is not known."""
     before = turn.status.attempts.get(process.name, Attempt())
-    lived_s = (process.t_exited if process.t_exited is not None else turn.now) - process.t_started
+    since_start_s = (process.t_exited if process.t_exited is not None else turn.now) - process.t_started
+    lived_s = since_start_s if process.lived_s is None else process.lived_s
     mark = before.clock if clock is None else clock
     if progressed or lived_s >= LONG_LIFE_S or mark > before.clock >= 0:
         before = Attempt()

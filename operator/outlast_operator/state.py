@@ -44,6 +44,7 @@ class Process:
     proven_dead: bool = False  # reaped, container terminated: it acts no more (False for a pod on a lost node)
     t_started: float = 0.0
     t_exited: float | None = None
+    lived_s: float | None = None  # how long it ran, where that is not t_exited - t_started: a pod waits before it runs
     reason: str = ""  # why it ended, as far as known: the message of errors/NAME.json, OOMKilled, Evicted
 
     @property

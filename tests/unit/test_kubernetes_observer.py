@@ -11,6 +11,7 @@ from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes import observer as module
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.observer import Observer, Secrets
+from outlast_operator.kubernetes.pods import STUCK_S
 from outlast_operator.manifests.names import JobRef
 from outlast_operator.state import Probe
 
@@ -133,3 +134,33 @@ def test_a_probe_is_never_taken_for_another_pods(world: World) -> None:
 
 def test_a_job_without_a_buffer_asks_no_redis(world: World) -> None:
     assert world.look().redis.up is False
+
+
+def test_waiting_for_a_node_is_no_life(world: World) -> None:
+    world.cache.put_pod(world.pod("u1"))
+    world.look()
+    times = {"startedAt": "2026-01-01T00:02:00Z", "finishedAt": "2026-01-01T00:02:01Z"}
+    world.cache.put_pod(world.pod("u1", terminated={"exitCode": 1, **times}))
+    process = world.look(after_s=120.0).processes["server-0"]
+    assert process.t_exited is not None
+    assert process.t_exited - process.t_started > 100
+    assert process.lived_s == 1.0
+
+
+def test_a_life_that_no_kubelet_tells_is_as_long_as_it_was_seen(world: World) -> None:
+    world.cache.put_pod(world.pod("u1"))
+    world.look()
+    world.cache.put_pod(world.pod("u1", running={}))
+    world.look(after_s=120.0)
+    world.cache.remove_pod(world.pod("u1", running={}))
+    assert world.look(after_s=5.0).processes["server-0"].lived_s == 5.0
+
+
+def test_an_image_is_tried_twice_however_long_the_pod_waited_for_a_node(world: World) -> None:
+    world.cache.put_pod(world.pod("u1"))
+    world.look()
+    world.cache.put_pod(world.pod("u1", waiting={"reason": "ErrImagePull", "message": "no"}))
+    assert world.look(after_s=600.0).processes["server-0"].alive
+    assert world.look(after_s=STUCK_S - 1).processes["server-0"].alive
+    failed = world.look(after_s=1.0).processes["server-0"]
+    assert (failed.alive, failed.exit_code, failed.lived_s) == (False, 1, 0.0)

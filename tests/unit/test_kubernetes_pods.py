@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from outlast_operator.backoff import is_own_error
-from outlast_operator.kubernetes.pods import OVERDUE_S, STUCK_S, PodView, parse_time, pull_trouble, read_pod
+from outlast_operator.kubernetes.pods import OVERDUE_S, STUCK_S, PodView, Since, parse_time, pull_trouble, read_pod
 from outlast_operator.state import Process
 
 NOW = parse_time("2026-01-01T00:10:00Z")
@@ -37,8 +37,8 @@ def state(restarts: int = 0, last: Json | None = None, **now: Any) -> Json:
     }
 
 
-def read(obj: Json, seen_ago_s: float = 1.0, gone: bool = False) -> PodView:
-    view = read_pod(obj, NOW, NOW - seen_ago_s, gone)
+def read(obj: Json, stuck_s: float = 1.0, gone: bool = False) -> PodView:
+    view = read_pod(obj, NOW, Since(stuck=NOW - stuck_s), gone)
     assert view is not None
     return view
 
@@ -102,7 +102,7 @@ def test_a_sidecar_does_not_speak_for_the_process(states: dict[str, Json], phase
 
 
 def test_an_image_that_cannot_be_pulled_is_a_start_that_failed() -> None:
-    view = read(pod(state(waiting=PULL)), seen_ago_s=STUCK_S)
+    view = read(pod(state(waiting=PULL)), stuck_s=STUCK_S)
     assert (view.phase, view.exit_code, view.proven_dead, view.never_ran) == ("exited", 1, True, True)
     assert view.reason == "its image cannot be pulled: no such image x:1"
 
@@ -112,14 +112,27 @@ def test_what_the_registry_said_is_remembered_while_the_kubelet_waits() -> None:
     assert said == "x:1: not found"
     assert pull_trouble(pod(state(waiting=PULL))) == ""
     waiting = pod(state(waiting={"reason": "ImagePullBackOff", "message": "Back-off pulling image"}))
-    view = read_pod(waiting, NOW, NOW, trouble=said)
+    view = read_pod(waiting, NOW, Since(), trouble=said)
     assert view is not None
     assert view.waits == "its image cannot be pulled: x:1: not found"
 
 
 def test_a_name_that_is_none_needs_no_second_try() -> None:
-    view = read(pod(state(waiting={"reason": "InvalidImageName", "message": "bad"})), seen_ago_s=0.0)
+    view = read(pod(state(waiting={"reason": "InvalidImageName", "message": "bad"})), stuck_s=0.0)
     assert (view.phase, view.exit_code) == ("exited", 3)
+
+
+@pytest.mark.parametrize(
+    ("ended", "lived_s"),
+    [
+        ({"startedAt": "2026-01-01T00:05:00Z", "finishedAt": "2026-01-01T00:05:07Z"}, 7.0),
+        ({"startedAt": "1970-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:05:07Z"}, 0.0),
+        ({"startedAt": None, "finishedAt": None}, 0.0),
+    ],
+    ids=["seven seconds", "it could not be started", "the kubelet does not know"],
+)
+def test_a_life_is_what_the_container_ran(ended: Json, lived_s: float) -> None:
+    assert read(pod(state(terminated={"exitCode": 1, **ended}))).lived_s == lived_s
 
 
 def test_memory_is_named_as_the_cause() -> None:
@@ -159,7 +172,7 @@ def test_a_pod_that_should_be_gone_is_on_a_node_that_does_not_answer() -> None:
     leaving = pod(state(running={}), deletionTimestamp="2026-01-01T00:09:50Z")
     assert read(leaving).alive
     assert read(leaving).deleting
-    late = read_pod(leaving, parse_time("2026-01-01T00:09:50Z") + OVERDUE_S + 1, NOW)
+    late = read_pod(leaving, parse_time("2026-01-01T00:09:50Z") + OVERDUE_S + 1, Since())
     assert late is not None
     assert (late.phase, late.proven_dead) == ("exited", False)
 
@@ -170,8 +183,8 @@ def test_why_no_node_takes_it() -> None:
 
 
 def test_what_is_no_process_of_a_job() -> None:
-    assert read_pod(pod(annotations={}), NOW, NOW) is None
-    assert read_pod(pod(role="sidecar"), NOW, NOW) is None
+    assert read_pod(pod(annotations={}), NOW, Since()) is None
+    assert read_pod(pod(role="sidecar"), NOW, Since()) is None
 
 
 def test_the_incarnation_of_a_worker() -> None:

@@ -10,20 +10,25 @@ from typing import Any
 import pytest
 from plan_world import World, make_spec
 
+from outlast_operator.backoff import count_exit
 from outlast_operator.runtime import Conflict, Runtime
 from outlast_operator.state import (
     AssignSlot,
+    Attempt,
     Evaluation,
     FinishJob,
     InstallView,
     JobStatus,
     KillProcess,
+    ObservedJob,
+    Process,
     RequestCheckpoint,
     SetSlots,
     StartProcess,
     StartRedis,
     TermProcess,
 )
+from outlast_operator.turn import Turn
 
 
 def running(strategy: str = "Chain", **changes: Any) -> World:
@@ -575,6 +580,15 @@ def test_a_worker_that_fails_without_progress_is_backed_off_then_fails_the_job()
     assert world.status.reason == "BackoffLimitExceeded"
     gaps = [round(b - a) for a, b in pairwise(starts)]
     assert gaps == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("lived_s", "exits"), [(1.0, 4), (None, 1)], ids=["it waited", "it lived"])
+def test_a_start_that_waited_long_and_failed_at_once_is_backed_off(lived_s: float | None, exits: int) -> None:
+    before = JobStatus(attempts={"worker-0": Attempt(failures=3, exits=3, instance="a")})
+    turn = Turn.begin(make_spec(), ObservedJob(before), 500.0)
+    ended = Process("worker-0", "worker", "b", "exited", exit_code=1, proven_dead=True, t_started=380.0)
+    attempt = count_exit(turn, replace(ended, t_exited=500.0, lived_s=lived_s))
+    assert attempt.exits == exits
 
 
 def test_kills_are_no_failures() -> None:

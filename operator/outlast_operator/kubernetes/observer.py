@@ -10,12 +10,12 @@ from our own clock: another one's may be ahead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes.cache import Cache
-from outlast_operator.kubernetes.pods import PodView, parse_time, pull_trouble, read_pod
+from outlast_operator.kubernetes.pods import PodView, Since, parse_time, pull_trouble, read_pod
 from outlast_operator.manifests.children import runs_redis
 from outlast_operator.manifests.names import REDIS_PORT, JobRef
 from outlast_operator.manifests.pods import redis_url
@@ -55,6 +55,8 @@ class _Known:
     """What we remember of a pod beside its object."""
 
     t_seen: float
+    since: Since = field(default_factory=Since)
+    t_ran: float | None = None  # its container was first seen running
     t_exited: float | None = None
     boot: str | None = None
     trouble: str = ""  # what a registry said of its image
@@ -130,7 +132,8 @@ class Observer:
                 self._known[uid] = _Known(min(now, created) if early else now)
             known = self._known[uid]
             known.trouble = pull_trouble(obj) or known.trouble
-            view = read_pod(obj, now, known.t_seen, gone, known.trouble)
+            known.since.note(obj, now)
+            view = read_pod(obj, now, known.since, gone, known.trouble)
             if view is not None:
                 views[uid] = view
         return views
@@ -148,6 +151,8 @@ class Observer:
             known.boot = watch.probe.boot
         if not view.alive and known.t_exited is None:
             known.t_exited = now
+        if view.phase == "running" and known.t_ran is None:
+            known.t_ran = now
         phase = view.phase
         if view.role == "server" and phase == "running" and known.boot is None:
             phase = "starting"
@@ -164,6 +169,7 @@ class Observer:
             proven_dead=view.proven_dead or view.instance in self._dead,
             t_started=known.t_seen,
             t_exited=known.t_exited if not view.alive else None,
+            lived_s=_life_s(view, known) if not view.alive else None,
             reason=view.reason,
         )
 
@@ -236,3 +242,10 @@ class Observer:
         if view is None or not view.alive or not view.address:
             return None
         return redis_url(f"{view.ip}:{REDIS_PORT}", self._secrets.redis_password)
+
+
+def _life_s(view: PodView, known: _Known) -> float:
+    """How long it ran: by the kubelet's word, else as far as we saw it run."""
+    if view.lived_s is not None:
+        return view.lived_s
+    return 0.0 if known.t_ran is None or known.t_exited is None else known.t_exited - known.t_ran

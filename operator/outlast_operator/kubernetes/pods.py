@@ -63,6 +63,7 @@ class PodView:
     waits: str = ""  # why it does not start yet, in plain words
     restarts: int = 0  # of its container (Redis alone is restarted in place)
     created: str = ""
+    lived_s: float | None = None  # how long its container ran, by the kubelet's word
     never_ran: bool = False  # its container was never made: there is no log, and the kubelet goes on trying
 
     @property
@@ -78,9 +79,18 @@ class PodView:
         return self.address.removeprefix("tcp:").rpartition(":")[0]
 
 
-def read_pod(pod: Json, now: float, t_seen: float, gone: bool = False, trouble: str = "") -> PodView | None:
-    """`t_seen`: when the pod was first seen, on the clock of `now`; `trouble`: see `pull_trouble`. None for what is no
-    process of a job."""
+@dataclass
+class Since:
+    """Since when something has been so of a pod, by our own sight and on the clock of `now`; None: it is not so."""
+
+    stuck: float | None = None  # its container cannot be started
+
+    def note(self, pod: Json, now: float) -> None:
+        self.stuck = (now if self.stuck is None else self.stuck) if is_stuck(pod) else None
+
+
+def read_pod(pod: Json, now: float, since: Since, gone: bool = False, trouble: str = "") -> PodView | None:
+    """`trouble`: see `pull_trouble`. None for what is no process of a job."""
     meta, status = pod["metadata"], pod.get("status") or {}
     annotations = meta.get("annotations") or {}
     name, role = annotations.get(NAME_ANNOTATION), (meta.get("labels") or {}).get(ROLE_LABEL)
@@ -100,7 +110,7 @@ def read_pod(pod: Json, now: float, t_seen: float, gone: bool = False, trouble: 
         "created": str(meta.get("creationTimestamp", "")),
     }
     container = _container_status(pod, role)
-    return PodView(**base, **_phase(meta, status, container, now, t_seen, gone, trouble))
+    return PodView(**base, **_phase(meta, status, container, now, since, gone, trouble))
 
 
 def _container_status(pod: Json, role: str) -> Json:
@@ -116,6 +126,13 @@ def _our_container(pod: Json, role: str) -> str:
     return ours if ours in names or not names else names[0]
 
 
+def is_stuck(pod: Json) -> bool:
+    """Whether the kubelet tries to start our container, and cannot."""
+    role = str((pod["metadata"].get("labels") or {}).get(ROLE_LABEL))
+    waiting = (_container_status(pod, role).get("state") or {}).get("waiting") or {}
+    return waiting.get("reason") in _STUCK
+
+
 def pull_trouble(pod: Json) -> str:
     """What the registry said, which the kubelet tells for a moment and then only that it waits to try again."""
     for container in (pod.get("status") or {}).get("containerStatuses") or ():
@@ -125,7 +142,7 @@ def pull_trouble(pod: Json) -> str:
     return ""
 
 
-def _phase(meta: Json, status: Json, container: Json, now: float, t_seen: float, gone: bool, trouble: str) -> Json:
+def _phase(meta: Json, status: Json, container: Json, now: float, since: Since, gone: bool, trouble: str) -> Json:
     restarts = int(container.get("restartCount") or 0)
     state = container.get("state") or {}
     ended = state.get("terminated")
@@ -141,7 +158,7 @@ def _phase(meta: Json, status: Json, container: Json, now: float, t_seen: float,
         return {"phase": "exited", "reason": "its node does not answer", "restarts": restarts}
     if "running" in state:
         return {"phase": "running", "restarts": restarts}
-    return _not_started(status, state.get("waiting") or {}, now, t_seen, trouble)
+    return _not_started(status, state.get("waiting") or {}, now, since, trouble)
 
 
 def _exit(ended: Json, status: Json) -> Json:
@@ -157,8 +174,15 @@ def _exit(ended: Json, status: Json) -> Json:
         "exit_code": None if number else code,
         "exit_signal": number or None,
         "proven_dead": True,
+        "lived_s": _life_s(ended),
         "reason": _short(words or (_why(status) if code else "")),
     }
+
+
+def _life_s(ended: Json) -> float:
+    """Both times are the kubelet's. One that was never started has no start, or the year 1970."""
+    start, end = (parse_time(str(ended.get(key) or "1970-01-01T00:00:00Z")) for key in ("startedAt", "finishedAt"))
+    return max(0.0, end - start) if start > 0 else 0.0
 
 
 def _signal(ended: Json, code: int) -> int:
@@ -167,14 +191,15 @@ def _signal(ended: Json, code: int) -> int:
     return int(ended.get("signal") or 0) or (code - 128 if 128 < code <= 128 + LAST_SIGNAL else 0)
 
 
-def _not_started(status: Json, waiting: Json, now: float, t_seen: float, trouble: str) -> Json:
+def _not_started(status: Json, waiting: Json, now: float, since: Since, trouble: str) -> Json:
     why = str(waiting.get("reason") or "")
     if why in _STUCK:
         said = trouble if trouble and why == "ImagePullBackOff" else waiting.get("message")
         words = _short(f"{_STUCK[why]}: {said or why}")
-        if why in _HOPELESS or now - t_seen >= STUCK_S:
+        if why in _HOPELESS or (since.stuck is not None and now - since.stuck >= STUCK_S):
             code = CONFIG_ERROR_EXIT if why in _HOPELESS else 1
-            return {"phase": "exited", "exit_code": code, "proven_dead": True, "reason": words, "never_ran": True}
+            ended = {"phase": "exited", "exit_code": code, "proven_dead": True, "reason": words}
+            return {**ended, "never_ran": True, "lived_s": 0.0}
         return {"waits": words}
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
