@@ -128,7 +128,7 @@ class KubernetesRuntime:
         assert self._record is not None
         assert self._sight is not None
         assert expected_version == self._job["metadata"]["resourceVersion"], "a status is written after its observation"
-        record = Record(status, self._record.spec or self.acceptance.spec)
+        record = Record(status, self.acceptance.spec)  # of what may not change it has the accepted values
         shown = to_status(record, self._ref, self.acceptance, self._job, self._sight.active_workers())
         version = self._replace(shown)
         self._recorded = (version, replace(record, status=replace(status, resource_version=version)))
