@@ -47,7 +47,7 @@ Json = dict[str, Any]
 KILL_GRACE_S = 1
 TERM_GRACE_S = 3  # whom the planner ends has nothing to hand over: what it holds is saved, or not wanted any more
 AGAIN_S = 5.0  # between two requests to end the same pod
-REDIS_RESTARTS = 5  # in place; then its file is given up, and a fresh Redis is started
+REDIS_RESTARTS = 5  # in place, after short lives; then its file is given up, and a fresh Redis is started
 
 
 class Executor:
@@ -176,7 +176,8 @@ class Executor:
     def _start_redis(self, replaces: str | None, sight: Sight) -> None:
         view = sight.newest.get("redis")
         if view is not None and view.uid in sight.pods and not view.deleting:
-            if view.restarts < REDIS_RESTARTS and not view.never_ran:
+            tries = self._observer.short_lives_of(view.uid)
+            if tries < REDIS_RESTARTS and not (view.never_ran or view.over):
                 return  # the kubelet restarts it in place, over its file
             self._delete(view, KILL_GRACE_S)
             return

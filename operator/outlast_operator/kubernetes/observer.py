@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outlast.api.spec import JobSpec
+from outlast_operator.backoff import LONG_LIFE_S
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.pods import PodView, Since, parse_time, pull_trouble, read_pod
 from outlast_operator.manifests.children import runs_redis
@@ -60,6 +61,14 @@ class _Known:
     t_exited: float | None = None
     boot: str | None = None
     trouble: str = ""  # what a registry said of its image
+    restarts: int = 0  # of its container, as far as counted
+    short_lives: int = 0  # how often in a row it was restarted after a short life
+
+    def count_restarts(self, view: PodView) -> None:
+        if view.restarts > self.restarts:
+            short = (view.lived_s or 0.0) < LONG_LIFE_S
+            self.short_lives = self.short_lives + view.restarts - self.restarts if short else 0
+            self.restarts = view.restarts
 
 
 class Observer:
@@ -114,6 +123,11 @@ class Observer:
         known = self._known.get(uid)
         return None if known is None else known.boot
 
+    def short_lives_of(self, uid: str) -> int:
+        """How often in a row this pod's container was restarted in place after a short life."""
+        known = self._known.get(uid)
+        return 0 if known is None else known.short_lives
+
     def close(self) -> None:
         for watch in self._watches.values():
             watch.close()
@@ -135,6 +149,7 @@ class Observer:
             known.since.note(obj, now)
             view = read_pod(obj, now, known.since, gone, known.trouble)
             if view is not None:
+                known.count_restarts(view)
                 views[uid] = view
         return views
 

@@ -63,7 +63,8 @@ class PodView:
     waits: str = ""  # why it does not start yet, in plain words
     restarts: int = 0  # of its container (Redis alone is restarted in place)
     created: str = ""
-    lived_s: float | None = None  # how long its container ran, by the kubelet's word
+    lived_s: float | None = None  # how long its container ran the last time that it ended, by the kubelet's word
+    over: bool = False  # evicted, refused by its node, or done: the kubelet starts nothing in it any more
     never_ran: bool = False  # its container was never made: there is no log, and the kubelet goes on trying
 
     @property
@@ -108,9 +109,11 @@ def read_pod(pod: Json, now: float, since: Since, gone: bool = False, trouble: s
         "incarnation": int(incarnation) if incarnation.isdigit() else 1,
         "deleting": gone or meta.get("deletionTimestamp") is not None,
         "created": str(meta.get("creationTimestamp", "")),
+        "over": status.get("phase") in ("Failed", "Succeeded"),
     }
     container = _container_status(pod, role)
-    return PodView(**base, **_phase(meta, status, container, now, since, gone, trouble))
+    base["restarts"] = int(container.get("restartCount") or 0)
+    return PodView(**{**base, **_phase(meta, status, container, now, since, gone, trouble)})
 
 
 def _container_status(pod: Json, role: str) -> Json:
@@ -143,21 +146,20 @@ def pull_trouble(pod: Json) -> str:
 
 
 def _phase(meta: Json, status: Json, container: Json, now: float, since: Since, gone: bool, trouble: str) -> Json:
-    restarts = int(container.get("restartCount") or 0)
-    state = container.get("state") or {}
-    ended = state.get("terminated")
-    if ended is None and "waiting" in state:
-        ended = (container.get("lastState") or {}).get("terminated")  # it waits to be restarted in place
+    state, last = container.get("state") or {}, (container.get("lastState") or {}).get("terminated")
+    # With `waiting`, it waits to be restarted in place.
+    ended = state.get("terminated") or (last if "waiting" in state else None)
     if ended is not None:
-        return {**_exit(ended, status), "restarts": restarts}
+        return _exit(ended, status)
+    before: Json = {} if last is None else {"lived_s": _life_s(last)}
     if gone:
-        return {"phase": "exited", "reason": "its pod was deleted", "restarts": restarts}
+        return {**before, "phase": "exited", "reason": "its pod was deleted"}
     if status.get("phase") == "Failed":  # evicted or refused by its node: the kubelet is ending its containers
-        return {"phase": "exited", "reason": _short(_why(status) or "its pod failed"), "restarts": restarts}
+        return {**before, "phase": "exited", "reason": _short(_why(status) or "its pod failed")}
     if _is_overdue(meta, now):
-        return {"phase": "exited", "reason": "its node does not answer", "restarts": restarts}
+        return {**before, "phase": "exited", "reason": "its node does not answer"}
     if "running" in state:
-        return {"phase": "running", "restarts": restarts}
+        return {**before, "phase": "running"}
     return _not_started(status, state.get("waiting") or {}, now, since, trouble)
 
 
