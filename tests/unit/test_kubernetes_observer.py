@@ -24,6 +24,7 @@ class Line:
 
     def __init__(self, address: str, *_: Any) -> None:
         self.address, self.probe, self.closed = address, None, False
+        self.t_closed: float | None = None
         OPEN.append(self)
 
     def says(self, boot: str, t: float, **more: Any) -> None:
@@ -100,9 +101,25 @@ def test_a_pod_that_was_removed_by_force_is_dead_when_its_connection_is_closed(w
     assert not OPEN[0].closed, "it is listened to until its end is known"
     assert OPEN[0].probe is not None
     OPEN[0].probe = replace(OPEN[0].probe, refused=True)
+    OPEN[0].t_closed = world.now
     world.look()
     assert world.look().processes["server-0"].proven_dead
     assert OPEN[0].closed
+
+
+@pytest.mark.parametrize("closed_before_s", [None, 0.5], ids=["a new one was refused", "it was closed long before"])
+def test_what_no_kubelet_nor_the_connections_end_tells_is_no_proof(world: World, closed_before_s: float | None) -> None:
+    world.cache.put_pod(world.pod("u1", running={}))
+    world.look()
+    OPEN[0].says("boot-1", world.now)
+    if closed_before_s is not None:
+        OPEN[0].t_closed = world.now - closed_before_s
+    world.look()
+    world.cache.remove_pod(world.pod("u1", running={}))
+    assert OPEN[0].probe is not None
+    OPEN[0].probe = replace(OPEN[0].probe, refused=True)
+    world.look()
+    assert not world.look().processes["server-0"].proven_dead
 
 
 def test_the_newest_pod_has_the_name_and_the_old_one_is_among_the_dead(world: World) -> None:

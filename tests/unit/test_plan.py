@@ -432,6 +432,21 @@ def test_a_chain_whose_members_are_all_silent_is_waited_for() -> None:
     assert not world.wrongs
 
 
+@pytest.mark.parametrize(("strategy", "waits"), [("Chain", True), ("Checkpoint", False)])
+def test_a_firewall_that_refuses_does_not_end_a_chain_that_runs(strategy: str, waits: bool) -> None:
+    world = running(strategy, recovery__failover__timeoutSeconds=2)
+    for name, server in world.servers.items():
+        server.paused = True  # nothing is heard from it; its process runs
+        world.heard[name] = replace(world.heard[name], refused=True)
+    world.run(10.0)
+    assert bool(of(world, KillProcess)) is not waits
+    assert (world.status.views[0].history == 0) is waits
+    for server in world.servers.values():
+        server.paused = False
+    world.run(1.0)
+    assert not world.wrongs
+
+
 def test_the_last_member_of_a_chain_that_is_silent_keeps_the_others_exit_from_being_a_rollback() -> None:
     world = running(recovery__failover__timeoutSeconds=2)
     world.servers["server-1"].paused = True

@@ -1,10 +1,10 @@
 """What is known of a job now: pods from the cache, servers and Redis from watches of our own. Nothing is waited for.
 
 Rules. (1) A watch belongs to one pod (its uid and address), so that what it hears is that pod's by construction. (2) A
-pod whose object is gone is proved dead by its container's termination, if the last state shows it, or by its connection
-being closed after that; a watch therefore outlives its pod until one of the two is known. (3) The newest pod of a name
-is the process of that name; older ones are among the dead, or not spoken of. (4) When a pod was first seen is taken
-from our own clock: another one's may be ahead.
+pod whose object is gone is proved dead by its container's termination, if the last state shows it, or by its peer's end
+of an established connection after the deletion; a watch therefore outlives its pod until one of the two is known. (3)
+The newest pod of a name is the process of that name; older ones are among the dead, or not spoken of. (4) When a pod
+was first seen is taken from our own clock: another one's may be ahead.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class _Known:
     t_seen: float
     since: Since = field(default_factory=Since)
     t_ran: float | None = None  # its container was first seen running
+    t_deleted: float | None = None  # it was first seen to be deleted, or gone
     t_exited: float | None = None
     boot: str | None = None
     trouble: str = ""  # what a registry said of its image
@@ -150,6 +151,8 @@ class Observer:
             view = read_pod(obj, now, known.since, gone, known.trouble)
             if view is not None:
                 known.count_restarts(view)
+                if view.deleting and known.t_deleted is None:
+                    known.t_deleted = now
                 views[uid] = view
         return views
 
@@ -193,9 +196,11 @@ class Observer:
             if view.proven_dead:
                 self._dead.add(view.instance)
         for uid, view in past.items():
-            watch = self._watches.get(uid)
-            if watch is not None and watch.probe is not None and watch.probe.refused:
-                self._dead.add(view.instance)  # its connection was closed, and its pod is deleted
+            watch, t_deleted = self._watches.get(uid), self._known[uid].t_deleted
+            if watch is None or watch.probe is None or watch.t_closed is None or t_deleted is None:
+                continue
+            if watch.probe.refused and watch.t_closed >= t_deleted:
+                self._dead.add(view.instance)
 
     # --- watches ---
 
