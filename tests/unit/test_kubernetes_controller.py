@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,9 +39,11 @@ class Loop:
     """In place of a job's loop."""
 
     made: list[str] = []  # noqa: RUF012
+    ended: list[str] = []  # noqa: RUF012  # uids of those that were stopped because their job is gone
 
     def __init__(self, tools: Any, job: Json) -> None:
         self.made.append(job["metadata"]["name"])
+        self.ref = SimpleNamespace(uid=job["metadata"]["uid"])
         self.alive, self.failing = False, 0
 
     def start(self) -> None:
@@ -49,8 +52,10 @@ class Loop:
     def wake(self) -> None:
         pass
 
-    def stop(self) -> None:
+    def stop(self, gone: bool = False) -> None:
         self.alive = False
+        if gone:
+            self.ended.append(self.ref.uid)
 
 
 class World:
@@ -62,7 +67,7 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    Loop.made = []
+    Loop.made, Loop.ended = [], []
     monkeypatch.setattr(module, "JobLoop", Loop)
     made = World()
     yield made
@@ -83,6 +88,21 @@ def test_who_leads_begins_with_a_list(world: World) -> None:
     until(lambda: world.controller.leading)
     assert Loop.made == ["mnist"]
     assert not world.lost.is_set()
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_the_loop_of_a_deleted_job_is_told_that_it_is_gone(world: World, made_anew: bool) -> None:
+    world.controller.lead(True)
+    world.api.answer.set()
+    until(lambda: world.controller.leading)
+    [job] = world.controller.cache.jobs()
+    if made_anew:
+        del world.api.objects["n", PLURAL, "mnist"]
+        world.controller.cache.put_job(world.api.create("", "n", PLURAL, {"metadata": {"name": "mnist"}, "spec": {}}))
+    else:
+        world.controller.cache.remove_job(job)
+    assert Loop.ended == [job["metadata"]["uid"]]
+    assert len(Loop.made) == 1 + made_anew
 
 
 def test_a_lead_that_is_lost_while_it_begins_is_lost(world: World) -> None:

@@ -9,7 +9,7 @@ from fake_api import AtOnce, FakeApi
 
 from outlast_operator.kubernetes.api import ApiError
 from outlast_operator.kubernetes.cache import Cache
-from outlast_operator.kubernetes.loop import JobLoop, managed_by_us
+from outlast_operator.kubernetes.loop import HURRY_S, JobLoop, managed_by_us
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
 from outlast_operator.manifests.pods import Images
 from outlast_operator.state import StartProcess
@@ -205,6 +205,27 @@ def test_who_may_be_deposed_writes_and_does_nothing() -> None:
     with pytest.raises(Deposed):
         world.loop._turn()
     assert world.api.objects.items() <= before.items()
+
+
+@pytest.mark.parametrize(
+    ("how", "hurried"), [("gone", True), ("stopped", False), ("orphaned", False), ("orphans to be", False)]
+)
+def test_the_pods_of_a_deleted_job_are_hurried(how: str, hurried: bool) -> None:
+    world = World()
+    world.settle()
+    pods = world.api.names("pods")
+    if how == "orphans to be":
+        job = world.api.get("", "n", "trainingjobs", "mnist")
+        job["metadata"] |= {"finalizers": ["orphan"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+        world.cache.put_job(world.api.replace("", "n", "trainingjobs", "mnist", job))
+    elif how != "stopped":
+        world.cache.remove_job(world.job)
+    if how == "orphaned":
+        for name in pods:
+            world.api.patch("", "n", "pods", name, {"metadata": {"ownerReferences": []}})
+    world.loop.stop(gone=how != "stopped")
+    world.loop._run()
+    assert sorted(world.api.deletions) == ([(name, HURRY_S) for name in pods] if hurried else [])
 
 
 def test_a_template_that_the_api_server_refuses_ends_in_failed() -> None:

@@ -113,7 +113,7 @@ class Controller:
             loop = self._loops.get(key)
             ours = job is not None and managed_by_us(job) and not job["metadata"].get("deletionTimestamp")
             if loop is not None and (job is None or loop.ref.uid != job["metadata"]["uid"]):
-                loop.stop()
+                loop.stop(gone=True)
                 loop = self._loops.pop(key) and None
             if job is not None and ours and (loop is None or not loop.alive):
                 loop = self._loops[key] = JobLoop(self._tools, job)

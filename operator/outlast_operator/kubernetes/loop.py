@@ -34,7 +34,8 @@ LONGEST_SLEEP_S = 3600.0
 
 
 class JobLoop:
-    """`start` once; `wake` whenever something about the job has changed; `stop` leaves the job as it is."""
+    """`start` once; `wake` whenever something about the job has changed; `stop` leaves the job as it is, unless it is
+    `gone`: then its pods are hurried."""
 
     def __init__(self, tools: Tools, job: Json) -> None:
         meta = job["metadata"]
@@ -45,6 +46,7 @@ class JobLoop:
         self._generation: int | None = None
         self._woken = threading.Event()  # while there is no runtime to wake
         self._stopped = threading.Event()
+        self._gone = False
         self._reason = ""
         self.failing = 0  # turns in a row that ended in an error
         self._thread = threading.Thread(target=self._run, name=f"job-{self.ref.name}", daemon=True)
@@ -62,7 +64,8 @@ class JobLoop:
             runtime.wake()
         self._woken.set()
 
-    def stop(self) -> None:
+    def stop(self, gone: bool = False) -> None:
+        self._gone = self._gone or gone
         self._stopped.set()
         self.wake()
 
@@ -71,36 +74,50 @@ class JobLoop:
     def _run(self) -> None:
         where = f"{self.ref.namespace}/{self.ref.name}"
         try:
-            while not self._stopped.is_set():
-                try:
-                    self._sleep(self._turn())
-                    self.failing = 0
-                except Conflict as conflict:
-                    log.info("%s", conflict)
-                except (ApiError, Deposed) as error:
-                    self._failed(where, str(error), trace=False)
-                except JobGone:
-                    raise
-                except Exception as error:
-                    self._failed(where, repr(error), trace=True)
+            self._turns(where)
         except JobGone:
-            log.info("%s is gone", where)
-            self._hurry_its_pods()
+            self._gone = True
         finally:
             if self._runtime is not None:
                 self._runtime.close()
+        if self._gone:
+            log.info("%s is gone", where)
+            self._hurry_its_pods()
+
+    def _turns(self, where: str) -> None:
+        """Until we are stopped. Raises `JobGone`."""
+        while not self._stopped.is_set():
+            try:
+                self._sleep(self._turn())
+                self.failing = 0
+            except Conflict as conflict:
+                log.info("%s", conflict)
+            except (ApiError, Deposed) as error:
+                self._failed(where, str(error), trace=False)
+            except JobGone:
+                raise
+            except Exception as error:
+                self._failed(where, repr(error), trace=True)
 
     def _hurry_its_pods(self) -> None:
         """The garbage collector ends the pods of a deleted job, and each server would wait for a view without it."""
-        job = self._tools.cache.job(self.ref.namespace, self.ref.name)
-        if job is not None and "orphan" in (job["metadata"].get("finalizers") or ()):
-            return  # whoever deletes it so wants to keep them
+        api = self._tools.api
         for pod in self._tools.cache.pods(self.ref.uid)[0].values():
             meta = pod["metadata"]
             try:
-                self._tools.api.delete(CORE, meta["namespace"], "pods", meta["name"], meta["uid"], HURRY_S)
+                found = api.get(CORE, meta["namespace"], "pods", meta["name"])
+                if self._is_kept(found):
+                    continue
+                api.delete(CORE, meta["namespace"], "pods", meta["name"], meta["uid"], HURRY_S)
             except ApiError as error:
                 log.debug("%s: %s", meta["name"], error)
+
+    def _is_kept(self, pod: Json) -> bool:
+        """Whether who deletes the job wants to keep its pods: they are orphaned, or will be."""
+        job = self._tools.cache.job(self.ref.namespace, self.ref.name)
+        ours = job is not None and job["metadata"]["uid"] == self.ref.uid
+        orphans = ours and job is not None and "orphan" in (job["metadata"].get("finalizers") or ())
+        return orphans or not is_owned(pod, self.ref.uid)
 
     def _failed(self, where: str, what: str, trace: bool) -> None:
         self.failing += 1
