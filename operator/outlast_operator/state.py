@@ -226,6 +226,7 @@ class JobStatus:
     boots: dict[str, str] = field(default_factory=dict)  # boot id -> instance, for all that stand in a view or did
     dead: tuple[str, ...] = ()  # instances proved dead, as long as `boots` knows them
     incarnations: dict[int, int] = field(default_factory=dict)  # slot -> newest
+    seen: dict[int, str] = field(default_factory=dict)  # slot -> the instance that its newest incarnation was seen as
     adopted: dict[int, int] = field(default_factory=dict)  # slot without a worker -> slot of the worker that fills it
     attempts: dict[str, Attempt] = field(default_factory=dict)
     done: tuple[str, ...] = ()  # workers and evaluator that have left with 0
@@ -251,6 +252,7 @@ class JobStatus:
         raw["conditions"] = [asdict(c) for c in self.conditions]
         raw["views"] = {str(k): v.to_json() for k, v in self.views.items()}
         raw["incarnations"] = {str(k): v for k, v in self.incarnations.items()}
+        raw["seen"] = {str(k): v for k, v in self.seen.items()}
         raw["adopted"] = {str(k): v for k, v in self.adopted.items()}
         raw["attempts"] = {k: asdict(v) for k, v in self.attempts.items()}
         raw["failovers"] = [asdict(f) for f in self.failovers]
@@ -272,6 +274,7 @@ class JobStatus:
             boots=dict(raw.get("boots", {})),
             dead=tuple(raw.get("dead", ())),
             incarnations={int(k): int(v) for k, v in raw.get("incarnations", {}).items()},
+            seen={int(k): str(v) for k, v in raw.get("seen", {}).items()},
             adopted={int(k): int(v) for k, v in raw.get("adopted", {}).items()},
             attempts={k: Attempt(**v) for k, v in raw.get("attempts", {}).items()},
             done=tuple(raw.get("done", ())),

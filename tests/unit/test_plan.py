@@ -638,6 +638,19 @@ def test_an_operator_that_dies_after_recording_an_incarnation_starts_the_same_on
     assert world.others["worker-0"].incarnation == 2
 
 
+def test_an_incarnation_that_was_ever_seen_is_not_used_again() -> None:
+    """Its pod was removed by force while no operator ran: the process may live on, and must be fenced."""
+    world = running()
+    assert world.status.incarnations == {0: 1}
+    del world.others["worker-0"]
+    world.restart_operator()
+    world.turn()
+    assert world.status.incarnations == {0: 2}
+    assert of(world, StartProcess)[-1].incarnation == 2
+    world.turn()
+    assert world.status.incarnations == {0: 2}, "what was started is not started again"
+
+
 def test_sync_lends_a_slot_without_a_worker_after_grace_seconds() -> None:
     world = running(training__consistency="Sync", workers__replicas=2, workers__graceSeconds=5)
     world.held["worker-1"] = world.now + 1000
