@@ -9,6 +9,8 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from outlast_operator.state import CONFIG_ERROR_EXIT, Attempt, Process
 from outlast_operator.turn import Turn
 
@@ -53,6 +55,10 @@ def count_exit(turn: Turn, process: Process, clock: int | None = None, progresse
 def may_start(turn: Turn, name: str) -> bool:
     """Neither held back by a drill nor waiting; if it is, the loop is woken when that ends."""
     attempt = turn.status.attempts.get(name)
+    longest_s = max(LONGEST_DELAY_S, turn.spec.recovery.failover.delay_seconds)
+    if attempt is not None and attempt.until > turn.now + longest_s:  # recorded by a clock that was ahead of ours
+        attempt = replace(attempt, until=turn.now + longest_s)
+        turn.record(attempts={**turn.status.attempts, name: attempt})
     waits = attempt is not None and not turn.due(attempt.until)
     return not (turn.held(name) or waits)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from plan_world import World, make_spec
 
-from outlast_operator.backoff import count_exit
+from outlast_operator.backoff import LONGEST_DELAY_S, count_exit
 from outlast_operator.runtime import Conflict, Runtime
 from outlast_operator.state import (
     AssignSlot,
@@ -604,6 +604,25 @@ def test_a_start_that_waited_long_and_failed_at_once_is_backed_off(lived_s: floa
     ended = Process("worker-0", "worker", "b", "exited", exit_code=1, proven_dead=True, t_started=380.0)
     attempt = count_exit(turn, replace(ended, t_exited=500.0, lived_s=lived_s))
     assert attempt.exits == exits
+
+
+def test_an_operator_whose_clock_was_ahead_holds_nothing_back_for_long() -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    ahead_s = 3600.0
+    world.kill("worker-0")
+    world.turn(actions=0)
+    version, text = world.store
+    status = world.status
+    later = replace(status.attempts["worker-0"], until=world.now + ahead_s)
+    text = json.dumps(replace(status, attempts={"worker-0": later}, since={"x": world.now + ahead_s}).to_json())
+    world.store = (version, text)
+    world.run(LONGEST_DELAY_S - 1)
+    assert not world.others["worker-0"].alive
+    world.run(2.0)
+    assert world.others["worker-0"].alive
+    turn = Turn.begin(world.spec, ObservedJob(replace(status, since={"x": world.now + ahead_s})), world.now)
+    assert turn.lasted("x", True, 5.0) is False
+    assert turn.wake_at == world.now + 5.0
 
 
 def test_kills_are_no_failures() -> None:

@@ -58,7 +58,6 @@ class _Known:
     t_seen: float
     since: Since = field(default_factory=Since)
     t_ran: float | None = None  # its container was first seen running
-    t_deleted: float | None = None  # it was first seen to be deleted, or gone
     t_exited: float | None = None
     boot: str | None = None
     trouble: str = ""  # what a registry said of its image
@@ -147,12 +146,10 @@ class Observer:
                 self._known[uid] = _Known(min(now, created) if early else now)
             known = self._known[uid]
             known.trouble = pull_trouble(obj) or known.trouble
-            known.since.note(obj, now)
+            known.since.note(obj, now, gone)
             view = read_pod(obj, now, known.since, gone, known.trouble)
             if view is not None:
                 known.count_restarts(view)
-                if view.deleting and known.t_deleted is None:
-                    known.t_deleted = now
                 views[uid] = view
         return views
 
@@ -196,7 +193,7 @@ class Observer:
             if view.proven_dead:
                 self._dead.add(view.instance)
         for uid, view in past.items():
-            watch, t_deleted = self._watches.get(uid), self._known[uid].t_deleted
+            watch, t_deleted = self._watches.get(uid), self._known[uid].since.deleting
             if watch is None or watch.probe is None or watch.t_closed is None or t_deleted is None:
                 continue
             if watch.probe.refused and watch.t_closed >= t_deleted:

@@ -3,8 +3,8 @@
 Rules. (1) Dead is proved by the kubelet's word that our container has terminated (the pod's spec says which is ours),
 never by the object's absence: a forced deletion removes the object while the process still runs. (2) A pod that cannot
 start (no such image, no such Secret) counts as a process that failed to start, once it has tried for `STUCK_S`; so
-back-off and its limit hold for it as well. (3) A pod that should be gone by its own deletion time, and is not, is on a
-node that does not answer.
+back-off and its limit hold for it as well. (3) A pod that should be gone, its grace having passed since we first saw it
+deleted, is on a node that does not answer. No time of another host's clock is compared with ours.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from outlast_operator.state import CONFIG_ERROR_EXIT
 Json = dict[str, Any]
 ROLES = ("server", "worker", "evaluator", "redis")
 STUCK_S = 20.0  # the kubelet has then tried an image at least twice
-OVERDUE_S = 15.0  # after its deletion time a pod whose node answers is gone
+OVERDUE_S = 15.0  # after its grace a pod whose node answers is gone
 REASON_CHARACTERS = 300
 LAST_SIGNAL = 31  # of those that have a meaning of their own
 _HOPELESS = {"InvalidImageName"}
@@ -85,8 +85,11 @@ class Since:
     """Since when something has been so of a pod, by our own sight and on the clock of `now`; None: it is not so."""
 
     stuck: float | None = None  # its container cannot be started
+    deleting: float | None = None  # it is to go
 
-    def note(self, pod: Json, now: float) -> None:
+    def note(self, pod: Json, now: float, gone: bool = False) -> None:
+        if self.deleting is None and (gone or pod["metadata"].get("deletionTimestamp") is not None):
+            self.deleting = now
         self.stuck = (now if self.stuck is None else self.stuck) if is_stuck(pod) else None
 
 
@@ -156,7 +159,7 @@ def _phase(meta: Json, status: Json, container: Json, now: float, since: Since, 
         return {**before, "phase": "exited", "reason": "its pod was deleted"}
     if status.get("phase") == "Failed":  # evicted or refused by its node: the kubelet is ending its containers
         return {**before, "phase": "exited", "reason": _short(_why(status) or "its pod failed")}
-    if _is_overdue(meta, now):
+    if _is_overdue(meta, now, since):
         return {**before, "phase": "exited", "reason": "its node does not answer"}
     if "running" in state:
         return {**before, "phase": "running"}
@@ -214,10 +217,10 @@ def _why(status: Json) -> str:
     return f"{reason}: {message}" if reason and message else reason or message
 
 
-def _is_overdue(meta: Json, now: float) -> bool:
-    """The deletion time is when the pod's grace ends, on the API server's clock."""
-    at = meta.get("deletionTimestamp")
-    return at is not None and now > parse_time(str(at)) + OVERDUE_S
+def _is_overdue(meta: Json, now: float, since: Since) -> bool:
+    if meta.get("deletionTimestamp") is None or since.deleting is None:
+        return False
+    return now > since.deleting + float(meta.get("deletionGracePeriodSeconds") or 0) + OVERDUE_S
 
 
 def parse_time(text: str) -> float:
