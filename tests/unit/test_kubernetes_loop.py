@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fake_api import AtOnce, FakeApi
 
+from outlast_operator.kubernetes import loop as loop_module
 from outlast_operator.kubernetes.api import ApiError
 from outlast_operator.kubernetes.cache import Cache
-from outlast_operator.kubernetes.loop import HURRY_S, JobLoop, managed_by_us
+from outlast_operator.kubernetes.clock import Pulse
+from outlast_operator.kubernetes.loop import HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
 from outlast_operator.manifests.pods import Images
 from outlast_operator.state import StartProcess
@@ -226,6 +229,34 @@ def test_the_pods_of_a_deleted_job_are_hurried(how: str, hurried: bool) -> None:
     world.loop.stop(gone=how != "stopped")
     world.loop._run()
     assert sorted(world.api.deletions) == ([(name, HURRY_S) for name in pods] if hurried else [])
+
+
+def test_after_an_error_whatever_happens_wakes_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.settle()
+    runtime = world.loop._runtime
+    assert runtime is not None
+    waits: list[float] = []
+    monkeypatch.setattr(runtime, "wait", lambda until: waits.append(until - world.now))
+    monkeypatch.setattr(loop_module, "FIRST_RETRY_S", 0.01)
+    for _ in range(12):
+        world.loop._failed("n/mnist", "no answer", trace=False)
+    assert waits == sorted(waits), "ever more slowly"
+    assert waits[-1] == pytest.approx(RUNNING_RETRY_S, abs=0.02)
+
+
+def test_silence_while_this_process_was_held_up_proves_nothing() -> None:
+    world = World()
+    pulse = Pulse(lambda: world.now)
+    world.tools = replace(world.tools, t_resumed=pulse.t_resumed)
+    world.loop = JobLoop(world.tools, world.job)
+    world.settle()
+    runtime = world.loop._runtime
+    assert runtime is not None
+    for held_up_s, excused in ((0.4, False), (20.0, True), (0.4, False)):
+        before, world.now = runtime.t_operator_start, world.now + held_up_s
+        assert (runtime.observe().t_operator_start == world.now) is excused
+        assert excused or runtime.t_operator_start == before
 
 
 def test_a_template_that_the_api_server_refuses_ends_in_failed() -> None:

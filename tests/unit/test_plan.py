@@ -11,7 +11,8 @@ import pytest
 from plan_world import World, make_spec
 
 from outlast_operator.backoff import LONGEST_DELAY_S, count_exit
-from outlast_operator.runtime import Conflict, Runtime
+from outlast_operator.plan import plan
+from outlast_operator.runtime import Conflict, Runtime, run_turn
 from outlast_operator.state import (
     AssignSlot,
     Attempt,
@@ -88,6 +89,25 @@ def test_epoch_1_is_recorded_when_all_are_ready_and_installed_a_turn_later() -> 
     assert not of(world, InstallView)
     world.turn()
     assert [a.to.name for a in of(world, InstallView)] == ["server-0", "server-1", "server-2"]
+
+
+def test_a_recorded_view_is_installed_though_nothing_can_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(make_spec())
+    world.turn()
+    world.advance()
+    world.turn()
+    assert world.status.views[0].epoch == 1
+    world.executed.clear()
+    world.kill("worker-0")  # so that there is something to record
+
+    def away(*_: Any) -> str:
+        raise OSError("no answer")
+
+    monkeypatch.setattr(world, "write_status", away)
+    with pytest.raises(OSError, match="no answer"):
+        run_turn(world, lambda observed, now: plan(world.spec, observed, now), world.now)
+    assert [a.to.name for a in of(world, InstallView)] == ["server-0", "server-1", "server-2"]
+    assert len(world.executed) == 3, "all else is recorded first"
 
 
 def test_the_first_view_waits_for_missing_servers_no_longer_than_the_timeout_and_they_join_later() -> None:

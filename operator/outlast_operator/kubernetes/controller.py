@@ -18,6 +18,7 @@ from typing import Any
 
 from outlast_operator.kubernetes.api import CORE, JOBS, PLURAL, Api, ApiError
 from outlast_operator.kubernetes.cache import Cache, Key
+from outlast_operator.kubernetes.clock import Pulse
 from outlast_operator.kubernetes.loop import JobLoop, managed_by_us
 from outlast_operator.kubernetes.runtime import Tools
 from outlast_operator.manifests.names import JOB_LABEL
@@ -44,7 +45,8 @@ class Controller:
     ) -> None:
         self.api = api
         self.cache = Cache(self._changed)
-        self._tools = Tools(api, self.cache, images, *_pools(), may_act=may_act)
+        self._pulse = Pulse()
+        self._tools = Tools(api, self.cache, images, *_pools(), t_resumed=self._pulse.t_resumed, may_act=may_act)
         self._namespaces = None if namespaces is None else list(namespaces)
         self._on_lost = on_lost if on_lost is not None else lambda: os._exit(1)
         self._loops: dict[Key, JobLoop] = {}
@@ -70,6 +72,7 @@ class Controller:
     def _begin(self, term: int) -> None:
         try:
             if self._prime(term):
+                self._pulse.start()
                 threading.Thread(target=self._audit_for_ever, name="audit", daemon=True).start()
         except Exception:
             log.exception("the lead cannot be used")

@@ -2,7 +2,7 @@
 
 Rules. (1) Level-based: it may end between any two lines, and another one goes on from what is recorded. (2) It sleeps
 until something happens, until the plan wants to be woken, or (while anything runs) for a heartbeat. (3) Whatever goes
-wrong here is logged and tried again, ever more slowly; it never ends the loop.
+wrong here is logged and tried again, ever more slowly (at once, if something happens); it never ends the loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ log = logging.getLogger("outlast.kubernetes")
 Json = dict[str, Any]
 HURRY_S = 1  # grace of pods whose job is gone: nothing of it is kept
 IDLE_S = 10.0  # between two looks at a job in which nothing speaks
-LONGEST_RETRY_S = 10.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 10.0
+RUNNING_RETRY_S = 1.0  # the longest, of a job that runs: nobody wakes us when the API server is back
 LONGEST_SLEEP_S = 3600.0
 
 
@@ -122,7 +123,9 @@ class JobLoop:
     def _failed(self, where: str, what: str, trace: bool) -> None:
         self.failing += 1
         log.warning("%s: %s (tried again)", where, what, exc_info=trace)
-        self._stopped.wait(min(0.1 * 2 ** min(self.failing, 10), LONGEST_RETRY_S))
+        longest_s = LONGEST_RETRY_S if self._runtime is None else RUNNING_RETRY_S
+        self._stopped.wait(FIRST_RETRY_S)  # whatever wakes us: an API server that is ill is not asked without a pause
+        self._sleep(self._tools.now() + min(FIRST_RETRY_S * 2 ** min(self.failing, 10), longest_s) - FIRST_RETRY_S)
 
     def _sleep(self, until: float | None) -> None:
         """`until` None: go on at once."""

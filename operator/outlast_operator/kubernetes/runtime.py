@@ -56,6 +56,7 @@ class Tools:
     slow: ThreadPoolExecutor  # for what may take its time: checkpoints, events, labels
     now: Callable[[], float] = clock.now
     may_act: Callable[[], bool] = lambda: True  # whether we lead for certain, at this moment
+    t_resumed: Callable[[], float] = lambda: -math.inf  # when this process was last held up, see clock.Pulse
 
     def check_lead(self) -> None:
         """Raises `Deposed`."""
@@ -110,6 +111,7 @@ class KubernetesRuntime:
         """Raises `JobGone`."""
         self._job = self._current()
         self._record = self._read(self._job)
+        self.t_operator_start = max(self.t_operator_start, self._tools.t_resumed())  # also in the middle of a request
         sight = self._observer.look()
         self._sight = sight
         self._tell_who_waits(sight)
