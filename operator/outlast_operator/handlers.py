@@ -59,6 +59,7 @@ def run(settings: Settings) -> int:
     health = serve(settings.health_port, checks)
     metrics = serve(settings.metrics_port, {"/metrics": lambda: (200, metrics_text(controller, leadership.leading))})
     registry = make_registry(controller)
+    controller.start()
     leadership.start()
     try:
         asyncio.run(
@@ -116,11 +117,15 @@ def make_registry(controller: Controller) -> kopf.OperatorRegistry:
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_changed(event: kopf.RawEvent, **_: Any) -> None:
         body = dict(event["object"])
+        if event["type"] is None:
+            controller.relisted()
         controller.cache.remove_job(body) if event["type"] == "DELETED" else controller.cache.put_job(body)
 
     @kopf.on.event("pods", labels={JOB_LABEL: kopf.PRESENT}, registry=registry)
     async def pod_changed(event: kopf.RawEvent, **_: Any) -> None:
         body = dict(event["object"])
+        if event["type"] is None:
+            controller.relisted()
         controller.cache.remove_pod(body) if event["type"] == "DELETED" else controller.cache.put_pod(body)
 
     return registry

@@ -12,7 +12,7 @@ from fake_api import FakeApi
 
 from outlast_operator.kubernetes import controller as module
 from outlast_operator.kubernetes.api import PLURAL, ApiError
-from outlast_operator.kubernetes.controller import Controller
+from outlast_operator.kubernetes.controller import BLIND_AUDITS, DEAF_AUDITS, UNANSWERED_AUDITS, Controller
 from outlast_operator.manifests.pods import Images
 
 Json = dict[str, Any]
@@ -142,3 +142,68 @@ def test_a_list_that_fails_is_tried_again(world: World, monkeypatch: pytest.Monk
     world.api.answer.set()
     world.controller.lead(True)
     until(lambda: world.controller.leading)
+
+
+class Audited:
+    """A controller whose watches tell nothing: what it knows it has from audits alone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "IN_FLIGHT_S", 0.0)
+        self.api = Held()
+        self.api.answer.set()
+        self.controller = Controller(self.api, Images("t", "r"), ["n"])  # type: ignore[arg-type]
+
+    def happens(self, name: str) -> None:
+        self.api.create("", "n", PLURAL, {"metadata": {"name": name}, "spec": {}})
+
+
+@pytest.fixture
+def audited(monkeypatch: pytest.MonkeyPatch) -> Audited:
+    return Audited(monkeypatch)
+
+
+def test_a_standby_whose_watches_are_deaf_is_not_healthy(audited: Audited) -> None:
+    assert not audited.controller.leading
+    for count in range(DEAF_AUDITS):
+        assert audited.controller.healthy
+        audited.happens(f"job-{count}")
+        audited.controller.audit()
+    assert not audited.controller.healthy
+    audited.controller.audit()
+    assert audited.controller.healthy, "nothing has been missed since"
+
+
+def test_what_a_new_list_is_about_to_tell_is_no_deafness(audited: Audited) -> None:
+    for count in range(DEAF_AUDITS):
+        audited.happens(f"job-{count}")
+        audited.controller.audit(counts=False)
+    assert audited.controller.healthy
+    assert len(audited.controller.cache.jobs()) == DEAF_AUDITS, "it is put right all the same"
+
+
+@pytest.mark.parametrize(
+    ("error", "patience"),
+    [
+        (KeyError("items"), BLIND_AUDITS),
+        (ApiError(403, "Forbidden", "no"), BLIND_AUDITS),
+        (ApiError(0, "Unreachable", "no"), UNANSWERED_AUDITS),
+    ],
+    ids=["a fault of ours", "a right is missing", "the API server is away"],
+)
+def test_who_cannot_audit_is_not_healthy_for_ever(audited: Audited, error: Exception, patience: int) -> None:
+    audited.api.error = error
+    for _ in range(patience):
+        assert audited.controller.healthy
+        audited.controller.audit()
+    assert not audited.controller.healthy
+    audited.api.error = None
+    audited.controller.audit()
+    assert audited.controller.healthy
+
+
+def test_a_watch_that_is_begun_anew_is_audited_at_once(audited: Audited) -> None:
+    audited.api.listing.clear()
+    audited.controller.start()
+    audited.controller.relisted()
+    assert audited.api.listing.wait(PATIENCE_S), "long before the next minute"
+    audited.controller.stop()

@@ -259,6 +259,17 @@ def test_silence_while_this_process_was_held_up_proves_nothing() -> None:
         assert excused or runtime.t_operator_start == before
 
 
+def test_a_job_whose_deletion_nobody_told_is_known_to_be_gone() -> None:
+    world = World()
+    world.settle()
+    del world.api.objects["n", "trainingjobs", "mnist"]
+    world.cache.remove_pod(next(iter(world.cache.pods(world.loop.ref.uid)[0].values())))  # something to record
+    world.now += 60.0
+    with pytest.raises(JobGone):
+        world.settle()
+    assert world.cache.jobs() == []
+
+
 def test_a_template_that_the_api_server_refuses_ends_in_failed() -> None:
     world = World()
     refusal = ApiError(422, "Invalid", "spec.containers[0].image: Required value")

@@ -1,10 +1,11 @@
 """All jobs of this operator: a loop for each while it leads, and a look whether the watches tell everything.
 
 Rules. (1) Whoever does not lead keeps its cache and acts on nothing. (2) Who begins to lead lists once, so that no loop
-starts from less than what there is. (3) Each minute the lists are compared with what the watches have told: what they
-missed is put right, and when they miss things twice in a row, events do not flow and `healthy` says so; the kubelet
-then restarts this process. (4) Who has gained and lost the lead ends its process, wherever it was: nothing it holds is
-of use, and what it had begun must not go on beside the next leader.
+starts from less than what there is. (3) Each minute, leading or not, and at once when a watch was begun anew, the lists
+are compared with what the watches have told: what they missed is put right. When they miss things twice in a row, or
+the comparison fails again and again, nobody knows whether events flow and `healthy` says so; the kubelet then restarts
+this process. (4) Who has gained and lost the lead ends its process, wherever it was: nothing it holds is of use, and
+what it had begun must not go on beside the next leader.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ log = logging.getLogger("outlast.controller")
 
 Json = dict[str, Any]
 AUDIT_S, IN_FLIGHT_S, PRIME_RETRY_S = 60.0, 3.0, 1.0
-DEAF_AUDITS = 2
+DEAF_AUDITS, BLIND_AUDITS = 2, 3
+UNANSWERED_AUDITS = 10  # a restart does not bring the API server back, and waits ever longer
 
 
 class Controller:
@@ -54,7 +56,14 @@ class Controller:
         self._term = 0  # grows with each gain and loss: who began in another one has nothing to say any more
         self._gained = self._leading = False
         self._stopped = threading.Event()
-        self._deaf = 0
+        self._relisted = threading.Event()
+        self._deaf = self._blind = 0  # audits in a row that found the watches behind; that failed
+        self._unanswered = False
+
+    def start(self) -> None:
+        """Look after the watches, whoever leads."""
+        self._pulse.start()
+        threading.Thread(target=self._audit_for_ever, name="audit", daemon=True).start()
 
     # --- leadership ---
 
@@ -71,15 +80,13 @@ class Controller:
 
     def _begin(self, term: int) -> None:
         try:
-            if self._prime(term):
-                self._pulse.start()
-                threading.Thread(target=self._audit_for_ever, name="audit", daemon=True).start()
+            self._prime(term)
         except Exception:
             log.exception("the lead cannot be used")
             self._on_lost()  # else we would hold the Lease and do nothing
 
-    def _prime(self, term: int) -> bool:
-        """List, and start the loops. False: we lead no more."""
+    def _prime(self, term: int) -> None:
+        """List, and start the loops, unless we lead no more."""
         while not self._stopped.is_set() and term == self._term:
             try:
                 jobs, pods, as_of = self._list("")
@@ -90,16 +97,14 @@ class Controller:
             self.cache.align(jobs, pods, as_of, self._namespaces)
             with self._lock:
                 self._leading = term == self._term and not self._stopped.is_set()
-                if not self._leading:
-                    return False
             for job in self.cache.jobs():
                 self._changed(job["metadata"]["namespace"], job["metadata"]["name"])
-            return True
-        return False
+            return
 
     def stop(self) -> None:
         """End the loops; the jobs go on."""
         self._stopped.set()
+        self._relisted.set()
         with self._lock:
             self._leading = False
             for loop in self._loops.values():
@@ -128,8 +133,12 @@ class Controller:
 
     @property
     def healthy(self) -> bool:
-        """Whether events flow."""
-        return self._deaf < DEAF_AUDITS
+        """Whether events flow, as far as known."""
+        return self._deaf < DEAF_AUDITS and self._blind < (UNANSWERED_AUDITS if self._unanswered else BLIND_AUDITS)
+
+    def relisted(self) -> None:
+        """A watch was begun anew with a list. What was deleted meanwhile is not in it, and nobody tells."""
+        self._relisted.set()
 
     def counts(self) -> dict[str, int]:
         with self._lock:
@@ -141,22 +150,38 @@ class Controller:
         return self._leading
 
     def _audit_for_ever(self) -> None:
-        while not self._stopped.wait(AUDIT_S):
-            try:
-                self._audit()
-            except ApiError as error:
-                log.warning("the watches were not audited: %s", error)
+        while not self._stopped.is_set():
+            relisted = self._relisted.wait(AUDIT_S)
+            if relisted:
+                self._stopped.wait(IN_FLIGHT_S)  # the rest of the list
+                self._relisted.clear()
+            if not self._stopped.is_set():
+                self.audit(counts=not relisted)
 
-    def _audit(self) -> None:
+    def audit(self, counts: bool = True) -> None:
+        """Compare and put right. `counts`: it is a fault of the watches if they are behind."""
+        try:
+            behind = self._audit()
+        except Exception as error:
+            self._blind += 1
+            self._unanswered = isinstance(error, ApiError) and (error.code == 0 or error.code >= 500)
+            log.warning("the watches were not audited: %s", error, exc_info=not isinstance(error, ApiError))
+            return
+        self._blind = 0
+        if counts or not behind:
+            self._deaf = self._deaf + 1 if behind else 0
+        if behind:
+            log.warning("the watches have not told of %d objects", behind)
+
+    def _audit(self) -> int:
+        """Returns of how many objects the watches have not told."""
         jobs, pods, as_of = self._list("0")
         behind = self.cache.behind(jobs, pods)
         if behind:
             self._stopped.wait(IN_FLIGHT_S)
             behind &= self.cache.behind(jobs, pods)
-        self._deaf = self._deaf + 1 if behind else 0
-        if behind:
-            log.warning("the watches have not told of %d objects", len(behind))
         self.cache.align(jobs, pods, as_of, self._namespaces)
+        return len(behind)
 
     def _list(self, version: str) -> tuple[list[Json], list[Json], int]:
         """Jobs, pods of ours, the oldest version of the lists. `version` "0": as the API server has it at hand."""

@@ -203,6 +203,7 @@ def replace_status(api: Api, cache: Cache, job: Json, status: Json) -> Json:
         recorded = api.replace(JOBS, meta["namespace"], PLURAL, meta["name"], body, "status")
     except ApiError as error:
         if error.not_found:
+            cache.remove_job(job)  # else each of its pods' events would begin a loop for it
             raise JobGone(meta["name"]) from error
         if error.conflict:
             _refresh(api, cache, job)
