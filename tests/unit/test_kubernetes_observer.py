@@ -181,3 +181,15 @@ def test_an_image_is_tried_twice_however_long_the_pod_waited_for_a_node(world: W
     assert world.look(after_s=STUCK_S - 1).processes["server-0"].alive
     failed = world.look(after_s=1.0).processes["server-0"]
     assert (failed.alive, failed.exit_code, failed.lived_s) == (False, 1, 0.0)
+
+
+def test_of_pods_that_are_long_gone_nothing_is_remembered(world: World) -> None:
+    for count in range(20):
+        uid = f"u{count}"
+        world.cache.put_pod(world.pod(uid, terminated={"exitCode": 1}))
+        world.look()
+        world.cache.remove_pod(world.pod(uid, terminated={"exitCode": 1}))
+        sight = world.look()
+        assert sight.processes["server-0"].proven_dead
+    assert len(world.observer._known) < 5
+    assert len(world.observer._dead) < 5

@@ -197,7 +197,7 @@ class Executor:
         now, key = self._clock(), (view.uid, how)
         if now - self._asked.get(key, -AGAIN_S) < AGAIN_S or (how == "term" and view.deleting):
             return
-        self._asked[key] = now
+        self._asked = {asked: t for asked, t in self._asked.items() if now - t < AGAIN_S} | {key: now}
         self._delete(view, KILL_GRACE_S if how == "kill" else TERM_GRACE_S)
 
     def _ask_to_leave(self, view: PodView) -> None:

@@ -106,10 +106,16 @@ class Observer:
         for name, process in self.refused_starts.items():
             if name not in processes or not processes[name].alive:
                 processes[name] = process
+        self._forget_all_but({*existing, *gone, *self._watches})
         shown = {p.instance for p in processes.values()}
         return Sight(
             processes, self._probes(newest), self._redis_state(newest), frozenset(self._dead - shown), pods, newest
         )
+
+    def _forget_all_but(self, uids: set[str]) -> None:
+        """Of the others the record says what must be known."""
+        self._known = {uid: known for uid, known in self._known.items() if uid in uids}
+        self._dead = {instance for instance in self._dead if instance.partition(".")[0] in uids}
 
     def watch_of(self, boot: str) -> ServerWatch | None:
         """The line to the server that has this boot id."""
