@@ -761,6 +761,22 @@ def test_a_goal_is_recorded_heads_finish_workers_leave_and_the_job_succeeds(goal
     assert not any(s.process.alive for s in world.servers.values())
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_fewer_updates_than_the_servers_were_started_with_are_followed(shards: int) -> None:
+    world = running(servers__shards=shards)
+    versions = [world.head(shard).version for shard in range(shards)]
+    world.spec = make_spec(servers__shards=shards, training__stopAfter={"updates": max(versions) + 10})
+    world.turn()
+    assert world.status.goal is None
+    assert not of(world, FinishJob)
+    world.run(1.0)
+    assert world.status.goal == "updates"
+    assert {a.shard for a in of(world, FinishJob)} == set(range(shards))
+    world.end("worker-0", code=0)
+    world.run(2.0)
+    assert world.status.outcome == "Succeeded"
+
+
 def test_success_waits_for_a_checkpoint_of_the_result() -> None:
     world = World(make_spec(training__stopAfter={"seconds": 1}))
     world.run(2.0)
