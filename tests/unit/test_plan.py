@@ -882,6 +882,17 @@ def test_planning_twice_changes_nothing_more() -> None:
     assert len(world.executed) == done
 
 
+def test_what_a_newer_release_recorded_is_passed_over() -> None:
+    world = running()
+    world.kill("server-0")
+    world.run(1.0)
+    raw = world.status.to_json()
+    nested = [raw["failovers"][0], raw["conditions"][0], raw["progress"], next(iter(raw["attempts"].values()))]
+    for record in (raw, *nested):
+        record["fromTheFuture"] = 1
+    assert replace(JobStatus.from_json(raw), resource_version=None) == replace(world.status, resource_version=None)
+
+
 def test_the_status_survives_json() -> None:
     world = running("Hybrid", servers__shards=2, workers__replicas=2)
     world.kill("server-0")
