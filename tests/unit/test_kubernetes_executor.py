@@ -159,9 +159,16 @@ def test_somebody_elses_pod_under_the_name_is_left_alone(operator: Operator) -> 
     ("error", "code"),
     [
         (ApiError(422, "Invalid", "spec.containers[0].image: Required value"), 1),
+        (ApiError(403, "Forbidden", 'violates PodSecurity "restricted:latest"'), 1),
         (ApiError(403, "Forbidden", "exceeded quota"), None),
+        (ApiError(403, "Forbidden", 'User "o" cannot create resource "pods"'), None),
     ],
-    ids=["the template is wrong: its own error", "no quota: not its fault"],
+    ids=[
+        "the template is wrong: its own error",
+        "so it is where it is forbidden",
+        "no quota: not its fault",
+        "nor a missing right",
+    ],
 )
 def test_a_start_that_the_api_server_refuses_is_a_start_that_failed(
     operator: Operator, error: ApiError, code: int | None

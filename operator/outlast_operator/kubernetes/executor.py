@@ -141,7 +141,7 @@ class Executor:
             elif error.code == 403 and "being terminated" in error.message:
                 log.info("%s is not started: its namespace is being deleted", name)
             elif error.code in (400, 403, 422):
-                self._refused(name, role, 1 if error.invalid else None, error.message, incarnation)
+                self._refused(name, role, None if _is_for_now(error) else 1, error.message, incarnation)
             else:
                 raise
 
@@ -310,3 +310,8 @@ def read_slots(text: str) -> dict[int, int]:
         return {int(slot): int(incarnation) for slot, incarnation in raw.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
+
+
+def _is_for_now(error: ApiError) -> bool:
+    """Whether a pod is forbidden through no fault of its own: no quota is left, or a right of ours is missing."""
+    return error.code == 403 and any(words in error.message for words in ("exceeded quota", "cannot create resource"))
