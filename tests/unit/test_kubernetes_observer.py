@@ -137,6 +137,13 @@ def test_the_newest_pod_has_the_name_and_the_old_one_is_among_the_dead(world: Wo
     assert world.look().probes["server-0"].boot == "boot-2"
 
 
+def test_a_living_pod_has_the_name_whatever_the_clocks_say(world: World) -> None:
+    """Two API servers' clocks apart: the dead one seems to be the newer."""
+    world.cache.put_pod(world.pod("u1", created="00:00:09", terminated={"exitCode": 1}))
+    world.cache.put_pod(world.pod("u2", created="00:00:08", running={}))
+    assert world.look().processes["server-0"].instance == "u2"
+
+
 def test_a_probe_is_never_taken_for_another_pods(world: World) -> None:
     world.cache.put_pod(world.pod("u1", running={}))
     world.look()

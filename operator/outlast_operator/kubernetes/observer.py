@@ -161,7 +161,7 @@ class Observer:
 
     def _newest(self, views: list[PodView]) -> dict[str, PodView]:
         newest: dict[str, PodView] = {}
-        for view in sorted(views, key=lambda v: (v.created, self._known[v.uid].t_seen, v.alive, v.uid)):
+        for view in sorted(views, key=lambda v: (v.alive, v.created, self._known[v.uid].t_seen, v.uid)):
             newest[view.name] = view
         return newest
 
