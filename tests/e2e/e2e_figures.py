@@ -43,6 +43,12 @@ class Figures:
         bound = at_most if FULL else at_most * PATIENCE
         assert value <= bound, f"{name}: {value:.3f} s of {_listed(samples)}, but at most {bound:g} s"
 
+    def idle(self, name: str, share: float, at_most: float) -> None:
+        """A share of time, 0 to 1: forgiven as times are."""
+        self._take(name, share, "<=", at_most, "", [])
+        bound = at_most if FULL else at_most * PATIENCE
+        assert share <= bound, f"{name}: {share:.3f}, but at most {bound:g}"
+
     def number(self, name: str, value: float, relation: str, bound: float) -> None:
         """A count or a share, with its relation (<=, >=, ==) to a bound. Fails the test unless it holds."""
         self._take(name, value, relation, bound, "", [])

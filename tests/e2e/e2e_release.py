@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from typing import Any
 
 from e2e_cluster import ROOT, Cluster
 
@@ -26,3 +27,11 @@ def install(cluster: Cluster, *options: str) -> None:
     values = f"namespaces={{{namespaces}}},userRoles=Namespaced,podAnnotations.images=d{digest}"
     command = ["upgrade", "--install", RELEASE, chart, "-n", SYSTEM, "--set", values]
     cluster.helm(*command, "--wait", "--timeout", "120s", *adopt, *options)
+
+
+def operator_pods(cluster: Cluster, system: str) -> list[Any]:
+    """The operator's pods that are there to stay. Raises `AssertionError` if there is none."""
+    pods = cluster.core.list_namespaced_pod(system, label_selector=f"app.kubernetes.io/instance={RELEASE}").items
+    living = [p for p in pods if p.metadata.deletion_timestamp is None]
+    assert living, f"no pod of release {RELEASE} is in namespace {system}; there are {[p.metadata.name for p in pods]}"
+    return living

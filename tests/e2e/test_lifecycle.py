@@ -42,7 +42,7 @@ def test_a_finished_job_is_complete_and_removes_itself(cluster: Cluster, start_j
         "wait", "--for=condition=Complete", f"tjob/{job.name}", "-n", job.namespace, "--timeout=120s", timeout_s=130
     )
     status = job.status
-    assert status["state"] == "Completed", status["state"]
+    assert status["state"] == "Succeeded", status["state"]
     assert status["version"] == 300
     assert not job.living("worker"), "workers of a finished job still run"
     wait_until("the end of the job", lambda: cluster.job(job.namespace, job.name) is None, 60)

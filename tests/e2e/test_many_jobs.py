@@ -9,6 +9,7 @@ import time
 from e2e_cluster import Cluster, wait_until
 from e2e_faults import processes_of
 from e2e_figures import Figures
+from e2e_release import operator_pods
 
 JOBS, PODS_A_JOB = 50, 6  # three servers, two workers, an evaluator
 CALM_S = 20
@@ -19,19 +20,20 @@ NOWHERE = {"spec": {"nodeSelector": {"outlast.dev/no-such-node": "true"}, "conta
 def requests(cluster: Cluster, system: str) -> dict[tuple[str, str], float]:
     """(verb, resource) -> requests to the API server so far, over all replicas of the operator."""
     total: dict[tuple[str, str], float] = {}
-    for pod in cluster.core.list_namespaced_pod(system, label_selector="app.kubernetes.io/name=outlast").items:
+    for pod in operator_pods(cluster, system):
         text = cluster.core.connect_get_namespaced_pod_proxy_with_path(f"{pod.metadata.name}:8080", system, "metrics")
         for labels, value in re.findall(r"^outlast_api_requests_total\{(.*?)\} (\S+)$", text, re.MULTILINE):
             known = dict(re.findall(r'(\w+)="(.*?)"', labels))
             key = (known["verb"].lower(), known["resource"])
             total[key] = total.get(key, 0.0) + float(value)
+    assert total, "the operator's metrics have no outlast_api_requests_total"
     return total
 
 
 def memory_mb(cluster: Cluster, system: str) -> float:
     """Of the operator's replica that uses most: resident megabytes of its processes."""
     largest = 0.0
-    for pod in cluster.core.list_namespaced_pod(system, label_selector="app.kubernetes.io/name=outlast").items:
+    for pod in operator_pods(cluster, system):
         pids = processes_of(cluster, pod)
         lines = cluster.on_node(" ".join(["grep -h VmRSS", *(f"/proc/{pid}/status" for pid in pids)]))
         largest = max(largest, sum(float(line.split()[1]) for line in lines.splitlines()) / 1024)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Distribution -> the module it brings, where that is not its name.
-MODULES = {"pyyaml": "yaml"}
+MODULES = {"prometheus-client": "prometheus_client", "pyyaml": "yaml"}
 # Source root -> what may be imported there. `outlast run` makes its pictures with [local]'s matplotlib.
 ALLOWED = {
     "trainer": PROJECT["dependencies"] + EXTRAS["trainer"],
