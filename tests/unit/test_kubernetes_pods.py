@@ -82,9 +82,6 @@ def test_phases(status: Json, expected: Json) -> None:
     assert {key: getattr(view, key) for key in expected} == expected
 
 
-TRAINER, PROXY = {"name": "trainer"}, {"name": "istio-proxy"}
-
-
 @pytest.mark.parametrize(
     ("states", "phase", "proven_dead"),
     [
@@ -96,7 +93,8 @@ TRAINER, PROXY = {"name": "trainer"}, {"name": "istio-proxy"}
 )
 def test_a_sidecar_does_not_speak_for_the_process(states: dict[str, Json], phase: str, proven_dead: bool) -> None:
     statuses = [{"name": name, "state": state} for name, state in sorted(states.items())]  # as the kubelet sorts them
-    obj = {**pod({"containerStatuses": statuses}), "spec": {"containers": [TRAINER, PROXY]}}
+    obj = pod({"containerStatuses": statuses})
+    obj["metadata"]["annotations"]["outlast.dev/container"] = "trainer"
     view = read(obj)
     assert (view.phase, view.proven_dead) == (phase, proven_dead)
 

@@ -1,6 +1,6 @@
 """A pod as the planner sees it: pure reading of the API server's object.
 
-Rules. (1) Dead is proved by the kubelet's word that our container has terminated (the pod's spec says which is ours),
+Rules. (1) Dead is proved by the kubelet's word that our container has terminated (its name was noted at the start),
 never by the object's absence: a forced deletion removes the object while the process still runs. (2) A pod that cannot
 start (no such image, no such Secret) counts as a process that failed to start, once it has tried for `STUCK_S`; so
 back-off and its limit hold for it as well. (3) A pod that should be gone, its grace having passed since we first saw it
@@ -16,6 +16,7 @@ from typing import Any
 
 from outlast_operator.manifests.names import (
     CONTAINER,
+    CONTAINER_ANNOTATION,
     DATA_PORT,
     INCARNATION_ANNOTATION,
     NAME_ANNOTATION,
@@ -126,10 +127,9 @@ def _container_status(pod: Json, role: str) -> Json:
 
 
 def _our_container(pod: Json, role: str) -> str:
-    """Its name: as `template.merge` chose it. The kubelet sorts statuses by name, so their order says nothing."""
-    names = [str(c.get("name")) for c in (pod.get("spec") or {}).get("containers") or ()]
+    """Its name. The kubelet sorts statuses by name, and others may put sidecars before ours: no order says anything."""
     ours = REDIS_CONTAINER if role == "redis" else CONTAINER
-    return ours if ours in names or not names else names[0]
+    return str((pod["metadata"].get("annotations") or {}).get(CONTAINER_ANNOTATION, ours))
 
 
 def is_stuck(pod: Json) -> bool:

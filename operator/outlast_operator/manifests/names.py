@@ -20,6 +20,7 @@ UID_LABEL = f"{GROUP}/job-uid"  # a job made anew under a name is another one
 NAMED_LABEL = f"{GROUP}/named"  # "true" while a server's host name leads to this pod
 NAME_ANNOTATION = f"{GROUP}/process"  # the stable name: server-0, worker-1, evaluator, redis
 INCARNATION_ANNOTATION = f"{GROUP}/incarnation"
+CONTAINER_ANNOTATION = f"{GROUP}/container"  # which container runs our process, if it is not called `outlast`
 SLOTS_ANNOTATION = f"{GROUP}/slots"  # {slot: incarnation} that a worker fills besides its own
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CONTAINER, REDIS_CONTAINER = "outlast", "redis"
