@@ -2,12 +2,14 @@
 
 Rules:
  1. Every exit is counted once, by the instance that ended. The first restart is at once, then after 1, 2, 4, … 30 s.
- 2. Progress, or a long life, starts the count anew.
+ 2. Progress, or a long life, starts the count anew. Waiting for a node or an image is no life.
  3. Only exits with an error of its own count towards `runPolicy.backoffLimit`: a process that was killed, evicted or
     lost with its node has failed at nothing. The signals of a crash (SEGV, ABRT, BUS, FPE, ILL) are its own errors.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from outlast_operator.state import CONFIG_ERROR_EXIT, Attempt, Process
 from outlast_operator.turn import Turn
@@ -37,7 +39,8 @@ def is_counted(turn: Turn, process: Process) -> bool:
 def count_exit(turn: Turn, process: Process, clock: int | None = None, progressed: bool = False) -> Attempt:
     """Remember an exit, and until when its name waits. `clock` grows with progress; None where it is not known."""
     before = turn.status.attempts.get(process.name, Attempt())
-    lived_s = (process.t_exited if process.t_exited is not None else turn.now) - process.t_started
+    since_start_s = (process.t_exited if process.t_exited is not None else turn.now) - process.t_started
+    lived_s = since_start_s if process.lived_s is None else process.lived_s
     mark = before.clock if clock is None else clock
     if progressed or lived_s >= LONG_LIFE_S or mark > before.clock >= 0:
         before = Attempt()
@@ -52,6 +55,10 @@ def count_exit(turn: Turn, process: Process, clock: int | None = None, progresse
 def may_start(turn: Turn, name: str) -> bool:
     """Neither held back by a drill nor waiting; if it is, the loop is woken when that ends."""
     attempt = turn.status.attempts.get(name)
+    longest_s = max(LONGEST_DELAY_S, turn.spec.recovery.failover.delay_seconds)
+    if attempt is not None and attempt.until > turn.now + longest_s:  # recorded by a clock that was ahead of ours
+        attempt = replace(attempt, until=turn.now + longest_s)
+        turn.record(attempts={**turn.status.attempts, name: attempt})
     waits = attempt is not None and not turn.due(attempt.until)
     return not (turn.held(name) or waits)
 

@@ -2,7 +2,8 @@
 
 Rules:
  1. A goal, once reached, is recorded (phase Finishing); then every head is told to take no more, until it says
-    `finished`. A rollback meanwhile takes the goal back, unless it was a time.
+    `finished`. A rollback meanwhile takes the goal back, unless it was a time. Servers stop by themselves at the
+    `stopAfter.updates` that they were started with; where it was lowered since, it is we who tell them.
  2. Succeeded: all heads are finished, all workers and the evaluator are done, and a checkpoint holds the result (it is
     waited for at most `CHECKPOINT_PATIENCE_S`, and the end says if it is missing).
  3. Suspended: workers stop first; then, when a checkpoint holds exactly what the heads hold, everything else does.
@@ -73,17 +74,22 @@ def _may_finish(turn: Turn, s: Shard) -> bool:
     and not applied yet (the buffer's log, another shard's last updates) still is: until the version stands still."""
     goal = turn.status.goal
     applied = goal in ("epochs", "workers") and not policy(turn.spec).needs_redis  # workers leave when all is
-    if s.head is None or applied or goal in ("seconds", "accuracy"):
+    if s.head is None or applied or goal in ("seconds", "accuracy") or _has_all_updates(turn, s):
         return True
     still = f"still:{s.shard}:{s.head.epoch}:{s.head.version}"
     return turn.lasted(still, True, turn.spec.recovery.failover.timeout_seconds)
+
+
+def _has_all_updates(turn: Turn, s: Shard) -> bool:
+    updates = turn.spec.training.stop_after.updates
+    return updates is not None and s.head is not None and s.head.initialised and s.head.version >= updates
 
 
 def _goal_reached(turn: Turn, shards: list[Shard]) -> str | None:
     stop, status = turn.spec.training.stop_after, turn.status
     heads = [s.head for s in shards]
     finished = [head is not None and head.finished for head in heads]
-    if all(finished):
+    if all(finished) or all(_has_all_updates(turn, s) for s in shards):
         return "updates"  # one shard alone may be ahead by an update: the others' must still be applied
     if all_done(turn):
         return "epochs" if stop.epochs is not None else "updates" if any(finished) else "workers"

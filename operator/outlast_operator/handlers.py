@@ -20,7 +20,7 @@ import kopf
 from outlast.api.crd import GROUP, PLURAL, VERSION
 from outlast_operator.kubernetes.api import JOBS, Api, ApiError
 from outlast_operator.kubernetes.controller import Controller
-from outlast_operator.kubernetes.lease import Leadership
+from outlast_operator.kubernetes.lease import CALL_S, Leadership
 from outlast_operator.manifests.names import JOB_LABEL
 from outlast_operator.manifests.pods import Images
 from outlast_operator.operator_metrics import metrics_text
@@ -47,8 +47,10 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     api = Api.connect()
     _check_resource(api, settings.namespaces)
-    controller = Controller(api, settings.images, settings.namespaces)
-    leadership = Leadership(api, settings.lease_namespace, settings.lease_name, identity(), controller.lead)
+    controller = Controller(api, settings.images, settings.namespaces, may_act=lambda: leadership.holds)
+    leadership = Leadership(
+        api.within(CALL_S), settings.lease_namespace, settings.lease_name, identity(), controller.lead
+    )
     watching = threading.Event()
     checks = {
         "/healthz": _when(lambda: controller.healthy, "events do not flow"),
@@ -57,6 +59,7 @@ def run(settings: Settings) -> int:
     health = serve(settings.health_port, checks)
     metrics = serve(settings.metrics_port, {"/metrics": lambda: (200, metrics_text(controller, leadership.leading))})
     registry = make_registry(controller)
+    controller.start()
     leadership.start()
     try:
         asyncio.run(
@@ -114,11 +117,15 @@ def make_registry(controller: Controller) -> kopf.OperatorRegistry:
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_changed(event: kopf.RawEvent, **_: Any) -> None:
         body = dict(event["object"])
+        if event["type"] is None:
+            controller.relisted()
         controller.cache.remove_job(body) if event["type"] == "DELETED" else controller.cache.put_job(body)
 
     @kopf.on.event("pods", labels={JOB_LABEL: kopf.PRESENT}, registry=registry)
     async def pod_changed(event: kopf.RawEvent, **_: Any) -> None:
         body = dict(event["object"])
+        if event["type"] is None:
+            controller.relisted()
         controller.cache.remove_pod(body) if event["type"] == "DELETED" else controller.cache.put_pod(body)
 
     return registry

@@ -2,9 +2,9 @@
 
 Rules:
  1. A member is a name *and* a boot id. A process that runs under the name with another boot is not it.
- 2. `gone`: it exited, its name runs something else, or its connection was closed and a new one refused. `silent`:
-    nothing was heard from it for `timeoutSeconds`. An operator's start counts as the last heartbeat, and so does the
-    start of the process.
+ 2. `gone`: it exited, its name runs something else, or its connection was closed and a new one refused (which a
+    firewall may do as well, so the last of a chain are given time: views.py). `silent`: nothing was heard from it for
+    `timeoutSeconds`. An operator's start counts as the last heartbeat, and so does the start of the process.
  3. To drop a member while others keep the state needs no proof (the new epoch fences it); to start without any does:
     see failover.py. Proof is an exit that the runtime saw (reaped, container terminated), remembered in
     `JobStatus.dead`; failing that, `assumeDeadSeconds` of silence.
@@ -32,6 +32,7 @@ class Standing:
     cause: str = ""
     signal: int | None = None
     message: str = ""
+    refused: bool = False  # gone by its connection alone: its process seems to run
     t_heard: float | None = None  # when it last showed life, where that is known
 
     @property
@@ -73,7 +74,8 @@ def standing(turn: Turn, member: Member) -> Standing:
     if other or process.boot not in (None, member.boot):
         return Standing(member, probe, True, proven_dead=dead, leaving=leaving, cause=planned or "Restarted")
     if probe is not None and probe.refused:
-        return Standing(member, probe, True, proven_dead=dead, leaving=leaving, cause=planned or "Unreachable")
+        why = planned or "Unreachable"
+        return Standing(member, probe, True, False, dead, leaving, why, t_heard=probe.t_heard, refused=True)
     heard = max(turn.observed.t_operator_start, process.t_started, probe.t_heard if probe is not None else 0.0)
     silent = turn.due(heard + turn.spec.recovery.failover.timeout_seconds)
     return Standing(member, probe, False, silent, dead, leaving, "Silent" if silent else "", t_heard=heard)

@@ -1,8 +1,9 @@
 """The one seam between deciding and doing: what a runtime (local processes, Kubernetes pods, a test's fake) provides.
 
 Rules:
- 1. A turn is `observe -> plan -> write_status (if it changed) -> execute each action`. After a Conflict, observe again
-    and execute nothing.
+ 1. A turn is `observe -> plan -> install recorded views -> write_status (if it changed) -> execute the other actions`.
+    After a Conflict, observe again and execute nothing more. Views that are installed were recorded by an earlier turn
+    (the planner asserts it), so they need not wait for a store that answers slowly or not at all.
  2. `execute` must be safe to repeat and must not block for long: an unreachable server is no error, the action will be
     planned again. It refuses what comes late (see each action's docstring).
  3. `observe` reads the recorded status in the same breath as it reports its resource_version.
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from outlast_operator.state import Action, JobStatus, ObservedJob, Plan
+from outlast_operator.state import Action, InstallView, JobStatus, ObservedJob, Plan
 
 log = logging.getLogger("outlast.runtime")
 
@@ -45,6 +46,9 @@ def run_turn(runtime: Runtime, decide: Callable[[ObservedJob, float], Plan], now
     """One turn. The flag says that the status changed, so that another turn should follow at once."""
     observed = runtime.observe()
     plan = decide(observed, now)
+    for action in plan.actions:
+        if isinstance(action, InstallView):
+            runtime.execute(action)
     changed = replace(plan.status, resource_version=None) != replace(observed.status, resource_version=None)
     if changed:
         try:
@@ -53,7 +57,8 @@ def run_turn(runtime: Runtime, decide: Callable[[ObservedJob, float], Plan], now
             log.info("%s", conflict)
             return plan, True
     for action in plan.actions:
-        runtime.execute(action)
+        if not isinstance(action, InstallView):
+            runtime.execute(action)
     return plan, changed
 
 

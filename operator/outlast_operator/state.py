@@ -13,13 +13,24 @@ Rules of this file:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from outlast.api.view import Member, View
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Role = Literal["server", "worker", "evaluator", "redis"]
 Phase = Literal["starting", "running", "exited"]
 CONFIG_ERROR_EXIT = 3  # a process that leaves with it cannot be helped by a restart: the job fails with its message
+
+
+_T = TypeVar("_T", bound="DataclassInstance")
+
+
+def _known(kind: type[_T], raw: dict[str, Any]) -> _T:
+    """Made from the fields that this release knows."""
+    return kind(**{f.name: raw[f.name] for f in fields(kind) if f.name in raw})
 
 
 # --- what is observed -------------------------------------------------------------------------------------------------
@@ -44,6 +55,7 @@ class Process:
     proven_dead: bool = False  # reaped, container terminated: it acts no more (False for a pod on a lost node)
     t_started: float = 0.0
     t_exited: float | None = None
+    lived_s: float | None = None  # how long it ran, where that is not t_exited - t_started: a pod waits before it runs
     reason: str = ""  # why it ended, as far as known: the message of errors/NAME.json, OOMKilled, Evicted
 
     @property
@@ -225,6 +237,7 @@ class JobStatus:
     boots: dict[str, str] = field(default_factory=dict)  # boot id -> instance, for all that stand in a view or did
     dead: tuple[str, ...] = ()  # instances proved dead, as long as `boots` knows them
     incarnations: dict[int, int] = field(default_factory=dict)  # slot -> newest
+    seen: dict[int, str] = field(default_factory=dict)  # slot -> the instance that its newest incarnation was seen as
     adopted: dict[int, int] = field(default_factory=dict)  # slot without a worker -> slot of the worker that fills it
     attempts: dict[str, Attempt] = field(default_factory=dict)
     done: tuple[str, ...] = ()  # workers and evaluator that have left with 0
@@ -250,6 +263,7 @@ class JobStatus:
         raw["conditions"] = [asdict(c) for c in self.conditions]
         raw["views"] = {str(k): v.to_json() for k, v in self.views.items()}
         raw["incarnations"] = {str(k): v for k, v in self.incarnations.items()}
+        raw["seen"] = {str(k): v for k, v in self.seen.items()}
         raw["adopted"] = {str(k): v for k, v in self.adopted.items()}
         raw["attempts"] = {k: asdict(v) for k, v in self.attempts.items()}
         raw["failovers"] = [asdict(f) for f in self.failovers]
@@ -260,24 +274,26 @@ class JobStatus:
 
     @staticmethod
     def from_json(raw: dict[str, Any], resource_version: str | None = None) -> JobStatus:
-        """Inverse of `to_json`. Unknown keys are ignored, missing ones take their defaults."""
+        """Inverse of `to_json`. Unknown keys, nested ones too, are ignored (a newer release wrote them); missing ones
+        take their defaults."""
         known = {f.name for f in fields(JobStatus)} - {"resource_version"}
         values = {k: v for k, v in raw.items() if k in known}
         status = JobStatus(**values)
         return replace(
             status,
-            conditions=tuple(Condition(**c) for c in raw.get("conditions", ())),
+            conditions=tuple(_known(Condition, c) for c in raw.get("conditions", ())),
             views={int(k): View.from_json(v) for k, v in raw.get("views", {}).items()},
             boots=dict(raw.get("boots", {})),
             dead=tuple(raw.get("dead", ())),
             incarnations={int(k): int(v) for k, v in raw.get("incarnations", {}).items()},
+            seen={int(k): str(v) for k, v in raw.get("seen", {}).items()},
             adopted={int(k): int(v) for k, v in raw.get("adopted", {}).items()},
-            attempts={k: Attempt(**v) for k, v in raw.get("attempts", {}).items()},
+            attempts={k: _known(Attempt, v) for k, v in raw.get("attempts", {}).items()},
             done=tuple(raw.get("done", ())),
             since=dict(raw.get("since", {})),
-            failovers=tuple(Failover(**f) for f in raw.get("failovers", ())),
+            failovers=tuple(_known(Failover, f) for f in raw.get("failovers", ())),
             rejected_checkpoints=tuple(raw.get("rejected_checkpoints", ())),
-            progress=Progress(**raw.get("progress", {})),
+            progress=_known(Progress, raw.get("progress", {})),
             resource_version=resource_version,
         )
 

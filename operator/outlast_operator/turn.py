@@ -62,7 +62,9 @@ class Turn:
         """
         if not holds:
             return None
-        return self.timers.setdefault(key, self.recorded.since.get(key, self.now if start is None else start))
+        # A recorded time to come is that of another operator, whose clock was ahead of ours.
+        recorded = min(self.recorded.since.get(key, self.now if start is None else start), self.now)
+        return self.timers.setdefault(key, recorded)
 
     def is_new(self, key: str) -> bool:
         """Whether the timer `key` was started by this turn."""

@@ -93,12 +93,13 @@ def _survey_shard(turn: Turn, shard: int, rules: Policy) -> Shard:
 
 
 def _hopeful(turn: Turn, s: Shard, view: View) -> set[str]:
-    """Silent members that may be the last to hold what was acknowledged (none, while another member is well)."""
+    """Members that are silent, or refuse while their process seems to run, and may be the last to hold what was
+    acknowledged (none, while another member is well)."""
     if any(m.boot not in s.lost for m in view.members):
         return set()
     times = turn.spec.recovery.failover
     patience_s = times.assume_dead_seconds - times.timeout_seconds  # the rest is for ending them, which gives proof
-    silent = [s.standings[m.boot] for m in view.members if s.standings[m.boot].silent]
+    silent = [st for m in view.members if (st := s.standings[m.boot]).silent or st.refused]
     return {st.member.boot for st in silent if not turn.due((st.t_heard or 0.0) + patience_s)}
 
 

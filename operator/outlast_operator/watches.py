@@ -2,6 +2,9 @@
 
 A watch decides nothing. It calls `wake` when something happened that a plan could answer; a version that merely grew
 is no such thing (the planner looks at each heartbeat anyway), but reaching the job's goal is.
+
+Only the peer's own host can say that nobody is there: it refuses (ECONNREFUSED), resets or ends a connection. Every
+other error (no route, no descriptor, a handshake that is refused) is one of ours, and counts as silence.
 """
 
 from __future__ import annotations
@@ -15,12 +18,12 @@ from dataclasses import replace
 from typing import Any
 
 from outlast.control import ServerControl
-from outlast.transport import PeerTimeout
 from outlast_operator.redis_process import redis_run_id
 from outlast_operator.state import Probe, RedisState
 
 log = logging.getLogger("outlast.watches")
 
+CLOSED = (ConnectionRefusedError, ConnectionResetError, BrokenPipeError)
 RETRY_S = 0.05  # between two attempts to connect: a started server answers within this of being ready
 
 
@@ -42,6 +45,8 @@ class ServerWatch:
         self.address = address
         self.control = ServerControl(address, job_uid, token, timeout_s=silence_s)
         self.probe: Probe | None = None
+        self.t_closed: float | None = None  # when the peer last ended a connection on which it had spoken
+        self._speaks = False  # on the connection of now
         self._silence_s = silence_s
         self._wake = wake
         self._goal_version = goal_version
@@ -57,13 +62,14 @@ class ServerWatch:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
+            self._speaks = False
             try:
                 for raw in self.control.watch(self._silence_s):
                     self._heard(self._read(raw))
-            except PeerTimeout:
-                pass  # it may be slow or stopped: `t_heard` tells the planner for how long
-            except OSError:
+            except CLOSED:
                 self._refused()
+            except OSError as error:  # it may be slow or stopped: `t_heard` tells the planner for how long
+                log.debug("watch of %s: %s", self.address, error)
             except Exception:
                 log.exception("watch of %s: a status that cannot be read", self.address)
             self._stopped.wait(RETRY_S)
@@ -77,11 +83,13 @@ class ServerWatch:
         return Probe.from_json(raw, now, offset_s)
 
     def _heard(self, probe: Probe) -> None:
-        before, self.probe = self.probe, probe
+        before, self.probe, self._speaks = self.probe, probe, True
         if before is None or self._shape(before) != self._shape(probe):
             self._wake()
 
     def _refused(self) -> None:
+        if self._speaks:
+            self.t_closed = time.monotonic() if self._clock is None else self._clock()
         if self.probe is not None and not self.probe.refused:
             self.probe = replace(self.probe, refused=True)
             self._wake()

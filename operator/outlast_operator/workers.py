@@ -2,7 +2,7 @@
 
 Rules:
  1. A slot's incarnation is recorded before its process is started, and fences the older ones. A start that was
-    recorded and not seen is repeated as it is.
+    recorded and never seen is repeated as it is; one that was ever seen is used up, though nobody sees it any more.
  2. A worker that exits with 0 is done, if it was started since the last rollback (an older one may have been told of an
     end that was rolled back); with 3 the job fails; else it is restarted (backoff.py).
  3. In Sync and BoundedStaleness the others wait for every slot: one that has had no running worker for
@@ -54,6 +54,8 @@ def _plan_slot(turn: Turn, slot: int, clock: int | None) -> None:
     name = worker_name(slot)
     process = turn.process(name)
     recorded = turn.status.incarnations.get(slot, 0)
+    if process is not None and process.incarnation >= recorded and turn.status.seen.get(slot) != process.instance:
+        turn.record(seen={**turn.status.seen, slot: process.instance})
     if process is not None and not process.alive and not is_counted(turn, process):
         _count_worker(turn, process, clock)
     if name in turn.status.done or turn.status.outcome is not None:
@@ -64,15 +66,25 @@ def _plan_slot(turn: Turn, slot: int, clock: int | None) -> None:
         turn.record(done=(*turn.status.done, name))  # nothing is left for a restarted worker to do
         return
     elif may_start(turn, name):
-        used = process is not None and recorded <= process.incarnation
-        incarnation = max(1, recorded + 1 if used or slot in turn.status.adopted else recorded)
-        adopted = {k: v for k, v in turn.status.adopted.items() if k != slot}
-        turn.record(incarnations={**turn.status.incarnations, slot: incarnation}, adopted=adopted)
-        replaces = None if process is None else process.instance
-        turn.do(StartProcess(name, "worker", slot=slot, incarnation=incarnation, replaces=replaces))
-        turn.explain(f"{name} is started, incarnation {incarnation}")
+        _start(turn, slot, process)
         return
     _lend(turn, slot, process is not None and process.phase == "running")
+
+
+def _start(turn: Turn, slot: int, process: Process | None) -> None:
+    status, name = turn.status, worker_name(slot)
+    newest = max(status.incarnations.get(slot, 0), 0 if process is None else process.incarnation)
+    # Not there any more is not dead: its pod may have been removed by force while its process runs on.
+    used = slot in status.seen or slot in status.adopted
+    incarnation = max(1, newest + 1 if used else newest)
+    turn.record(
+        incarnations={**status.incarnations, slot: incarnation},
+        adopted={k: v for k, v in status.adopted.items() if k != slot},
+        seen={k: v for k, v in status.seen.items() if k != slot},
+    )
+    replaces = None if process is None else process.instance
+    turn.do(StartProcess(name, "worker", slot=slot, incarnation=incarnation, replaces=replaces))
+    turn.explain(f"{name} is started, incarnation {incarnation}")
 
 
 def _keep(turn: Turn, slot: int, process: Process, recorded: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +71,13 @@ class SimOperator(Process):
                 self._reason = plan.reason
                 self.world.trace("operator", "plan:", plan.reason)
             changed = replace(plan.status, resource_version=None) != replace(observed.status, resource_version=None)
+            installs = [a for a in plan.actions if isinstance(a, InstallView)]  # recorded by an earlier turn
+            yield from self._execute_all(installs)
             if changed:
                 yield Wait(None, self.now + self.rng.uniform(0, MOMENT_S))
                 if not self._write(plan, observed.status):
                     continue
-            for action in plan.actions:
-                yield Wait(None, self.now + self.rng.uniform(0, MOMENT_S))
-                self._execute(action)
+            yield from self._execute_all([a for a in plan.actions if a not in installs])
             if changed:
                 continue
             if plan.status.outcome is not None and not any(p.alive for p in self._observe().processes.values()):
@@ -87,6 +88,11 @@ class SimOperator(Process):
             self._signalled = False
             if self.now > until + heartbeat_s:
                 self.t_start = self.now  # we were stopped: silence meanwhile proves nothing
+
+    def _execute_all(self, actions: Sequence[Action]) -> Step:
+        for action in actions:
+            yield Wait(None, self.now + self.rng.uniform(0, MOMENT_S))
+            self._execute(action)
 
     def _observe(self) -> ObservedJob:
         world, shown = self.world, self.world.table.newest()

@@ -33,6 +33,11 @@ class FakeApi:
                 raise ApiError(404, "NotFound", f"{plural} {name} not found")
             return copy.deepcopy(self.objects[namespace, plural, name])
 
+    def list(self, group: str, namespace: str | None, plural: str, **query: str) -> Json:
+        with self._lock:
+            found = [o for (ns, kind, _), o in self.objects.items() if kind == plural and namespace in (None, ns)]
+            return {"metadata": {"resourceVersion": str(next(self._count))}, "items": copy.deepcopy(found)}
+
     def create(self, group: str, namespace: str, plural: str, body: Json) -> Json:
         with self._lock:
             error = self.refuse(plural, body)

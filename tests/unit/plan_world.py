@@ -75,6 +75,7 @@ class FakeServer:
     version: int = 0
     slots: int = 0
     finishing: bool = False
+    updates: int | None = None  # stopAfter, as it was when the server was started
     sealed: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
     restore_error: str | None = None
@@ -334,13 +335,15 @@ class World:
                 self.dead.add(old.process.instance)
             self.past.append(old)
         process = self._process(a.name, "server", address=f"unix:/{a.name}")
-        self.servers[a.name] = FakeServer(process, f"boot{self.starts}", a.shard)
+        self.servers[a.name] = FakeServer(
+            process, f"boot{self.starts}", a.shard, updates=self.spec.training.stop_after.updates
+        )
 
     def _probe(self, s: FakeServer) -> Probe:
         s.t_last_word = self.now
         view = s.view
         head = view is not None and view.head is not None and view.head.boot == s.boot
-        updates = self.spec.training.stop_after.updates
+        updates = s.updates
         return Probe(
             name=s.process.name, boot=s.boot, t_heard=self.now, address=s.process.address, shard=s.shard,
             epoch=view.epoch if view is not None else 0, history=s.history,

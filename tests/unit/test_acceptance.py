@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from outlast.api.spec import JobSpec
-from outlast_operator.kubernetes.acceptance import accept, to_remember
+from outlast_operator.kubernetes.acceptance import accept
 from outlast_operator.kubernetes.status import Record, invalid_status, read_record, shown_refusal
 from outlast_operator.state import JobStatus
 
@@ -40,7 +40,7 @@ def job(**changes: Any) -> Json:
 def first() -> JobSpec:
     spec = accept(job(), None).spec
     assert spec is not None
-    return JobSpec.from_json(to_remember(spec))
+    return JobSpec.from_json(spec.to_json())
 
 
 def test_a_valid_spec_is_in_force() -> None:
@@ -90,6 +90,26 @@ def test_a_job_that_trains_outlives_a_spec_that_is_not_valid_any_more() -> None:
     assert acceptance.spec.suspend is True
     assert acceptance.spec.servers.template == TEMPLATE
     assert "spec.workers.replicas" in acceptance.message
+
+
+def test_a_template_that_is_none_leaves_the_accepted_one_in_force() -> None:
+    acceptance = accept(job(servers__template={"spec": {"containers": 3}}), first())
+    assert acceptance.spec is not None
+    assert acceptance.spec.servers.template == TEMPLATE
+    assert "spec.servers.template: is no PodTemplateSpec" in acceptance.message
+
+
+def test_a_refused_change_that_fits_nothing_keeps_the_template() -> None:
+    """Accuracy is a goal only where somebody evaluates: with the accepted `evaluate` it is none."""
+    unseen = {"training__evaluate": {"everySeconds": None}}
+    before = accept(job(**unseen), None).spec
+    template = {"spec": {"containers": [{"name": "outlast", "image": "mine:2"}]}}
+    written = job(training__stopAfter={"accuracy": 0.9}, servers__template=template, workers__replicas=9)
+    acceptance = accept(written, before)
+    assert acceptance.spec is not None
+    assert acceptance.spec.training.stop_after.updates == 10, "as accepted"
+    assert acceptance.spec.servers.template == template
+    assert acceptance.message
 
 
 def test_the_record_comes_back_as_it_was() -> None:

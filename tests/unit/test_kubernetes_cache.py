@@ -104,3 +104,41 @@ def test_what_the_watches_have_not_told() -> None:
     c.put_pod(pod(2))
     assert c.behind([job(1)], [pod(2)]) == set()
     assert c.behind([job(4)], [pod(5, "p9"), pod(6, "px", owner=None)]) == {("j1", 4), ("p9", 5)}
+
+
+def test_no_more_is_kept_of_a_pod_than_is_read() -> None:
+    c, _ = cache()
+    big = {"name": "outlast", "env": [{"name": "OUTLAST_CONFIG", "value": "x" * 1000}]}
+    full = {**pod(1), "spec": {"containers": [big, {"name": "proxy"}]}, "status": {"podIP": "10.0.0.1"}}
+    full["metadata"]["managedFields"] = [{"manager": "outlast"}]
+    c.put_pod(full)
+    c.remove_pod({**full, "metadata": {**full["metadata"], "resourceVersion": "2"}})
+    [kept] = c.pods("j1")[1].values()
+    assert kept["spec"] == {"containers": [{"name": "outlast"}, {"name": "proxy"}]}
+    assert "managedFields" not in kept["metadata"]
+    assert kept["status"] == {"podIP": "10.0.0.1"}
+    assert full["spec"]["containers"][0] == big, "it is not ours to change"
+
+
+def test_of_a_process_that_is_lost_again_and_again_the_newest_pods_are_kept() -> None:
+    c, _ = cache()
+    for version in range(1, 50):
+        for name in ("server-0", "worker-0"):
+            its = pod(version, f"{name}-{version}")
+            its["metadata"]["annotations"] = {"outlast.dev/process": name}
+            c.put_pod(its)
+            c.remove_pod(its)
+    gone = c.pods("j1")[1]
+    assert sorted(gone) == sorted(f"{name}-{v}" for name in ("server-0", "worker-0") for v in (47, 48, 49))
+    assert not c.put_pod(pod(99, "server-0-1")), "it stays deleted"
+    c.remove_pod(pod(99, "server-0-1"))
+    assert "server-0-1" not in c.pods("j1")[1]
+    assert c.behind([], [pod(100, "server-0-1")]) == set()
+
+
+def test_a_pod_that_loses_its_owner_is_no_more_the_jobs() -> None:
+    c, woken = cache()
+    c.put_pod(pod(1))
+    assert c.put_pod(pod(2, owner=None))
+    assert c.pods("j1") == ({}, {})
+    assert woken == [("n", "mnist")] * 2

@@ -12,7 +12,7 @@ from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes.api import ApiError
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.events import Events
-from outlast_operator.kubernetes.executor import Executor, read_slots
+from outlast_operator.kubernetes.executor import KILL_GRACE_S, REDIS_RESTARTS, Executor, read_slots
 from outlast_operator.kubernetes.observer import Observer, Secrets, Sight
 from outlast_operator.manifests.names import JobRef, pod_name
 from outlast_operator.manifests.pods import Images
@@ -159,9 +159,16 @@ def test_somebody_elses_pod_under_the_name_is_left_alone(operator: Operator) -> 
     ("error", "code"),
     [
         (ApiError(422, "Invalid", "spec.containers[0].image: Required value"), 1),
+        (ApiError(403, "Forbidden", 'violates PodSecurity "restricted:latest"'), 1),
         (ApiError(403, "Forbidden", "exceeded quota"), None),
+        (ApiError(403, "Forbidden", 'User "o" cannot create resource "pods"'), None),
     ],
-    ids=["the template is wrong: its own error", "no quota: not its fault"],
+    ids=[
+        "the template is wrong: its own error",
+        "so it is where it is forbidden",
+        "no quota: not its fault",
+        "nor a missing right",
+    ],
 )
 def test_a_start_that_the_api_server_refuses_is_a_start_that_failed(
     operator: Operator, error: ApiError, code: int | None
@@ -191,6 +198,33 @@ def test_redis_is_left_to_the_kubelet_until_it_fails_again_and_again(operator: O
         operator.cache.put_pod(copy.deepcopy(pod))
         operator.do(StartRedis(operator.look().processes["redis"].instance))
         assert bool(operator.api.deletions) is deleted
+
+
+def test_an_evicted_redis_is_replaced(operator: Operator) -> None:
+    operator.do(StartRedis())
+    old = operator.pods()[0]
+    evicted = {"status": {"phase": "Failed", "reason": "Evicted"}}
+    operator.cache.put_pod(operator.api.patch("", "n", "pods", old, evicted))
+    lost = operator.look().processes["redis"]
+    assert not lost.alive
+    for _ in range(2):
+        operator.do(StartRedis(lost.instance))
+    assert operator.api.deletions[0] == (old, KILL_GRACE_S)
+    assert operator.look().processes["redis"].alive
+
+
+def test_crashes_that_are_far_apart_do_not_cost_redis_its_file(operator: Operator) -> None:
+    operator.do(StartRedis())
+    name = operator.pods()[0]
+    ended = {"exitCode": 1, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-03T00:00:00Z"}
+    for restarts in range(1, REDIS_RESTARTS + 2):
+        pod = operator.api.objects["n", "pods", name]
+        status = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": ended}}
+        pod["status"] = {"containerStatuses": [{"name": "redis", "restartCount": restarts, **status}]}
+        pod["metadata"]["resourceVersion"] = str(10_000 * restarts)
+        operator.cache.put_pod(copy.deepcopy(pod))
+        operator.do(StartRedis(operator.look().processes["redis"].instance))
+    assert operator.api.deletions == []
 
 
 def test_at_the_end_pods_go_as_the_policy_says() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fake_api import AtOnce, FakeApi
 
+from outlast_operator.kubernetes import loop as loop_module
 from outlast_operator.kubernetes.api import ApiError
 from outlast_operator.kubernetes.cache import Cache
-from outlast_operator.kubernetes.loop import JobLoop, managed_by_us
-from outlast_operator.kubernetes.runtime import JobGone, Tools
+from outlast_operator.kubernetes.clock import Pulse
+from outlast_operator.kubernetes.loop import HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
+from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
 from outlast_operator.manifests.pods import Images
+from outlast_operator.state import StartProcess
 
 Json = dict[str, Any]
 
@@ -30,7 +34,11 @@ class World:
         }
         made = self.api.create("", "n", "trainingjobs", self._job())
         self.cache.put_job(made)
-        self.tools = Tools(self.api, self.cache, Images("t", "r"), AtOnce(), AtOnce(), lambda: self.now)  # type: ignore[arg-type]
+        self.leads = True
+        self.tools = Tools(
+            self.api, self.cache, Images("t", "r"), AtOnce(), AtOnce(),  # type: ignore[arg-type]
+            lambda: self.now, lambda: self.leads,
+        )  # fmt: skip
         self.loop = JobLoop(self.tools, made)
 
     def _job(self) -> Json:
@@ -129,6 +137,22 @@ def test_a_change_that_is_refused_is_said_and_the_job_goes_on() -> None:
     assert world.condition("SpecAccepted")["status"] == "True"
 
 
+def test_a_typing_error_does_not_bring_the_first_spec_back() -> None:
+    world = World()
+    world.settle()
+    world.edit(training={**world.spec["training"], "stopAfter": {"updates": 500}}, workers={"replicas": 5})
+    world.settle()
+    world.edit(workers={"replicas": 0})
+    world.loop = JobLoop(world.tools, world.job)  # nothing is known but what is recorded
+    world.settle()
+    runtime = world.loop._runtime
+    assert runtime is not None
+    assert runtime.acceptance.spec is not None
+    assert runtime.acceptance.spec.training.stop_after.updates == 500
+    assert runtime.acceptance.spec.workers.replicas == 5
+    assert world.condition("SpecAccepted")["status"] == "False"
+
+
 def test_a_refusal_is_told_once() -> None:
     world = World()
     world.settle()
@@ -166,6 +190,84 @@ def test_a_deleted_job_ends_its_loop() -> None:
     world.cache.remove_job(world.job)
     with pytest.raises(JobGone):
         world.loop._turn()
+
+
+def test_who_may_be_deposed_writes_and_does_nothing() -> None:
+    world = World()
+    world.settle()
+    before = dict(world.api.objects)
+    world.api.objects.pop(("n", "pods", world.api.names("pods")[0]))  # something to answer
+    runtime = world.loop._runtime
+    assert runtime is not None
+    observed = runtime.observe()
+    world.leads = False
+    with pytest.raises(Deposed):
+        runtime.write_status(observed.status, observed.status.resource_version)
+    with pytest.raises(Deposed):
+        runtime.execute(StartProcess("server-9", "server"))
+    with pytest.raises(Deposed):
+        world.loop._turn()
+    assert world.api.objects.items() <= before.items()
+
+
+@pytest.mark.parametrize(
+    ("how", "hurried"), [("gone", True), ("stopped", False), ("orphaned", False), ("orphans to be", False)]
+)
+def test_the_pods_of_a_deleted_job_are_hurried(how: str, hurried: bool) -> None:
+    world = World()
+    world.settle()
+    pods = world.api.names("pods")
+    if how == "orphans to be":
+        job = world.api.get("", "n", "trainingjobs", "mnist")
+        job["metadata"] |= {"finalizers": ["orphan"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+        world.cache.put_job(world.api.replace("", "n", "trainingjobs", "mnist", job))
+    elif how != "stopped":
+        world.cache.remove_job(world.job)
+    if how == "orphaned":
+        for name in pods:
+            world.api.patch("", "n", "pods", name, {"metadata": {"ownerReferences": []}})
+    world.loop.stop(gone=how != "stopped")
+    world.loop._run()
+    assert sorted(world.api.deletions) == ([(name, HURRY_S) for name in pods] if hurried else [])
+
+
+def test_after_an_error_whatever_happens_wakes_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.settle()
+    runtime = world.loop._runtime
+    assert runtime is not None
+    waits: list[float] = []
+    monkeypatch.setattr(runtime, "wait", lambda until: waits.append(until - world.now))
+    monkeypatch.setattr(loop_module, "FIRST_RETRY_S", 0.01)
+    for _ in range(12):
+        world.loop._failed("n/mnist", "no answer", trace=False)
+    assert waits == sorted(waits), "ever more slowly"
+    assert waits[-1] == pytest.approx(RUNNING_RETRY_S, abs=0.02)
+
+
+def test_silence_while_this_process_was_held_up_proves_nothing() -> None:
+    world = World()
+    pulse = Pulse(lambda: world.now)
+    world.tools = replace(world.tools, t_resumed=pulse.t_resumed)
+    world.loop = JobLoop(world.tools, world.job)
+    world.settle()
+    runtime = world.loop._runtime
+    assert runtime is not None
+    for held_up_s, excused in ((0.4, False), (20.0, True), (0.4, False)):
+        before, world.now = runtime.t_operator_start, world.now + held_up_s
+        assert (runtime.observe().t_operator_start == world.now) is excused
+        assert excused or runtime.t_operator_start == before
+
+
+def test_a_job_whose_deletion_nobody_told_is_known_to_be_gone() -> None:
+    world = World()
+    world.settle()
+    del world.api.objects["n", "trainingjobs", "mnist"]
+    world.cache.remove_pod(next(iter(world.cache.pods(world.loop.ref.uid)[0].values())))  # something to record
+    world.now += 60.0
+    with pytest.raises(JobGone):
+        world.settle()
+    assert world.cache.jobs() == []
 
 
 def test_a_template_that_the_api_server_refuses_ends_in_failed() -> None:

@@ -11,6 +11,7 @@ from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes import observer as module
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.observer import Observer, Secrets
+from outlast_operator.kubernetes.pods import STUCK_S
 from outlast_operator.manifests.names import JobRef
 from outlast_operator.state import Probe
 
@@ -23,6 +24,7 @@ class Line:
 
     def __init__(self, address: str, *_: Any) -> None:
         self.address, self.probe, self.closed = address, None, False
+        self.t_closed: float | None = None
         OPEN.append(self)
 
     def says(self, boot: str, t: float, **more: Any) -> None:
@@ -99,9 +101,25 @@ def test_a_pod_that_was_removed_by_force_is_dead_when_its_connection_is_closed(w
     assert not OPEN[0].closed, "it is listened to until its end is known"
     assert OPEN[0].probe is not None
     OPEN[0].probe = replace(OPEN[0].probe, refused=True)
+    OPEN[0].t_closed = world.now
     world.look()
     assert world.look().processes["server-0"].proven_dead
     assert OPEN[0].closed
+
+
+@pytest.mark.parametrize("closed_before_s", [None, 0.5], ids=["a new one was refused", "it was closed long before"])
+def test_what_no_kubelet_nor_the_connections_end_tells_is_no_proof(world: World, closed_before_s: float | None) -> None:
+    world.cache.put_pod(world.pod("u1", running={}))
+    world.look()
+    OPEN[0].says("boot-1", world.now)
+    if closed_before_s is not None:
+        OPEN[0].t_closed = world.now - closed_before_s
+    world.look()
+    world.cache.remove_pod(world.pod("u1", running={}))
+    assert OPEN[0].probe is not None
+    OPEN[0].probe = replace(OPEN[0].probe, refused=True)
+    world.look()
+    assert not world.look().processes["server-0"].proven_dead
 
 
 def test_the_newest_pod_has_the_name_and_the_old_one_is_among_the_dead(world: World) -> None:
@@ -119,6 +137,13 @@ def test_the_newest_pod_has_the_name_and_the_old_one_is_among_the_dead(world: Wo
     assert world.look().probes["server-0"].boot == "boot-2"
 
 
+def test_a_living_pod_has_the_name_whatever_the_clocks_say(world: World) -> None:
+    """Two API servers' clocks apart: the dead one seems to be the newer."""
+    world.cache.put_pod(world.pod("u1", created="00:00:09", terminated={"exitCode": 1}))
+    world.cache.put_pod(world.pod("u2", created="00:00:08", running={}))
+    assert world.look().processes["server-0"].instance == "u2"
+
+
 def test_a_probe_is_never_taken_for_another_pods(world: World) -> None:
     world.cache.put_pod(world.pod("u1", running={}))
     world.look()
@@ -133,3 +158,45 @@ def test_a_probe_is_never_taken_for_another_pods(world: World) -> None:
 
 def test_a_job_without_a_buffer_asks_no_redis(world: World) -> None:
     assert world.look().redis.up is False
+
+
+def test_waiting_for_a_node_is_no_life(world: World) -> None:
+    world.cache.put_pod(world.pod("u1"))
+    world.look()
+    times = {"startedAt": "2026-01-01T00:02:00Z", "finishedAt": "2026-01-01T00:02:01Z"}
+    world.cache.put_pod(world.pod("u1", terminated={"exitCode": 1, **times}))
+    process = world.look(after_s=120.0).processes["server-0"]
+    assert process.t_exited is not None
+    assert process.t_exited - process.t_started > 100
+    assert process.lived_s == 1.0
+
+
+def test_a_life_that_no_kubelet_tells_is_as_long_as_it_was_seen(world: World) -> None:
+    world.cache.put_pod(world.pod("u1"))
+    world.look()
+    world.cache.put_pod(world.pod("u1", running={}))
+    world.look(after_s=120.0)
+    world.cache.remove_pod(world.pod("u1", running={}))
+    assert world.look(after_s=5.0).processes["server-0"].lived_s == 5.0
+
+
+def test_an_image_is_tried_twice_however_long_the_pod_waited_for_a_node(world: World) -> None:
+    world.cache.put_pod(world.pod("u1"))
+    world.look()
+    world.cache.put_pod(world.pod("u1", waiting={"reason": "ErrImagePull", "message": "no"}))
+    assert world.look(after_s=600.0).processes["server-0"].alive
+    assert world.look(after_s=STUCK_S - 1).processes["server-0"].alive
+    failed = world.look(after_s=1.0).processes["server-0"]
+    assert (failed.alive, failed.exit_code, failed.lived_s) == (False, 1, 0.0)
+
+
+def test_of_pods_that_are_long_gone_nothing_is_remembered(world: World) -> None:
+    for count in range(20):
+        uid = f"u{count}"
+        world.cache.put_pod(world.pod(uid, terminated={"exitCode": 1}))
+        world.look()
+        world.cache.remove_pod(world.pod(uid, terminated={"exitCode": 1}))
+        sight = world.look()
+        assert sight.processes["server-0"].proven_dead
+    assert len(world.observer._known) < 5
+    assert len(world.observer._dead) < 5

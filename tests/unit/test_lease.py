@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from fake_api import FakeApi
 
-from outlast_operator.kubernetes.lease import DURATION_S, Leadership
+from outlast_operator.kubernetes.api import LEASES, Api, ApiError
+from outlast_operator.kubernetes.lease import CALL_S, DEADLINE_S, DURATION_S, Leadership
 
 
 def member(api: FakeApi, name: str) -> Leadership:
@@ -67,3 +71,86 @@ def test_a_lease_that_somebody_deleted_is_made_anew(api: FakeApi) -> None:
     del api.objects["n", "leases", "outlast-operator"]
     assert tries(one, 2.0)
     assert tries(one, 4.0)
+
+
+class Slow(FakeApi):
+    """Its answers take `delay_s`, and are errors while it is `down`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.delay_s, self.down = 0.0, 0.0, False
+
+    def replace(self, *args: Any, **kwargs: Any) -> Any:
+        self._pass()
+        return super().replace(*args, **kwargs)
+
+    def get(self, *args: Any) -> Any:
+        self._pass()
+        return super().get(*args)
+
+    def _pass(self) -> None:
+        self.now += self.delay_s
+        if self.down:
+            raise ApiError(0, "Unreachable", "read timed out")
+
+
+@pytest.fixture
+def slow() -> Slow:
+    return Slow()
+
+
+def leader(api: Slow, told: list[bool]) -> Leadership:
+    made = Leadership(api, "n", "outlast-operator", "one", told.append, lambda: api.now)  # type: ignore[arg-type]
+    made._turn()
+    assert made.holds
+    return made
+
+
+def test_who_cannot_renew_leads_no_more_before_anybody_else_may(slow: Slow) -> None:
+    told: list[bool] = []
+    one = leader(slow, told)
+    slow.down = True
+    slow.now = DEADLINE_S - 0.1
+    one.check()
+    assert one.holds
+    slow.now = DEADLINE_S
+    assert not one.holds, "asked before each act, it needs no watchdog"
+    one.check()
+    assert told == [True, False]
+    assert DEADLINE_S < DURATION_S
+
+
+def test_a_renewal_that_comes_too_late_is_none(slow: Slow) -> None:
+    told: list[bool] = []
+    one = leader(slow, told)
+    slow.now, slow.delay_s = 2.0, DEADLINE_S
+    one._turn()
+    assert not one.holds
+    assert told == [True, False]
+
+
+def test_an_error_alone_is_no_loss(slow: Slow) -> None:
+    told: list[bool] = []
+    one = leader(slow, told)
+    slow.now, slow.down = 2.0, True
+    one._turn()
+    one.check()
+    assert one.holds
+    slow.down = False
+    one._turn()
+    assert told == [True]
+
+
+def test_requests_about_the_lease_have_a_limit_of_their_own() -> None:
+    limits: list[Any] = []
+
+    def request(method: str, url: str, timeout: Any, **_: Any) -> Any:
+        limits.append(timeout)
+        return SimpleNamespace(status=200, data=b"{}")
+
+    configuration = SimpleNamespace(host="https://h", auth_settings=dict)
+    rest = SimpleNamespace(pool_manager=SimpleNamespace(request=request))
+    api = Api(SimpleNamespace(configuration=configuration, rest_client=rest))  # type: ignore[arg-type]
+    api.within(CALL_S).get(LEASES, "n", "leases", "x")
+    assert limits[0].total == CALL_S
+    assert api.requests["GET", "leases"] == 1, "they are counted with the others"

@@ -272,3 +272,25 @@ def test_a_secret_gives_its_value_back() -> None:
 
 def test_further_slots_are_told_by_an_annotation() -> None:
     assert with_slots({2: 5, 1: 3}) == {"metadata": {"annotations": {"outlast.dev/slots": '{"1": 3, "2": 5}'}}}
+
+
+def test_services_do_not_lead_to_the_pods_of_a_deleted_job_of_the_name() -> None:
+    anew = JobRef("mnist", "team", "uid-2")
+    for service in (children.servers_headless(anew), children.redis_endpoint(anew)):
+        selector = service["spec"]["selector"]
+        role = selector["outlast.dev/role"]
+        made = {"server": pod, "redis": lambda job: children.redis_pod(job, spec(), IMAGES, None)}[role]
+        assert selector.items() <= made(job=anew)["metadata"]["labels"].items()
+        assert not selector.items() <= made(job=JOB)["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("names", "noted"),
+    [([], None), (["outlast"], None), (["proxy", "outlast"], None), (["trainer", "proxy"], "trainer")],
+    ids=["no template", "ours by name", "ours is not the first", "ours is the first"],
+)
+def test_a_pod_says_which_container_runs_our_process(names: list[str], noted: str | None) -> None:
+    made = pod(template={"spec": {"containers": [{"name": name} for name in names]}})
+    assert made["metadata"]["annotations"].get("outlast.dev/container") == noted
+    ours = next(c for c in made["spec"]["containers"] if c["name"] == (noted or "outlast"))
+    assert ours["command"] == ["python", "-m", "outlast.pod"]

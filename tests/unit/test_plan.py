@@ -10,20 +10,26 @@ from typing import Any
 import pytest
 from plan_world import World, make_spec
 
-from outlast_operator.runtime import Conflict, Runtime
+from outlast_operator.backoff import LONGEST_DELAY_S, count_exit
+from outlast_operator.plan import plan
+from outlast_operator.runtime import Conflict, Runtime, run_turn
 from outlast_operator.state import (
     AssignSlot,
+    Attempt,
     Evaluation,
     FinishJob,
     InstallView,
     JobStatus,
     KillProcess,
+    ObservedJob,
+    Process,
     RequestCheckpoint,
     SetSlots,
     StartProcess,
     StartRedis,
     TermProcess,
 )
+from outlast_operator.turn import Turn
 
 
 def running(strategy: str = "Chain", **changes: Any) -> World:
@@ -83,6 +89,25 @@ def test_epoch_1_is_recorded_when_all_are_ready_and_installed_a_turn_later() -> 
     assert not of(world, InstallView)
     world.turn()
     assert [a.to.name for a in of(world, InstallView)] == ["server-0", "server-1", "server-2"]
+
+
+def test_a_recorded_view_is_installed_though_nothing_can_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(make_spec())
+    world.turn()
+    world.advance()
+    world.turn()
+    assert world.status.views[0].epoch == 1
+    world.executed.clear()
+    world.kill("worker-0")  # so that there is something to record
+
+    def away(*_: Any) -> str:
+        raise OSError("no answer")
+
+    monkeypatch.setattr(world, "write_status", away)
+    with pytest.raises(OSError, match="no answer"):
+        run_turn(world, lambda observed, now: plan(world.spec, observed, now), world.now)
+    assert [a.to.name for a in of(world, InstallView)] == ["server-0", "server-1", "server-2"]
+    assert len(world.executed) == 3, "all else is recorded first"
 
 
 def test_the_first_view_waits_for_missing_servers_no_longer_than_the_timeout_and_they_join_later() -> None:
@@ -435,6 +460,21 @@ def test_a_chain_whose_members_are_all_silent_is_waited_for() -> None:
     assert not world.wrongs
 
 
+@pytest.mark.parametrize(("strategy", "waits"), [("Chain", True), ("Checkpoint", False)])
+def test_a_firewall_that_refuses_does_not_end_a_chain_that_runs(strategy: str, waits: bool) -> None:
+    world = running(strategy, recovery__failover__timeoutSeconds=2)
+    for name, server in world.servers.items():
+        server.paused = True  # nothing is heard from it; its process runs
+        world.heard[name] = replace(world.heard[name], refused=True)
+    world.run(10.0)
+    assert bool(of(world, KillProcess)) is not waits
+    assert (world.status.views[0].history == 0) is waits
+    for server in world.servers.values():
+        server.paused = False
+    world.run(1.0)
+    assert not world.wrongs
+
+
 def test_the_last_member_of_a_chain_that_is_silent_keeps_the_others_exit_from_being_a_rollback() -> None:
     world = running(recovery__failover__timeoutSeconds=2)
     world.servers["server-1"].paused = True
@@ -585,6 +625,34 @@ def test_a_worker_that_fails_without_progress_is_backed_off_then_fails_the_job()
     assert gaps == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("lived_s", "exits"), [(1.0, 4), (None, 1)], ids=["it waited", "it lived"])
+def test_a_start_that_waited_long_and_failed_at_once_is_backed_off(lived_s: float | None, exits: int) -> None:
+    before = JobStatus(attempts={"worker-0": Attempt(failures=3, exits=3, instance="a")})
+    turn = Turn.begin(make_spec(), ObservedJob(before), 500.0)
+    ended = Process("worker-0", "worker", "b", "exited", exit_code=1, proven_dead=True, t_started=380.0)
+    attempt = count_exit(turn, replace(ended, t_exited=500.0, lived_s=lived_s))
+    assert attempt.exits == exits
+
+
+def test_an_operator_whose_clock_was_ahead_holds_nothing_back_for_long() -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    ahead_s = 3600.0
+    world.kill("worker-0")
+    world.turn(actions=0)
+    version, text = world.store
+    status = world.status
+    later = replace(status.attempts["worker-0"], until=world.now + ahead_s)
+    text = json.dumps(replace(status, attempts={"worker-0": later}, since={"x": world.now + ahead_s}).to_json())
+    world.store = (version, text)
+    world.run(LONGEST_DELAY_S - 1)
+    assert not world.others["worker-0"].alive
+    world.run(2.0)
+    assert world.others["worker-0"].alive
+    turn = Turn.begin(world.spec, ObservedJob(replace(status, since={"x": world.now + ahead_s})), world.now)
+    assert turn.lasted("x", True, 5.0) is False
+    assert turn.wake_at == world.now + 5.0
+
+
 def test_kills_are_no_failures() -> None:
     world = running(runPolicy__backoffLimit=0)
     world.kill("worker-0")
@@ -615,6 +683,19 @@ def test_an_operator_that_dies_after_recording_an_incarnation_starts_the_same_on
     world.turn()
     assert world.status.incarnations == {0: 2}
     assert world.others["worker-0"].incarnation == 2
+
+
+def test_an_incarnation_that_was_ever_seen_is_not_used_again() -> None:
+    """Its pod was removed by force while no operator ran: the process may live on, and must be fenced."""
+    world = running()
+    assert world.status.incarnations == {0: 1}
+    del world.others["worker-0"]
+    world.restart_operator()
+    world.turn()
+    assert world.status.incarnations == {0: 2}
+    assert of(world, StartProcess)[-1].incarnation == 2
+    world.turn()
+    assert world.status.incarnations == {0: 2}, "what was started is not started again"
 
 
 def test_sync_lends_a_slot_without_a_worker_after_grace_seconds() -> None:
@@ -686,6 +767,22 @@ def test_a_goal_is_recorded_heads_finish_workers_leave_and_the_job_succeeds(goal
     assert condition(world, "Complete").status == "True"
     world.run(3.0)
     assert not any(s.process.alive for s in world.servers.values())
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_fewer_updates_than_the_servers_were_started_with_are_followed(shards: int) -> None:
+    world = running(servers__shards=shards)
+    versions = [world.head(shard).version for shard in range(shards)]
+    world.spec = make_spec(servers__shards=shards, training__stopAfter={"updates": max(versions) + 10})
+    world.turn()
+    assert world.status.goal is None
+    assert not of(world, FinishJob)
+    world.run(1.0)
+    assert world.status.goal == "updates"
+    assert {a.shard for a in of(world, FinishJob)} == set(range(shards))
+    world.end("worker-0", code=0)
+    world.run(2.0)
+    assert world.status.outcome == "Succeeded"
 
 
 def test_success_waits_for_a_checkpoint_of_the_result() -> None:
@@ -791,6 +888,17 @@ def test_planning_twice_changes_nothing_more() -> None:
     world.turn()
     assert len(world.history) == writes
     assert len(world.executed) == done
+
+
+def test_what_a_newer_release_recorded_is_passed_over() -> None:
+    world = running()
+    world.kill("server-0")
+    world.run(1.0)
+    raw = world.status.to_json()
+    nested = [raw["failovers"][0], raw["conditions"][0], raw["progress"], next(iter(raw["attempts"].values()))]
+    for record in (raw, *nested):
+        record["fromTheFuture"] = 1
+    assert replace(JobStatus.from_json(raw), resource_version=None) == replace(world.status, resource_version=None)
 
 
 def test_the_status_survives_json() -> None:

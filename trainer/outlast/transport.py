@@ -36,6 +36,13 @@ class PeerTimeout(ConnectionError):
     """The peer was silent for longer than the connection's timeout."""
 
 
+class PeerUnreachable(ConnectionError):
+    """This host could not dial the peer: no route, no descriptor. Of the peer itself that says nothing."""
+
+
+_NOBODY_LISTENS = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT)  # ENOENT: of a Unix socket
+
+
 def _set_timeout(sock: socket.socket, option: int, seconds: float | None) -> None:
     whole = 0 if seconds is None else int(seconds)
     micros = 0 if seconds is None else max(1, int((seconds - whole) * 1e6)) if seconds > 0 else 1
@@ -249,7 +256,8 @@ def connect(
 ) -> tuple[Connection, dict[str, Any]]:
     """Dial a server and shake hands. Returns the connection and the server's WELCOME (name, boot, …).
 
-    Raises `ConnectionError` when nobody listens or the handshake is refused, `PeerTimeout` after `timeout_s` seconds.
+    Raises `ConnectionRefusedError` when nobody listens, `ProtocolError` when the handshake is refused, `PeerTimeout`
+    after `timeout_s` seconds, `PeerUnreachable` when this host cannot get there: all of them `ConnectionError`s.
     """
     deadline = time.monotonic() + timeout_s
     refused: ConnectionError | None = None
@@ -304,7 +312,10 @@ def _is_numeric(host: str) -> bool:
 
 
 def _dial_one(family: socket.AddressFamily, where: Any, address: str, timeout_s: float) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:  # out of descriptors
+        raise PeerUnreachable(f"{address}: {error.strerror or error}") from error
     try:
         _tune(sock, address)
         _set_timeout(sock, socket.SO_SNDTIMEO, timeout_s)  # also bounds connect()
@@ -314,7 +325,8 @@ def _dial_one(family: socket.AddressFamily, where: Any, address: str, timeout_s:
         raise PeerTimeout(f"{address} does not accept connections") from error
     except OSError as error:
         sock.close()
-        raise ConnectionRefusedError(f"{address}: {error.strerror or error}") from error
+        kind = ConnectionRefusedError if error.errno in _NOBODY_LISTENS else PeerUnreachable
+        raise kind(f"{address}: {error.strerror or error}") from error
     return sock
 
 

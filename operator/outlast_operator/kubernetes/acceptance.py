@@ -3,8 +3,8 @@
 Rules. (1) A job that was never valid has no spec in force: it is Failed, with the words of `outlast validate`, until
 its spec is mended. (2) Of a job that trains, a change that is refused (an immutable field, or a spec that is no longer
 valid) is not taken up, and the rest of it goes on: a typing error must not end a training of days. It is said in the
-condition SpecAccepted and in an event. (3) What was accepted first is remembered in the status, for it is what the
-processes were started with. (4) An API server with CEL refuses the same changes before they come here.
+condition SpecAccepted and in an event. (3) What was in force last is remembered in the status: of what may not change
+it holds what the processes were started with. (4) An API server with CEL refuses the same changes beforehand.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Acceptance:
 
 
 def accept(job: Json, accepted: JobSpec | None) -> Acceptance:
-    """Judge a TrainingJob as it stands. `accepted`: the spec that its processes were started with, if there is one."""
+    """Judge a TrainingJob as it stands. `accepted`: the spec that was in force last, if there was one."""
     try:
         written = TrainingJob.load({k: v for k, v in job.items() if k != "status"})
         errors = list(_not_in_a_cluster(written.spec))
@@ -48,17 +48,12 @@ def accept(job: Json, accepted: JobSpec | None) -> Acceptance:
     changed = changed_immutables(accepted, written.spec)
     if not changed:
         return Acceptance(written.spec, (), warnings)
-    return Acceptance(_restore(written.spec, accepted, changed), tuple(changed), warnings)
-
-
-def to_remember(spec: JobSpec) -> Json:
-    """The spec without templates: these may change, and need not be compared."""
-    raw = spec.to_json()
-    return {**raw, "servers": {**raw["servers"], "template": {}}, "workers": {**raw["workers"], "template": {}}}
+    return Acceptance(_restore(written.spec, accepted, changed, job), tuple(changed), warnings)
 
 
 def _keep(accepted: JobSpec, job: Json) -> JobSpec:
-    """The accepted spec, with what of a spec that is not valid can be told apart: templates, and whether to pause."""
+    """The accepted spec, with what of a spec that is not valid can be told apart: templates, and whether to pause.
+    A template that is none leaves the accepted one in force."""
     raw, written = accepted.to_json(), job.get("spec") or {}
     for role in ("servers", "workers"):
         template = (written.get(role) or {}).get("template") if isinstance(written.get(role), dict) else None
@@ -69,8 +64,8 @@ def _keep(accepted: JobSpec, job: Json) -> JobSpec:
     return JobSpec.from_json(raw)
 
 
-def _restore(written: JobSpec, accepted: JobSpec, changed: list[FieldError]) -> JobSpec:
-    """`written` with the accepted values of what may not change; all of `accepted` if the two do not fit together."""
+def _restore(written: JobSpec, accepted: JobSpec, changed: list[FieldError], job: Json) -> JobSpec:
+    """`written` with the accepted values of what may not change; else `accepted`, if the two do not fit together."""
     raw, before = written.to_json(), accepted.to_json()
     for error in changed:
         path = error.path.removeprefix("spec.").split(".")
@@ -78,7 +73,7 @@ def _restore(written: JobSpec, accepted: JobSpec, changed: list[FieldError]) -> 
     try:
         return JobSpec.from_json(raw)
     except SpecError:
-        return accepted
+        return _keep(accepted, job)
 
 
 def _at(tree: Any, path: list[str]) -> Any:

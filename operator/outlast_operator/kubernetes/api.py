@@ -57,8 +57,8 @@ class ApiError(Exception):
 class Api:
     """One API server. Safe to use from several threads."""
 
-    def __init__(self, api_client: client.ApiClient) -> None:
-        self._client = api_client
+    def __init__(self, api_client: client.ApiClient, timeout: urllib3.Timeout = TIMEOUT) -> None:
+        self._client, self._timeout = api_client, timeout
         self._pool = api_client.rest_client.pool_manager
         self._lock = threading.Lock()
         self.requests: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -78,6 +78,12 @@ class Api:
                 f"no Kubernetes cluster is configured ({error}); run inside one, or set KUBECONFIG"
             ) from error
         return Api(client.ApiClient(settings))
+
+    def within(self, total_s: float) -> Api:
+        """The same API server and connections, for requests that must end within so many seconds."""
+        other = Api(self._client, urllib3.Timeout(total=total_s))
+        other.requests, other._lock = self.requests, self._lock
+        return other
 
     @property
     def host(self) -> str:
@@ -138,7 +144,7 @@ class Api:
             self.requests[verb or method, resource] += 1
         raw = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         try:
-            answer = self._pool.request(method, url, body=raw, headers=headers, timeout=TIMEOUT, retries=False)
+            answer = self._pool.request(method, url, body=raw, headers=headers, timeout=self._timeout, retries=False)
         except urllib3.exceptions.HTTPError as error:
             raise ApiError(0, "Unreachable", f"{method} {path}: {error}") from error
         if answer.status >= 300:

@@ -1,9 +1,9 @@
 """What the watches have told: TrainingJobs, and the pods that they own. Never asked for by listing.
 
-Rules. (1) Of two states of one object the newer counts (by resource version), whichever way they came: from a watch,
-or as the answer to a request of ours. (2) An object that was deleted stays deleted; the last state of a deleted pod is
-kept as long as its job, for it says how its container ended. (3) A pod belongs to the job that its owner reference
-names by uid; pods without one are not ours, whatever their labels say.
+Rules. (1) Of two states of one object the newer counts (by resource version), whichever way they came: from a watch, or
+as the answer to a request of ours. (2) An object that was deleted stays deleted; of each process the last states of its
+newest deleted pods are kept, for they say how a container ended. Of pods no more is kept than is ever read. (3) A pod
+belongs to the job that its owner reference names by uid; pods without one are not ours, whatever their labels say.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from outlast.api.spec import KIND
+from outlast_operator.manifests.names import NAME_ANNOTATION
 
 Json = dict[str, Any]
 Key = tuple[str, str]  # namespace, name of a job
 _REMOVED_KEPT = 10_000
-_GONE_KEPT = 500  # of a job: more than the pods that can matter at one time
+_GONE_KEPT = 3  # pods of one process: more than can matter at one time
 
 
 def version_of(obj: Json) -> int:
@@ -38,6 +39,22 @@ def owner_of(pod: Json) -> tuple[str, str] | None:
     return None
 
 
+def essence(pod: Json) -> Json:
+    """The pod without what nobody here reads: its environment alone may be 100 KB, and a job may lose many pods."""
+    containers = (pod.get("spec") or {}).get("containers") or ()
+    metadata = {key: value for key, value in pod["metadata"].items() if key != "managedFields"}
+    return {**pod, "metadata": metadata, "spec": {"containers": [{"name": c.get("name")} for c in containers]}}
+
+
+class _Uids(dict[str, None]):
+    """The newest `_REMOVED_KEPT` that were put in."""
+
+    def put(self, uid: str) -> None:
+        self[uid] = None
+        while len(self) > _REMOVED_KEPT:
+            del self[next(iter(self))]
+
+
 class Cache:
     """Safe to use from several threads. `on_change(namespace, name)` is called, without the lock, for each news."""
 
@@ -47,7 +64,8 @@ class Cache:
         self._jobs: dict[Key, Json] = {}
         self._pods: dict[str, dict[str, Json]] = {}  # job uid -> pod uid -> pod
         self._gone: dict[str, dict[str, Json]] = {}
-        self._removed: dict[str, None] = {}  # uids of deleted jobs, in order: a list may be older than the deletion
+        self._removed = _Uids()  # deleted jobs: a list may be older than the deletion
+        self._buried = _Uids()  # deleted pods
 
     # --- in ---
 
@@ -70,9 +88,7 @@ class Cache:
             known = self._jobs.get(key)
             if known is not None and known["metadata"]["uid"] == uid:
                 del self._jobs[key]
-            self._removed[uid] = None
-            while len(self._removed) > _REMOVED_KEPT:
-                del self._removed[next(iter(self._removed))]
+            self._removed.put(uid)
             self._gone.pop(uid, None)
         self._on_change(*key)
 
@@ -80,10 +96,10 @@ class Cache:
         """Returns whether this was news."""
         owner = owner_of(pod)
         if owner is None:
-            return False
-        uid = pod["metadata"]["uid"]
+            return self._forget(pod)
+        uid, pod = pod["metadata"]["uid"], essence(pod)
         with self._lock:
-            if uid in self._gone.get(owner[1], {}):
+            if uid in self._buried:
                 return False
             pods = self._pods.setdefault(owner[1], {})
             if uid in pods and version_of(pods[uid]) >= version_of(pod):
@@ -92,26 +108,39 @@ class Cache:
         self._on_change(pod["metadata"]["namespace"], owner[0])
         return True
 
+    def _forget(self, orphan: Json) -> bool:
+        """It may have been a job's. Returns whether it was."""
+        uid = orphan["metadata"]["uid"]
+        with self._lock:
+            known = [pods.pop(uid) for pods in self._pods.values() if uid in pods]
+        for pod in known:
+            self._on_change(pod["metadata"]["namespace"], (owner_of(pod) or ("", ""))[0])
+        return bool(known)
+
     def remove_pod(self, pod: Json) -> None:
         """The pod is gone; `pod` is its last known state."""
         owner = owner_of(pod)
         if owner is None:
+            self._forget(pod)
             return
-        uid = pod["metadata"]["uid"]
+        uid, pod = pod["metadata"]["uid"], essence(pod)
         with self._lock:
             before = self._pods.get(owner[1], {}).pop(uid, None)
             known = self._gone.setdefault(owner[1], {})
+            if uid in self._buried and before is None and uid not in known:
+                return
             newest = max((p for p in (before, pod, known.get(uid)) if p is not None), key=version_of)
             if known.get(uid) is newest:
                 return
+            self._buried.put(uid)
             job_is_gone = owner[1] in self._removed
             if job_is_gone and not self._pods.get(owner[1]):
                 self._pods.pop(owner[1], None)
             known[uid] = newest
             if job_is_gone:
                 del self._gone[owner[1]]
-            elif len(known) > _GONE_KEPT:
-                del known[next(iter(known))]
+            else:
+                _keep_newest(known, newest)
         self._on_change(pod["metadata"]["namespace"], owner[0])
 
     def behind(self, jobs: Iterable[Json], pods: Iterable[Json]) -> set[tuple[str, int]]:
@@ -120,7 +149,7 @@ class Cache:
             known = {j["metadata"]["uid"]: version_of(j) for j in self._jobs.values()}
             for pods_ in (*self._pods.values(), *self._gone.values()):
                 known.update({uid: version_of(pod) for uid, pod in pods_.items()})
-            removed = set(self._removed)
+            removed = {*self._removed, *self._buried}
         listed = [*jobs, *(pod for pod in pods if owner_of(pod) is not None)]
         found = {(str(obj["metadata"]["uid"]), version_of(obj)) for obj in listed}
         return {(uid, version) for uid, version in found if uid not in removed and known.get(uid, -1) < version}
@@ -162,3 +191,15 @@ class Cache:
         """(those that exist, the last states of those that do not any more), by uid."""
         with self._lock:
             return dict(self._pods.get(job_uid, {})), dict(self._gone.get(job_uid, {}))
+
+
+def _keep_newest(gone: dict[str, Json], of: Json) -> None:
+    """Leave `_GONE_KEPT` pods of the process that `of` was a pod of: those that went last."""
+    name = _process_of(of)
+    its = [uid for uid, pod in gone.items() if _process_of(pod) == name]
+    for uid in its[:-_GONE_KEPT]:
+        del gone[uid]
+
+
+def _process_of(pod: Json) -> str:
+    return str((pod["metadata"].get("annotations") or {}).get(NAME_ANNOTATION))

@@ -6,7 +6,10 @@ somebody sets the clock. So it starts at wall time and goes on monotonically.
 
 from __future__ import annotations
 
+import math
+import threading
 import time
+from collections.abc import Callable
 
 _START = time.time() - time.monotonic()
 
@@ -14,3 +17,33 @@ _START = time.time() - time.monotonic()
 def now() -> float:
     """Seconds since the epoch."""
     return _START + time.monotonic()
+
+
+class Pulse:
+    """Notices when this whole process was held up (stopped, starved): silence meanwhile proves nothing.
+
+    Whoever asks first after a stop finds the gap, whether the pulse has beaten again or not.
+    """
+
+    PERIOD_S, HELD_UP_S = 0.1, 0.5
+
+    def __init__(self, clock: Callable[[], float] = now) -> None:
+        self._clock, self._lock = clock, threading.Lock()
+        self._beat, self._resumed = clock(), -math.inf
+
+    def start(self) -> None:
+        threading.Thread(target=self._beat_for_ever, name="pulse", daemon=True).start()
+
+    def t_resumed(self) -> float:
+        """When this process last went on after it had been held up; minus infinity if it never was."""
+        with self._lock:
+            t = self._clock()
+            if t - self._beat > self.HELD_UP_S:
+                self._resumed = t
+            self._beat = t
+            return self._resumed
+
+    def _beat_for_ever(self) -> None:
+        while True:
+            time.sleep(self.PERIOD_S)
+            self.t_resumed()

@@ -1,9 +1,11 @@
 """All jobs of this operator: a loop for each while it leads, and a look whether the watches tell everything.
 
 Rules. (1) Whoever does not lead keeps its cache and acts on nothing. (2) Who begins to lead lists once, so that no loop
-starts from less than what there is. (3) Each minute the lists are compared with what the watches have told: what they
-missed is put right, and when they miss things twice in a row, events do not flow and `healthy` says so; the kubelet
-then restarts this process. (4) Who has led and leads no more ends its process: nothing it holds is of use.
+starts from less than what there is. (3) Each minute, leading or not, and at once when a watch was begun anew, the lists
+are compared with what the watches have told: what they missed is put right. When they miss things twice in a row, or
+the comparison fails again and again, nobody knows whether events flow and `healthy` says so; the kubelet then restarts
+this process. (4) Who has gained and lost the lead ends its process, wherever it was: nothing it holds is of use, and
+what it had begun must not go on beside the next leader.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 from outlast_operator.kubernetes.api import CORE, JOBS, PLURAL, Api, ApiError
 from outlast_operator.kubernetes.cache import Cache, Key
+from outlast_operator.kubernetes.clock import Pulse
 from outlast_operator.kubernetes.loop import JobLoop, managed_by_us
 from outlast_operator.kubernetes.runtime import Tools
 from outlast_operator.manifests.names import JOB_LABEL
@@ -26,37 +29,65 @@ log = logging.getLogger("outlast.controller")
 
 Json = dict[str, Any]
 AUDIT_S, IN_FLIGHT_S, PRIME_RETRY_S = 60.0, 3.0, 1.0
-DEAF_AUDITS = 2
+DEAF_AUDITS, BLIND_AUDITS = 2, 3
+UNANSWERED_AUDITS = 10  # a restart does not bring the API server back, and waits ever longer
 
 
 class Controller:
-    """`namespaces` None: all of them. `on_lost` is called when this operator has led and leads no more."""
+    """`namespaces` None: all of them. `on_lost` is called when this operator has gained the lead and lost it, or cannot
+    use it. `may_act`: whether nobody else can lead at this moment; it is asked before each act."""
 
     def __init__(
-        self, api: Api, images: Images, namespaces: Sequence[str] | None, on_lost: Callable[[], None] | None = None
+        self,
+        api: Api,
+        images: Images,
+        namespaces: Sequence[str] | None,
+        on_lost: Callable[[], None] | None = None,
+        may_act: Callable[[], bool] = lambda: True,
     ) -> None:
         self.api = api
         self.cache = Cache(self._changed)
-        self._tools = Tools(api, self.cache, images, *_pools())
+        self._pulse = Pulse()
+        self._tools = Tools(api, self.cache, images, *_pools(), t_resumed=self._pulse.t_resumed, may_act=may_act)
         self._namespaces = None if namespaces is None else list(namespaces)
         self._on_lost = on_lost if on_lost is not None else lambda: os._exit(1)
         self._loops: dict[Key, JobLoop] = {}
         self._lock = threading.Lock()
-        self._leading = False
+        self._term = 0  # grows with each gain and loss: who began in another one has nothing to say any more
+        self._gained = self._leading = False
         self._stopped = threading.Event()
-        self._deaf = 0
+        self._relisted = threading.Event()
+        self._deaf = self._blind = 0  # audits in a row that found the watches behind; that failed
+        self._unanswered = False
+
+    def start(self) -> None:
+        """Look after the watches, whoever leads."""
+        self._pulse.start()
+        threading.Thread(target=self._audit_for_ever, name="audit", daemon=True).start()
 
     # --- leadership ---
 
     def lead(self, leading: bool) -> None:
-        if not leading:
-            if self._leading:
-                self._on_lost()
-            return
-        threading.Thread(target=self._begin, name="begin", daemon=True).start()
+        with self._lock:
+            gained, lost = leading and not self._gained, self._gained and not leading
+            if gained or lost:
+                self._term, self._gained, self._leading = self._term + 1, leading, False
+            term = self._term
+        if lost:
+            self._on_lost()
+        elif gained:
+            threading.Thread(target=self._begin, args=(term,), name="begin", daemon=True).start()
 
-    def _begin(self) -> None:
-        while not self._stopped.is_set():
+    def _begin(self, term: int) -> None:
+        try:
+            self._prime(term)
+        except Exception:
+            log.exception("the lead cannot be used")
+            self._on_lost()  # else we would hold the Lease and do nothing
+
+    def _prime(self, term: int) -> None:
+        """List, and start the loops, unless we lead no more."""
+        while not self._stopped.is_set() and term == self._term:
             try:
                 jobs, pods, as_of = self._list("")
             except ApiError as error:
@@ -64,32 +95,33 @@ class Controller:
                 self._stopped.wait(PRIME_RETRY_S)
                 continue
             self.cache.align(jobs, pods, as_of, self._namespaces)
-            break
-        self._leading = True
-        for job in self.cache.jobs():
-            self._changed(job["metadata"]["namespace"], job["metadata"]["name"])
-        threading.Thread(target=self._audit_for_ever, name="audit", daemon=True).start()
+            with self._lock:
+                self._leading = term == self._term and not self._stopped.is_set()
+            for job in self.cache.jobs():
+                self._changed(job["metadata"]["namespace"], job["metadata"]["name"])
+            return
 
     def stop(self) -> None:
         """End the loops; the jobs go on."""
         self._stopped.set()
-        self._leading = False
+        self._relisted.set()
         with self._lock:
+            self._leading = False
             for loop in self._loops.values():
                 loop.stop()
 
     # --- jobs ---
 
     def _changed(self, namespace: str, name: str) -> None:
-        if not self._leading:
-            return
         key = (namespace, name)
-        job = self.cache.job(namespace, name)
         with self._lock:
+            if not self._leading:
+                return
+            job = self.cache.job(namespace, name)  # in here: an older word must not stop a loop just started
             loop = self._loops.get(key)
             ours = job is not None and managed_by_us(job) and not job["metadata"].get("deletionTimestamp")
             if loop is not None and (job is None or loop.ref.uid != job["metadata"]["uid"]):
-                loop.stop()
+                loop.stop(gone=True)
                 loop = self._loops.pop(key) and None
             if job is not None and ours and (loop is None or not loop.alive):
                 loop = self._loops[key] = JobLoop(self._tools, job)
@@ -101,8 +133,12 @@ class Controller:
 
     @property
     def healthy(self) -> bool:
-        """Whether events flow."""
-        return self._deaf < DEAF_AUDITS
+        """Whether events flow, as far as known."""
+        return self._deaf < DEAF_AUDITS and self._blind < (UNANSWERED_AUDITS if self._unanswered else BLIND_AUDITS)
+
+    def relisted(self) -> None:
+        """A watch was begun anew with a list. What was deleted meanwhile is not in it, and nobody tells."""
+        self._relisted.set()
 
     def counts(self) -> dict[str, int]:
         with self._lock:
@@ -114,22 +150,38 @@ class Controller:
         return self._leading
 
     def _audit_for_ever(self) -> None:
-        while not self._stopped.wait(AUDIT_S):
-            try:
-                self._audit()
-            except ApiError as error:
-                log.warning("the watches were not audited: %s", error)
+        while not self._stopped.is_set():
+            relisted = self._relisted.wait(AUDIT_S)
+            if relisted:
+                self._stopped.wait(IN_FLIGHT_S)  # the rest of the list
+                self._relisted.clear()
+            if not self._stopped.is_set():
+                self.audit(counts=not relisted)
 
-    def _audit(self) -> None:
+    def audit(self, counts: bool = True) -> None:
+        """Compare and put right. `counts`: it is a fault of the watches if they are behind."""
+        try:
+            behind = self._audit()
+        except Exception as error:
+            self._blind += 1
+            self._unanswered = isinstance(error, ApiError) and (error.code == 0 or error.code >= 500)
+            log.warning("the watches were not audited: %s", error, exc_info=not isinstance(error, ApiError))
+            return
+        self._blind = 0
+        if counts or not behind:
+            self._deaf = self._deaf + 1 if behind else 0
+        if behind:
+            log.warning("the watches have not told of %d objects", behind)
+
+    def _audit(self) -> int:
+        """Returns of how many objects the watches have not told."""
         jobs, pods, as_of = self._list("0")
         behind = self.cache.behind(jobs, pods)
         if behind:
             self._stopped.wait(IN_FLIGHT_S)
             behind &= self.cache.behind(jobs, pods)
-        self._deaf = self._deaf + 1 if behind else 0
-        if behind:
-            log.warning("the watches have not told of %d objects", len(behind))
         self.cache.align(jobs, pods, as_of, self._namespaces)
+        return len(behind)
 
     def _list(self, version: str) -> tuple[list[Json], list[Json], int]:
         """Jobs, pods of ours, the oldest version of the lists. `version` "0": as the API server has it at hand."""

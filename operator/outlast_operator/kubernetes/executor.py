@@ -47,7 +47,7 @@ Json = dict[str, Any]
 KILL_GRACE_S = 1
 TERM_GRACE_S = 3  # whom the planner ends has nothing to hand over: what it holds is saved, or not wanted any more
 AGAIN_S = 5.0  # between two requests to end the same pod
-REDIS_RESTARTS = 5  # in place; then its file is given up, and a fresh Redis is started
+REDIS_RESTARTS = 5  # in place, after short lives; then its file is given up, and a fresh Redis is started
 
 
 class Executor:
@@ -141,7 +141,7 @@ class Executor:
             elif error.code == 403 and "being terminated" in error.message:
                 log.info("%s is not started: its namespace is being deleted", name)
             elif error.code in (400, 403, 422):
-                self._refused(name, role, 1 if error.invalid else None, error.message, incarnation)
+                self._refused(name, role, None if _is_for_now(error) else 1, error.message, incarnation)
             else:
                 raise
 
@@ -176,7 +176,8 @@ class Executor:
     def _start_redis(self, replaces: str | None, sight: Sight) -> None:
         view = sight.newest.get("redis")
         if view is not None and view.uid in sight.pods and not view.deleting:
-            if view.restarts < REDIS_RESTARTS and not view.never_ran:
+            tries = self._observer.short_lives_of(view.uid)
+            if tries < REDIS_RESTARTS and not (view.never_ran or view.over):
                 return  # the kubelet restarts it in place, over its file
             self._delete(view, KILL_GRACE_S)
             return
@@ -196,7 +197,7 @@ class Executor:
         now, key = self._clock(), (view.uid, how)
         if now - self._asked.get(key, -AGAIN_S) < AGAIN_S or (how == "term" and view.deleting):
             return
-        self._asked[key] = now
+        self._asked = {asked: t for asked, t in self._asked.items() if now - t < AGAIN_S} | {key: now}
         self._delete(view, KILL_GRACE_S if how == "kill" else TERM_GRACE_S)
 
     def _ask_to_leave(self, view: PodView) -> None:
@@ -309,3 +310,8 @@ def read_slots(text: str) -> dict[int, int]:
         return {int(slot): int(incarnation) for slot, incarnation in raw.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
+
+
+def _is_for_now(error: ApiError) -> bool:
+    """Whether a pod is forbidden through no fault of its own: no quota is left, or a right of ours is missing."""
+    return error.code == 403 and any(words in error.message for words in ("exceeded quota", "cannot create resource"))

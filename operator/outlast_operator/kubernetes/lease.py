@@ -1,10 +1,11 @@
 """Who leads: one of several operators holds a Lease (coordination.k8s.io) and renews it; the others wait.
 
 Rules. (1) Whoever finds the Lease unchanged for `DURATION_S`, on its own clock, may take it: clocks need not agree. (2)
-Who cannot renew for `DEADLINE_S`, less than that, stops leading before anybody else may begin. (3) Two leaders for a
-moment would still do no harm: views are recorded by compare-and-swap. (4) A leader that leaves gives the Lease back,
-so that the next need not wait. (5) The identity of an operator in a pod is the pod's name: restarted in place it goes
-on at once, for the process before it is dead.
+Who has not renewed for `DEADLINE_S`, less than that, leads no more, whatever its calls wait for: `holds` is asked
+before each act, and a watchdog beside the calls tells of the loss. (3) Two leaders for a moment would still do no harm:
+views are recorded by compare-and-swap. (4) A leader that leaves gives the Lease back, so that the next need not wait.
+(5) The identity of an operator in a pod is the pod's name: restarted in place it goes on at once, for the process
+before it is dead.
 """
 
 from __future__ import annotations
@@ -22,14 +23,28 @@ log = logging.getLogger("outlast.lease")
 
 Json = dict[str, Any]
 DURATION_S, DEADLINE_S, RENEW_S, RETRY_S = 8.0, 6.0, 2.0, 1.0
+CALL_S = 2.0  # of one request: a second and a third one fit into the deadline
+WATCHDOG_S = 0.25
 
 
 class Leadership:
-    """Runs in a thread of its own. `on_change(leading)` is called at each gain and loss."""
+    """Runs in threads of its own. `on_change(leading)` is called at each gain and loss, in order.
 
-    def __init__(self, api: Api, namespace: str, name: str, identity: str, on_change: Callable[[bool], None]) -> None:
+    `api`: one whose requests end within `CALL_S` (`Api.within`).
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        name: str,
+        identity: str,
+        on_change: Callable[[bool], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._api, self._namespace, self._name, self.identity = api, namespace, name, identity
-        self._on_change = on_change
+        self._on_change, self._clock = on_change, clock
+        self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._seen: tuple[str, float] = ("", 0.0)  # the record as last seen, and since when it is so
         self._held: Json | None = None  # the Lease as we last wrote it
@@ -39,6 +54,12 @@ class Leadership:
 
     def start(self) -> None:
         self._thread.start()
+        threading.Thread(target=self._guard, name="lease-watchdog", daemon=True).start()
+
+    @property
+    def holds(self) -> bool:
+        """Whether nobody else can lead at this moment, on our own clock."""
+        return self.leading and self._clock() - self._renewed < DEADLINE_S
 
     def stop(self) -> None:
         """Give the Lease back, if it is ours."""
@@ -49,24 +70,35 @@ class Leadership:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            now = time.monotonic()
-            try:
-                if self._try(now):
-                    self._renewed = now
-                    self._set(True)
-                else:
-                    self._set(False)
-            except ApiError as error:
-                log.warning("the Lease %s/%s was not renewed: %s", self._namespace, self._name, error)
-                if time.monotonic() - self._renewed > DEADLINE_S:
-                    self._set(False)
+            self._turn()
             self._stopped.wait(RENEW_S if self.leading else RETRY_S)
 
+    def _turn(self) -> None:
+        now = self._clock()
+        try:
+            ours = self._try(now)
+        except ApiError as error:
+            log.warning("the Lease %s/%s was not renewed: %s", self._namespace, self._name, error)
+            return  # the watchdog knows for how long we may go on
+        if ours:
+            self._renewed = now  # when it was asked for: what the others measure from is later
+        self._set(ours and self._clock() - now < DEADLINE_S)
+
+    def _guard(self) -> None:
+        while not self._stopped.wait(WATCHDOG_S):
+            self.check()
+
+    def check(self) -> None:
+        """Lead no more when the deadline has passed."""
+        if self.leading and not self.holds:
+            self._set(False)
+
     def _set(self, leading: bool) -> None:
-        if leading != self.leading:
-            self.leading = leading
-            log.warning("%s %s", self.identity, "leads" if leading else "leads no more")
-            self._on_change(leading)
+        with self._lock:
+            if leading != self.leading:
+                self.leading = leading
+                log.warning("%s %s", self.identity, "leads" if leading else "leads no more")
+                self._on_change(leading)
 
     def _try(self, now: float) -> bool:
         """Whether the Lease is ours now."""

@@ -2,7 +2,7 @@
 
 Rules. (1) Level-based: it may end between any two lines, and another one goes on from what is recorded. (2) It sleeps
 until something happens, until the plan wants to be woken, or (while anything runs) for a heartbeat. (3) Whatever goes
-wrong here is logged and tried again, ever more slowly; it never ends the loop.
+wrong here is logged and tried again, ever more slowly (at once, if something happens); it never ends the loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from outlast_operator.kubernetes.acceptance import Acceptance, accept
 from outlast_operator.kubernetes.api import CORE, JOBS, PLURAL, ApiError
 from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.observer import Secrets
-from outlast_operator.kubernetes.runtime import JobGone, KubernetesRuntime, Tools, replace_status
+from outlast_operator.kubernetes.runtime import Deposed, JobGone, KubernetesRuntime, Tools, replace_status
 from outlast_operator.kubernetes.status import INVALID, REFUSED, invalid_status, read_record, shown_refusal
 from outlast_operator.manifests import children
 from outlast_operator.manifests.names import JobRef, checkpoint_claim, is_owned, redis_secret, token_secret
@@ -29,12 +29,14 @@ log = logging.getLogger("outlast.kubernetes")
 Json = dict[str, Any]
 HURRY_S = 1  # grace of pods whose job is gone: nothing of it is kept
 IDLE_S = 10.0  # between two looks at a job in which nothing speaks
-LONGEST_RETRY_S = 10.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 10.0
+RUNNING_RETRY_S = 1.0  # the longest, of a job that runs: nobody wakes us when the API server is back
 LONGEST_SLEEP_S = 3600.0
 
 
 class JobLoop:
-    """`start` once; `wake` whenever something about the job has changed; `stop` leaves the job as it is."""
+    """`start` once; `wake` whenever something about the job has changed; `stop` leaves the job as it is, unless it is
+    `gone`: then its pods are hurried."""
 
     def __init__(self, tools: Tools, job: Json) -> None:
         meta = job["metadata"]
@@ -45,6 +47,7 @@ class JobLoop:
         self._generation: int | None = None
         self._woken = threading.Event()  # while there is no runtime to wake
         self._stopped = threading.Event()
+        self._gone = False
         self._reason = ""
         self.failing = 0  # turns in a row that ended in an error
         self._thread = threading.Thread(target=self._run, name=f"job-{self.ref.name}", daemon=True)
@@ -62,7 +65,8 @@ class JobLoop:
             runtime.wake()
         self._woken.set()
 
-    def stop(self) -> None:
+    def stop(self, gone: bool = False) -> None:
+        self._gone = self._gone or gone
         self._stopped.set()
         self.wake()
 
@@ -71,41 +75,57 @@ class JobLoop:
     def _run(self) -> None:
         where = f"{self.ref.namespace}/{self.ref.name}"
         try:
-            while not self._stopped.is_set():
-                try:
-                    self._sleep(self._turn())
-                    self.failing = 0
-                except Conflict as conflict:
-                    log.info("%s", conflict)
-                except ApiError as error:
-                    self._failed(where, str(error), trace=False)
-                except JobGone:
-                    raise
-                except Exception as error:
-                    self._failed(where, repr(error), trace=True)
+            self._turns(where)
         except JobGone:
-            log.info("%s is gone", where)
-            self._hurry_its_pods()
+            self._gone = True
         finally:
             if self._runtime is not None:
                 self._runtime.close()
+        if self._gone:
+            log.info("%s is gone", where)
+            self._hurry_its_pods()
+
+    def _turns(self, where: str) -> None:
+        """Until we are stopped. Raises `JobGone`."""
+        while not self._stopped.is_set():
+            try:
+                self._sleep(self._turn())
+                self.failing = 0
+            except Conflict as conflict:
+                log.info("%s", conflict)
+            except (ApiError, Deposed) as error:
+                self._failed(where, str(error), trace=False)
+            except JobGone:
+                raise
+            except Exception as error:
+                self._failed(where, repr(error), trace=True)
 
     def _hurry_its_pods(self) -> None:
         """The garbage collector ends the pods of a deleted job, and each server would wait for a view without it."""
-        job = self._tools.cache.job(self.ref.namespace, self.ref.name)
-        if job is not None and "orphan" in (job["metadata"].get("finalizers") or ()):
-            return  # whoever deletes it so wants to keep them
+        api = self._tools.api
         for pod in self._tools.cache.pods(self.ref.uid)[0].values():
             meta = pod["metadata"]
             try:
-                self._tools.api.delete(CORE, meta["namespace"], "pods", meta["name"], meta["uid"], HURRY_S)
+                found = api.get(CORE, meta["namespace"], "pods", meta["name"])
+                if self._is_kept(found):
+                    continue
+                api.delete(CORE, meta["namespace"], "pods", meta["name"], meta["uid"], HURRY_S)
             except ApiError as error:
                 log.debug("%s: %s", meta["name"], error)
+
+    def _is_kept(self, pod: Json) -> bool:
+        """Whether who deletes the job wants to keep its pods: they are orphaned, or will be."""
+        job = self._tools.cache.job(self.ref.namespace, self.ref.name)
+        ours = job is not None and job["metadata"]["uid"] == self.ref.uid
+        orphans = ours and job is not None and "orphan" in (job["metadata"].get("finalizers") or ())
+        return orphans or not is_owned(pod, self.ref.uid)
 
     def _failed(self, where: str, what: str, trace: bool) -> None:
         self.failing += 1
         log.warning("%s: %s (tried again)", where, what, exc_info=trace)
-        self._stopped.wait(min(0.1 * 2 ** min(self.failing, 10), LONGEST_RETRY_S))
+        longest_s = LONGEST_RETRY_S if self._runtime is None else RUNNING_RETRY_S
+        self._stopped.wait(FIRST_RETRY_S)  # whatever wakes us: an API server that is ill is not asked without a pause
+        self._sleep(self._tools.now() + min(FIRST_RETRY_S * 2 ** min(self.failing, 10), longest_s) - FIRST_RETRY_S)
 
     def _sleep(self, until: float | None) -> None:
         """`until` None: go on at once."""
@@ -118,7 +138,8 @@ class JobLoop:
         self._woken.clear()
 
     def _turn(self) -> float | None:
-        """One turn; returns until when to sleep. Raises `JobGone`, `Conflict`, `ApiError`."""
+        """One turn; returns until when to sleep. Raises `JobGone`, `Conflict`, `Deposed`, `ApiError`."""
+        self._tools.check_lead()
         job = self._tools.cache.job(self.ref.namespace, self.ref.name)
         if job is None or job["metadata"]["uid"] != self.ref.uid or job["metadata"].get("deletionTimestamp"):
             raise JobGone(self.ref.name)

@@ -1,21 +1,22 @@
 """What is known of a job now: pods from the cache, servers and Redis from watches of our own. Nothing is waited for.
 
 Rules. (1) A watch belongs to one pod (its uid and address), so that what it hears is that pod's by construction. (2) A
-pod whose object is gone is proved dead by its container's termination, if the last state shows it, or by its connection
-being closed after that; a watch therefore outlives its pod until one of the two is known. (3) The newest pod of a name
-is the process of that name; older ones are among the dead, or not spoken of. (4) When a pod was first seen is taken
-from our own clock: another one's may be ahead.
+pod whose object is gone is proved dead by its container's termination, if the last state shows it, or by its peer's end
+of an established connection after the deletion; a watch therefore outlives its pod until one of the two is known. (3)
+The newest pod of a name is the process of that name; older ones are among the dead, or not spoken of. (4) When a pod
+was first seen is taken from our own clock: another one's may be ahead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from outlast.api.spec import JobSpec
+from outlast_operator.backoff import LONG_LIFE_S
 from outlast_operator.kubernetes.cache import Cache
-from outlast_operator.kubernetes.pods import PodView, parse_time, pull_trouble, read_pod
+from outlast_operator.kubernetes.pods import PodView, Since, parse_time, pull_trouble, read_pod
 from outlast_operator.manifests.children import runs_redis
 from outlast_operator.manifests.names import REDIS_PORT, JobRef
 from outlast_operator.manifests.pods import redis_url
@@ -55,9 +56,19 @@ class _Known:
     """What we remember of a pod beside its object."""
 
     t_seen: float
+    since: Since = field(default_factory=Since)
+    t_ran: float | None = None  # its container was first seen running
     t_exited: float | None = None
     boot: str | None = None
     trouble: str = ""  # what a registry said of its image
+    restarts: int = 0  # of its container, as far as counted
+    short_lives: int = 0  # how often in a row it was restarted after a short life
+
+    def count_restarts(self, view: PodView) -> None:
+        if view.restarts > self.restarts:
+            short = (view.lived_s or 0.0) < LONG_LIFE_S
+            self.short_lives = self.short_lives + view.restarts - self.restarts if short else 0
+            self.restarts = view.restarts
 
 
 class Observer:
@@ -95,10 +106,16 @@ class Observer:
         for name, process in self.refused_starts.items():
             if name not in processes or not processes[name].alive:
                 processes[name] = process
+        self._forget_all_but({*existing, *gone, *self._watches})
         shown = {p.instance for p in processes.values()}
         return Sight(
             processes, self._probes(newest), self._redis_state(newest), frozenset(self._dead - shown), pods, newest
         )
+
+    def _forget_all_but(self, uids: set[str]) -> None:
+        """Of the others the record says what must be known."""
+        self._known = {uid: known for uid, known in self._known.items() if uid in uids}
+        self._dead = {instance for instance in self._dead if instance.partition(".")[0] in uids}
 
     def watch_of(self, boot: str) -> ServerWatch | None:
         """The line to the server that has this boot id."""
@@ -111,6 +128,11 @@ class Observer:
         """The boot id that this pod's server has told."""
         known = self._known.get(uid)
         return None if known is None else known.boot
+
+    def short_lives_of(self, uid: str) -> int:
+        """How often in a row this pod's container was restarted in place after a short life."""
+        known = self._known.get(uid)
+        return 0 if known is None else known.short_lives
 
     def close(self) -> None:
         for watch in self._watches.values():
@@ -130,14 +152,16 @@ class Observer:
                 self._known[uid] = _Known(min(now, created) if early else now)
             known = self._known[uid]
             known.trouble = pull_trouble(obj) or known.trouble
-            view = read_pod(obj, now, known.t_seen, gone, known.trouble)
+            known.since.note(obj, now, gone)
+            view = read_pod(obj, now, known.since, gone, known.trouble)
             if view is not None:
+                known.count_restarts(view)
                 views[uid] = view
         return views
 
     def _newest(self, views: list[PodView]) -> dict[str, PodView]:
         newest: dict[str, PodView] = {}
-        for view in sorted(views, key=lambda v: (v.created, self._known[v.uid].t_seen, v.alive, v.uid)):
+        for view in sorted(views, key=lambda v: (v.alive, v.created, self._known[v.uid].t_seen, v.uid)):
             newest[view.name] = view
         return newest
 
@@ -148,6 +172,8 @@ class Observer:
             known.boot = watch.probe.boot
         if not view.alive and known.t_exited is None:
             known.t_exited = now
+        if view.phase == "running" and known.t_ran is None:
+            known.t_ran = now
         phase = view.phase
         if view.role == "server" and phase == "running" and known.boot is None:
             phase = "starting"
@@ -164,6 +190,7 @@ class Observer:
             proven_dead=view.proven_dead or view.instance in self._dead,
             t_started=known.t_seen,
             t_exited=known.t_exited if not view.alive else None,
+            lived_s=_life_s(view, known) if not view.alive else None,
             reason=view.reason,
         )
 
@@ -172,9 +199,11 @@ class Observer:
             if view.proven_dead:
                 self._dead.add(view.instance)
         for uid, view in past.items():
-            watch = self._watches.get(uid)
-            if watch is not None and watch.probe is not None and watch.probe.refused:
-                self._dead.add(view.instance)  # its connection was closed, and its pod is deleted
+            watch, t_deleted = self._watches.get(uid), self._known[uid].since.deleting
+            if watch is None or watch.probe is None or watch.t_closed is None or t_deleted is None:
+                continue
+            if watch.probe.refused and watch.t_closed >= t_deleted:
+                self._dead.add(view.instance)
 
     # --- watches ---
 
@@ -236,3 +265,10 @@ class Observer:
         if view is None or not view.alive or not view.address:
             return None
         return redis_url(f"{view.ip}:{REDIS_PORT}", self._secrets.redis_password)
+
+
+def _life_s(view: PodView, known: _Known) -> float:
+    """How long it ran: by the kubelet's word, else as far as we saw it run."""
+    if view.lived_s is not None:
+        return view.lived_s
+    return 0.0 if known.t_ran is None or known.t_exited is None else known.t_exited - known.t_ran

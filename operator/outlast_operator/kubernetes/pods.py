@@ -1,9 +1,10 @@
 """A pod as the planner sees it: pure reading of the API server's object.
 
-Rules. (1) Dead is proved by the kubelet's word that the container has terminated, never by the object's absence: a
-forced deletion removes the object while the process still runs. (2) A pod that cannot start (no such image, no such
-Secret) counts as a process that failed to start, once it has tried for `STUCK_S`; so back-off and its limit hold for
-it as well. (3) A pod that should be gone by its own deletion time, and is not, is on a node that does not answer.
+Rules. (1) Dead is proved by the kubelet's word that our container has terminated (its name was noted at the start),
+never by the object's absence: a forced deletion removes the object while the process still runs. (2) A pod that cannot
+start (no such image, no such Secret) counts as a process that failed to start, once it has tried for `STUCK_S`; so
+back-off and its limit hold for it as well. (3) A pod that should be gone, its grace having passed since we first saw it
+deleted, is on a node that does not answer. No time of another host's clock is compared with ours.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from outlast_operator.manifests.names import (
     CONTAINER,
+    CONTAINER_ANNOTATION,
     DATA_PORT,
     INCARNATION_ANNOTATION,
     NAME_ANNOTATION,
@@ -26,8 +28,9 @@ from outlast_operator.state import CONFIG_ERROR_EXIT
 Json = dict[str, Any]
 ROLES = ("server", "worker", "evaluator", "redis")
 STUCK_S = 20.0  # the kubelet has then tried an image at least twice
-OVERDUE_S = 15.0  # after its deletion time a pod whose node answers is gone
+OVERDUE_S = 15.0  # after its grace a pod whose node answers is gone
 REASON_CHARACTERS = 300
+LAST_SIGNAL = 31  # of those that have a meaning of their own
 _HOPELESS = {"InvalidImageName"}
 _STUCK = {
     "ErrImagePull": "its image cannot be pulled",
@@ -61,6 +64,8 @@ class PodView:
     waits: str = ""  # why it does not start yet, in plain words
     restarts: int = 0  # of its container (Redis alone is restarted in place)
     created: str = ""
+    lived_s: float | None = None  # how long its container ran the last time that it ended, by the kubelet's word
+    over: bool = False  # evicted, refused by its node, or done: the kubelet starts nothing in it any more
     never_ran: bool = False  # its container was never made: there is no log, and the kubelet goes on trying
 
     @property
@@ -76,9 +81,21 @@ class PodView:
         return self.address.removeprefix("tcp:").rpartition(":")[0]
 
 
-def read_pod(pod: Json, now: float, t_seen: float, gone: bool = False, trouble: str = "") -> PodView | None:
-    """`t_seen`: when the pod was first seen, on the clock of `now`; `trouble`: see `pull_trouble`. None for what is no
-    process of a job."""
+@dataclass
+class Since:
+    """Since when something has been so of a pod, by our own sight and on the clock of `now`; None: it is not so."""
+
+    stuck: float | None = None  # its container cannot be started
+    deleting: float | None = None  # it is to go
+
+    def note(self, pod: Json, now: float, gone: bool = False) -> None:
+        if self.deleting is None and (gone or pod["metadata"].get("deletionTimestamp") is not None):
+            self.deleting = now
+        self.stuck = (now if self.stuck is None else self.stuck) if is_stuck(pod) else None
+
+
+def read_pod(pod: Json, now: float, since: Since, gone: bool = False, trouble: str = "") -> PodView | None:
+    """`trouble`: see `pull_trouble`. None for what is no process of a job."""
     meta, status = pod["metadata"], pod.get("status") or {}
     annotations = meta.get("annotations") or {}
     name, role = annotations.get(NAME_ANNOTATION), (meta.get("labels") or {}).get(ROLE_LABEL)
@@ -96,15 +113,30 @@ def read_pod(pod: Json, now: float, t_seen: float, gone: bool = False, trouble: 
         "incarnation": int(incarnation) if incarnation.isdigit() else 1,
         "deleting": gone or meta.get("deletionTimestamp") is not None,
         "created": str(meta.get("creationTimestamp", "")),
+        "over": status.get("phase") in ("Failed", "Succeeded"),
     }
-    container = _container_status(status, role)
-    return PodView(**base, **_phase(meta, status, container, now, t_seen, gone, trouble))
+    container = _container_status(pod, role)
+    base["restarts"] = int(container.get("restartCount") or 0)
+    return PodView(**{**base, **_phase(meta, status, container, now, since, gone, trouble)})
 
 
-def _container_status(status: Json, role: str) -> Json:
+def _container_status(pod: Json, role: str) -> Json:
+    """The status of the container that runs our process; empty where the kubelet has not told of it yet."""
+    ours, statuses = _our_container(pod, role), (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((dict(c) for c in statuses if c.get("name") == ours), {})
+
+
+def _our_container(pod: Json, role: str) -> str:
+    """Its name. The kubelet sorts statuses by name, and others may put sidecars before ours: no order says anything."""
     ours = REDIS_CONTAINER if role == "redis" else CONTAINER
-    statuses = status.get("containerStatuses") or []
-    return dict(next((c for c in statuses if c.get("name") == ours), statuses[0] if statuses else {}))
+    return str((pod["metadata"].get("annotations") or {}).get(CONTAINER_ANNOTATION, ours))
+
+
+def is_stuck(pod: Json) -> bool:
+    """Whether the kubelet tries to start our container, and cannot."""
+    role = str((pod["metadata"].get("labels") or {}).get(ROLE_LABEL))
+    waiting = (_container_status(pod, role).get("state") or {}).get("waiting") or {}
+    return waiting.get("reason") in _STUCK
 
 
 def pull_trouble(pod: Json) -> str:
@@ -116,29 +148,27 @@ def pull_trouble(pod: Json) -> str:
     return ""
 
 
-def _phase(meta: Json, status: Json, container: Json, now: float, t_seen: float, gone: bool, trouble: str) -> Json:
-    restarts = int(container.get("restartCount") or 0)
-    state = container.get("state") or {}
-    ended = state.get("terminated")
-    if ended is None and "waiting" in state:
-        ended = (container.get("lastState") or {}).get("terminated")  # it waits to be restarted in place
+def _phase(meta: Json, status: Json, container: Json, now: float, since: Since, gone: bool, trouble: str) -> Json:
+    state, last = container.get("state") or {}, (container.get("lastState") or {}).get("terminated")
+    # With `waiting`, it waits to be restarted in place.
+    ended = state.get("terminated") or (last if "waiting" in state else None)
     if ended is not None:
-        return {**_exit(ended, status), "restarts": restarts}
+        return _exit(ended, status)
+    before: Json = {} if last is None else {"lived_s": _life_s(last)}
     if gone:
-        return {"phase": "exited", "reason": "its pod was deleted", "restarts": restarts}
+        return {**before, "phase": "exited", "reason": "its pod was deleted"}
     if status.get("phase") == "Failed":  # evicted or refused by its node: the kubelet is ending its containers
-        return {"phase": "exited", "reason": _short(_why(status) or "its pod failed"), "restarts": restarts}
-    if _is_overdue(meta, now):
-        return {"phase": "exited", "reason": "its node does not answer", "restarts": restarts}
+        return {**before, "phase": "exited", "reason": _short(_why(status) or "its pod failed")}
+    if _is_overdue(meta, now, since):
+        return {**before, "phase": "exited", "reason": "its node does not answer"}
     if "running" in state:
-        return {"phase": "running", "restarts": restarts}
-    return _not_started(status, state.get("waiting") or {}, now, t_seen, trouble)
+        return {**before, "phase": "running"}
+    return _not_started(status, state.get("waiting") or {}, now, since, trouble)
 
 
 def _exit(ended: Json, status: Json) -> Json:
-    code = int(ended.get("exitCode") or 0)
-    number = int(ended.get("signal") or 0) or (code - 128 if code > 128 else 0)
-    why = ended.get("reason") or ""
+    code, why = int(ended.get("exitCode") or 0), ended.get("reason") or ""
+    number = _signal(ended, code) if why != "OOMKilled" else 0
     words = "" if number else _last_line(str(ended.get("message") or ""))  # who is killed has no last words
     if why == "OOMKilled":
         words = "it used more memory than its limit (OOMKilled); raise resources.limits.memory in its template"
@@ -149,18 +179,32 @@ def _exit(ended: Json, status: Json) -> Json:
         "exit_code": None if number else code,
         "exit_signal": number or None,
         "proven_dead": True,
+        "lived_s": _life_s(ended),
         "reason": _short(words or (_why(status) if code else "")),
     }
 
 
-def _not_started(status: Json, waiting: Json, now: float, t_seen: float, trouble: str) -> Json:
+def _life_s(ended: Json) -> float:
+    """Both times are the kubelet's. One that was never started has no start, or the year 1970."""
+    start, end = (parse_time(str(ended.get(key) or "1970-01-01T00:00:00Z")) for key in ("startedAt", "finishedAt"))
+    return max(0.0, end - start) if start > 0 else 0.0
+
+
+def _signal(ended: Json, code: int) -> int:
+    """The signal that ended it, or 0: `sys.exit(-1)` is 255, which no signal is behind. That the kernel took its memory
+    for its own limit's sake is an error of its own, though it came by a signal: started again, it would come again."""
+    return int(ended.get("signal") or 0) or (code - 128 if 128 < code <= 128 + LAST_SIGNAL else 0)
+
+
+def _not_started(status: Json, waiting: Json, now: float, since: Since, trouble: str) -> Json:
     why = str(waiting.get("reason") or "")
     if why in _STUCK:
         said = trouble if trouble and why == "ImagePullBackOff" else waiting.get("message")
         words = _short(f"{_STUCK[why]}: {said or why}")
-        if why in _HOPELESS or now - t_seen >= STUCK_S:
+        if why in _HOPELESS or (since.stuck is not None and now - since.stuck >= STUCK_S):
             code = CONFIG_ERROR_EXIT if why in _HOPELESS else 1
-            return {"phase": "exited", "exit_code": code, "proven_dead": True, "reason": words, "never_ran": True}
+            ended = {"phase": "exited", "exit_code": code, "proven_dead": True, "reason": words}
+            return {**ended, "never_ran": True, "lived_s": 0.0}
         return {"waits": words}
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
@@ -173,10 +217,10 @@ def _why(status: Json) -> str:
     return f"{reason}: {message}" if reason and message else reason or message
 
 
-def _is_overdue(meta: Json, now: float) -> bool:
-    """The deletion time is when the pod's grace ends, on the API server's clock."""
-    at = meta.get("deletionTimestamp")
-    return at is not None and now > parse_time(str(at)) + OVERDUE_S
+def _is_overdue(meta: Json, now: float, since: Since) -> bool:
+    if meta.get("deletionTimestamp") is None or since.deleting is None:
+        return False
+    return now > since.deleting + float(meta.get("deletionGracePeriodSeconds") or 0) + OVERDUE_S
 
 
 def parse_time(text: str) -> float:

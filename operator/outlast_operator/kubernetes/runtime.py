@@ -41,6 +41,10 @@ class JobGone(Exception):
     """The TrainingJob was deleted, or another one has its name."""
 
 
+class Deposed(Exception):
+    """Another operator may lead by now: nothing is written or done any more."""
+
+
 @dataclass(frozen=True)
 class Tools:
     """What all jobs of an operator share."""
@@ -51,6 +55,13 @@ class Tools:
     quick: ThreadPoolExecutor  # for what servers must hear at once
     slow: ThreadPoolExecutor  # for what may take its time: checkpoints, events, labels
     now: Callable[[], float] = clock.now
+    may_act: Callable[[], bool] = lambda: True  # whether we lead for certain, at this moment
+    t_resumed: Callable[[], float] = lambda: -math.inf  # when this process was last held up, see clock.Pulse
+
+    def check_lead(self) -> None:
+        """Raises `Deposed`."""
+        if not self.may_act():
+            raise Deposed("the Lease was not renewed in time: another operator may lead")
 
 
 class KubernetesRuntime:
@@ -100,6 +111,7 @@ class KubernetesRuntime:
         """Raises `JobGone`."""
         self._job = self._current()
         self._record = self._read(self._job)
+        self.t_operator_start = max(self.t_operator_start, self._tools.t_resumed())  # also in the middle of a request
         sight = self._observer.look()
         self._sight = sight
         self._tell_who_waits(sight)
@@ -114,16 +126,18 @@ class KubernetesRuntime:
         )
 
     def write_status(self, status: JobStatus, expected_version: str | None) -> str:
+        self._tools.check_lead()
         assert self._record is not None
         assert self._sight is not None
         assert expected_version == self._job["metadata"]["resourceVersion"], "a status is written after its observation"
-        record = Record(status, self._record.spec or self.acceptance.spec)
+        record = Record(status, self.acceptance.spec)  # of what may not change it has the accepted values
         shown = to_status(record, self._ref, self.acceptance, self._job, self._sight.active_workers())
         version = self._replace(shown)
         self._recorded = (version, replace(record, status=replace(status, resource_version=version)))
         return version
 
     def execute(self, action: Action) -> None:
+        self._tools.check_lead()
         assert self._sight is not None
         assert self._record is not None
         try:
@@ -189,6 +203,7 @@ def replace_status(api: Api, cache: Cache, job: Json, status: Json) -> Json:
         recorded = api.replace(JOBS, meta["namespace"], PLURAL, meta["name"], body, "status")
     except ApiError as error:
         if error.not_found:
+            cache.remove_job(job)  # else each of its pods' events would begin a loop for it
             raise JobGone(meta["name"]) from error
         if error.conflict:
             _refresh(api, cache, job)

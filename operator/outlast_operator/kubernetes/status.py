@@ -14,7 +14,7 @@ from typing import Any
 from outlast.api.spec import JobSpec, SpecError
 from outlast.api.view import Member
 from outlast_operator.kubernetes import clock
-from outlast_operator.kubernetes.acceptance import Acceptance, to_remember
+from outlast_operator.kubernetes.acceptance import Acceptance
 from outlast_operator.manifests.names import JobRef, worker_selector
 from outlast_operator.state import Condition, Failover, JobStatus
 
@@ -27,10 +27,10 @@ class Record:
     """What stands in `status.record`."""
 
     status: JobStatus
-    spec: JobSpec | None = None  # as it was first accepted, without templates
+    spec: JobSpec | None = None  # as it was in force last: what a spec that is not valid leaves in force
 
     def to_text(self) -> str:
-        spec = None if self.spec is None else to_remember(self.spec)
+        spec = None if self.spec is None else self.spec.to_json()
         return json.dumps({"status": self.status.to_json(), "spec": spec}, separators=(",", ":"))
 
 

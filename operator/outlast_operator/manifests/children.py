@@ -17,6 +17,7 @@ from outlast_operator.manifests.names import (
     REDIS_CONTAINER,
     REDIS_PORT,
     ROLE_LABEL,
+    UID_LABEL,
     JobRef,
     checkpoint_claim,
     labels,
@@ -140,5 +141,5 @@ def _service(job: JobRef, name: str, role: str, port: dict[str, Any], **more: An
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(job, name, labels(job, role)),
-        "spec": {"selector": {JOB_LABEL: job.name, ROLE_LABEL: role}, "ports": [port], **more},
+        "spec": {"selector": {JOB_LABEL: job.name, UID_LABEL: job.uid, ROLE_LABEL: role}, "ports": [port], **more},
     }

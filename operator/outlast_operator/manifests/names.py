@@ -16,9 +16,11 @@ from outlast.api.spec import KIND
 
 JOB_LABEL, ROLE_LABEL = f"{GROUP}/job-name", f"{GROUP}/role"
 SHARD_LABEL, INDEX_LABEL, CHAIN_LABEL = f"{GROUP}/shard", f"{GROUP}/index", f"{GROUP}/chain-role"
+UID_LABEL = f"{GROUP}/job-uid"  # a job made anew under a name is another one
 NAMED_LABEL = f"{GROUP}/named"  # "true" while a server's host name leads to this pod
 NAME_ANNOTATION = f"{GROUP}/process"  # the stable name: server-0, worker-1, evaluator, redis
 INCARNATION_ANNOTATION = f"{GROUP}/incarnation"
+CONTAINER_ANNOTATION = f"{GROUP}/container"  # which container runs our process, if it is not called `outlast`
 SLOTS_ANNOTATION = f"{GROUP}/slots"  # {slot: incarnation} that a worker fills besides its own
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CONTAINER, REDIS_CONTAINER = "outlast", "redis"
@@ -93,6 +95,7 @@ def labels(job: JobRef, role: str, **more: str) -> dict[str, str]:
     named = {"shard": SHARD_LABEL, "index": INDEX_LABEL, "chain_role": CHAIN_LABEL}
     return {
         JOB_LABEL: job.name,
+        UID_LABEL: job.uid,
         ROLE_LABEL: role,
         "app.kubernetes.io/name": "outlast",
         "app.kubernetes.io/instance": job.name,

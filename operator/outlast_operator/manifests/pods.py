@@ -15,6 +15,8 @@ from outlast.api.spec import JobSpec
 from outlast.metrics import PORT_VARIABLE
 from outlast_operator.failover import policy
 from outlast_operator.manifests.names import (
+    CONTAINER,
+    CONTAINER_ANNOTATION,
     DATA_PORT,
     INCARNATION_ANNOTATION,
     METRICS_PORT,
@@ -154,6 +156,9 @@ def _metadata(job: JobRef, spec: JobSpec, action: StartProcess) -> Json:
         INCARNATION_ANNOTATION: str(action.incarnation),
         **queue_annotations,
     }
+    container = our_container(_template(spec, action)).get("name", CONTAINER)
+    if container != CONTAINER:
+        ours["annotations"][CONTAINER_ANNOTATION] = str(container)
     if action.role == "worker":
         ours["annotations"][SLOTS_ANNOTATION] = "{}"
     return ours

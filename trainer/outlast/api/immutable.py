@@ -1,8 +1,10 @@
 """What may not change in a job that exists.
 
 Rules. (1) A field is immutable when processes were started with it and cannot follow a change. Editable at any time are
-suspend, training.stopAfter, workers.*, servers.template (for pods made from then on), runPolicy and cost. (2) The
-API server refuses a change by CEL (crd.py) except in opaque objects; the operator compares everything.
+suspend, training.stopAfter, workers.*, servers.template (for pods made from then on), runPolicy and cost. Of stopAfter
+all is followed at once but epochs, and updates that are raised: processes end by what they were started with, so these
+take a suspension. (2) The API server refuses a change by CEL (crd.py) except in opaque objects; the operator compares
+everything.
 """
 
 from __future__ import annotations

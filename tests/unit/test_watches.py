@@ -1,0 +1,119 @@
+"""What a watch makes of each way in which a server can fail to answer: only its own host tells of its absence."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from outlast import transport
+from outlast.api.messages import ProtocolError
+from outlast.transport import PeerTimeout, PeerUnreachable, connect
+from outlast_operator import watches
+from outlast_operator.watches import ServerWatch
+
+PATIENCE_S = 10.0
+STATUS = {"name": "server-0", "boot": "b", "t": 1.0}
+
+
+class Control:
+    """In place of the line to a server: each connection speaks (or not) and ends as the script says."""
+
+    script: list[tuple[bool, Exception]] = []  # noqa: RUF012
+    played = threading.Event()
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.closed = threading.Event()
+
+    def watch(self, silence_s: float) -> Iterator[dict[str, Any]]:
+        if not self.script:
+            self.played.set()
+            self.closed.wait(PATIENCE_S)
+            return
+        speaks, error = self.script.pop(0)
+        if speaks:
+            yield STATUS
+        raise error
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, *script: tuple[bool, Exception]) -> ServerWatch:
+    """A watch that has lived through the script."""
+    monkeypatch.setattr(watches, "ServerControl", Control)
+    monkeypatch.setattr(watches, "RETRY_S", 0.0)
+    Control.script, Control.played = list(script), threading.Event()
+    made = ServerWatch("tcp:10.0.0.1:7070", "job", "t", 2.0, lambda: None)
+    assert Control.played.wait(PATIENCE_S)
+    made.close()
+    return made
+
+
+SPOKE = (True, PeerTimeout("silent"))
+
+
+@pytest.mark.parametrize(
+    ("ends", "refused", "closed"),
+    [
+        ((False, ConnectionRefusedError("refused")), True, False),
+        ((True, ConnectionResetError("peer closed the connection")), True, True),
+        ((False, ConnectionResetError("peer closed the connection")), True, False),
+        ((False, PeerTimeout("silent")), False, False),
+        ((False, PeerUnreachable("No route to host")), False, False),
+        ((True, ConnectionError("No route to host")), False, False),
+        ((False, OSError(errno.EMFILE, "Too many open files")), False, False),
+        ((False, ProtocolError("wrong token: this is another job's server")), False, False),
+    ],
+    ids=[
+        "nobody listens", "it ended a connection on which it spoke", "it ended one on which it had not", "silence",
+        "no route", "no route any more", "no descriptor", "somebody else answers",
+    ],
+)  # fmt: skip
+def test_who_says_that_nobody_is_there(
+    monkeypatch: pytest.MonkeyPatch, ends: tuple[bool, Exception], refused: bool, closed: bool
+) -> None:
+    made = watch(monkeypatch, SPOKE, ends)
+    assert made.probe is not None
+    assert made.probe.refused is refused
+    assert (made.t_closed is not None) is closed
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.ECONNREFUSED, ConnectionRefusedError),
+        (errno.EHOSTUNREACH, PeerUnreachable),
+        (errno.ENETUNREACH, PeerUnreachable),
+        (errno.EPERM, PeerUnreachable),
+        (errno.EAGAIN, PeerTimeout),
+    ],
+    ids=errno.errorcode.get,
+)
+def test_how_dialling_can_fail(monkeypatch: pytest.MonkeyPatch, code: int, kind: type[ConnectionError]) -> None:
+    class Socket(socket.socket):
+        def connect(self, where: Any) -> None:
+            raise OSError(code, "as the kernel says")  # of the subclass that belongs to the code
+
+    monkeypatch.setattr(transport.socket, "socket", Socket)
+    with pytest.raises(ConnectionError) as caught:
+        connect("tcp:127.0.0.1:7", "job", "t", {})
+    assert type(caught.value) is kind
+
+
+def test_a_socket_file_that_is_not_there_is_nobodys(tmp_path: Any) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        connect(f"unix:{tmp_path}/s", "job", "t", {})
+
+
+def test_without_descriptors_nothing_is_said_of_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(transport.socket, "socket", none_left)
+    with pytest.raises(PeerUnreachable):
+        connect("tcp:127.0.0.1:7", "job", "t", {})
