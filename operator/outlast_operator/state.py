@@ -12,20 +12,21 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from outlast.api.view import Member, View
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Role = Literal["server", "worker", "evaluator", "redis"]
 Phase = Literal["starting", "running", "exited"]
 CONFIG_ERROR_EXIT = 3  # a process that leaves with it cannot be helped by a restart: the job fails with its message
 
 
-_T = TypeVar("_T", bound="DataclassInstance")
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+_T = TypeVar("_T", bound=_Dataclass)
 
 
 def _known(kind: type[_T], raw: dict[str, Any]) -> _T:
