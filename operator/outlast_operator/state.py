@@ -13,24 +13,21 @@ Rules of this file:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from outlast.api.view import Member, View
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Role = Literal["server", "worker", "evaluator", "redis"]
 Phase = Literal["starting", "running", "exited"]
 CONFIG_ERROR_EXIT = 3  # a process that leaves with it cannot be helped by a restart: the job fails with its message
 
 
-_T = TypeVar("_T", bound="DataclassInstance")
+_T = TypeVar("_T")
 
 
 def _known(kind: type[_T], raw: dict[str, Any]) -> _T:
     """Made from the fields that this release knows."""
-    return kind(**{f.name: raw[f.name] for f in fields(kind) if f.name in raw})
+    return kind(**{f.name: raw[f.name] for f in fields(kind) if f.name in raw})  # type: ignore[arg-type]
 
 
 # --- what is observed -------------------------------------------------------------------------------------------------
