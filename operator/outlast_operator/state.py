@@ -12,8 +12,8 @@ Rules of this file:
 
 from __future__ import annotations
 
-from dataclasses import Field, asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
 
 from outlast.api.view import Member, View
 
@@ -22,16 +22,12 @@ Phase = Literal["starting", "running", "exited"]
 CONFIG_ERROR_EXIT = 3  # a process that leaves with it cannot be helped by a restart: the job fails with its message
 
 
-class _Dataclass(Protocol):
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-
-_T = TypeVar("_T", bound=_Dataclass)
+_T = TypeVar("_T")
 
 
 def _known(kind: type[_T], raw: dict[str, Any]) -> _T:
     """Made from the fields that this release knows."""
-    return kind(**{f.name: raw[f.name] for f in fields(kind) if f.name in raw})
+    return kind(**{f.name: raw[f.name] for f in fields(kind) if f.name in raw})  # type: ignore[arg-type]
 
 
 # --- what is observed -------------------------------------------------------------------------------------------------

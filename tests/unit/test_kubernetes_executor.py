@@ -244,6 +244,19 @@ def test_pods_that_have_ended_stay_unless_all_are_to_go(policy: str, left: int) 
     assert len(operator.api.deletions) == 1 - left
 
 
+@pytest.mark.parametrize(("policy", "left"), [("All", 0), ("Running", 0), ("None", 1)])
+def test_a_sidecar_does_not_keep_a_pod_after_the_end(policy: str, left: int) -> None:
+    operator = Operator(FakeApi(), runPolicy={"cleanPodPolicy": policy})
+    operator.do(SERVER)
+    proxy = {"name": "proxy", "state": {"running": {}}}
+    ours = {"name": "outlast", "state": {"terminated": {"exitCode": 0}}}
+    status = {"status": {"phase": "Running", "containerStatuses": [ours, proxy]}}
+    operator.cache.put_pod(operator.api.patch("", "n", "pods", operator.pods()[0], status))
+    for _ in range(2):
+        operator.executor.clean_up(operator.look())
+    assert len(operator.api.deletions) == 1 - left
+
+
 def test_a_worker_is_told_its_further_slots(operator: Operator) -> None:
     operator.do(StartProcess("worker-0", "worker", slot=0))
     operator.do(AssignSlot(2, 5, "worker-0"))

@@ -41,9 +41,8 @@ def owner_of(pod: Json) -> tuple[str, str] | None:
 
 def essence(pod: Json) -> Json:
     """The pod without what nobody here reads: its environment alone may be 100 KB, and a job may lose many pods."""
-    containers = (pod.get("spec") or {}).get("containers") or ()
     metadata = {key: value for key, value in pod["metadata"].items() if key != "managedFields"}
-    return {**pod, "metadata": metadata, "spec": {"containers": [{"name": c.get("name")} for c in containers]}}
+    return {"metadata": metadata, "status": pod.get("status") or {}}
 
 
 class _Uids(dict[str, None]):

@@ -226,11 +226,12 @@ class Executor:
             self._cache.remove_pod(existing[uid])
 
     def clean_up(self, sight: Sight) -> None:
-        """After the end: with cleanPodPolicy All, the pods that have ended too."""
-        if self._observer.spec.run_policy.clean_pod_policy == "All":
-            for view in sight.pods.values():
-                if not view.alive:
-                    self._delete(view, None)
+        """After the end: with cleanPodPolicy All, pods that have ended too; else those that only a sidecar keeps."""
+        policy = self._observer.spec.run_policy.clean_pod_policy
+        for view in sight.pods.values():
+            unwanted = policy == "All" or (policy == "Running" and view.lingers)
+            if unwanted and not view.alive and not view.deleting:
+                self._delete(view, None)
 
     # --- servers and labels ---
 

@@ -65,6 +65,7 @@ class PodView:
     restarts: int = 0  # of its container (Redis alone is restarted in place)
     created: str = ""
     lived_s: float | None = None  # how long its container ran the last time that it ended, by the kubelet's word
+    lingers: bool = False  # ours has ended, a sidecar has not
     over: bool = False  # evicted, refused by its node, or done: the kubelet starts nothing in it any more
     never_ran: bool = False  # its container was never made: there is no log, and the kubelet goes on trying
 
@@ -117,7 +118,10 @@ def read_pod(pod: Json, now: float, since: Since, gone: bool = False, trouble: s
     }
     container = _container_status(pod, role)
     base["restarts"] = int(container.get("restartCount") or 0)
-    return PodView(**{**base, **_phase(meta, status, container, now, since, gone, trouble)})
+    base |= _phase(meta, status, container, now, since, gone, trouble)
+    others = [c for c in status.get("containerStatuses") or () if c.get("name") != container.get("name")]
+    base["lingers"] = bool(base.get("proven_dead")) and any("running" in (c.get("state") or {}) for c in others)
+    return PodView(**base)
 
 
 def _container_status(pod: Json, role: str) -> Json:
