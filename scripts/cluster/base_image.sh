@@ -40,7 +40,8 @@ debian_base() { # image
   # shellcheck disable=SC2016 # the variable is apt's
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Codename: bookworm' | head -n 1)
   rm -rf "$work"
-  debootstrap --variant=minbase --include=ca-certificates bookworm "$work" "${mirror:-http://deb.debian.org/debian}" \
+  [ -n "$mirror" ] || fail "apt knows no mirror of Debian bookworm; name one in /etc/apt/sources.list.d and run apt-get update"
+  debootstrap --variant=minbase --include=ca-certificates bookworm "$work" "$mirror" \
     >"$STATE/debootstrap.log" 2>&1 || fail "debootstrap failed; see $STATE/debootstrap.log"
   rm -rf "$work"/var/cache/apt/archives/*.deb "$work"/var/lib/apt/lists/* "$work"/usr/share/{doc,man,info}/* \
     "$work"/usr/share/locale/* "$work"/var/log/*.log
