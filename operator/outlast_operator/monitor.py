@@ -25,6 +25,7 @@ from outlast_operator.state import Evaluation, Probe
 PROBE_INTERVAL_S = 0.05
 PROBE_TIMEOUT_S = 1.0
 RESOURCE_INTERVAL_S = 0.5
+RESOURCE_LOOK_S = 0.1  # between two looks for processes that are new: one that lives shortly is shown as well
 RATE_WINDOW_S = 2.0
 ACTING = ("head", "single")
 
@@ -190,8 +191,13 @@ class Monitor:
 
     def _watch_resources(self) -> None:
         known: dict[int, psutil.Process] = {}
-        while not self._stopped.wait(RESOURCE_INTERVAL_S):
+        due = 0.0
+        while not self._stopped.wait(RESOURCE_LOOK_S):
             running = {r.pid: r.name for r in self._list_processes() if r.running}
+            if time.monotonic() >= due:
+                due = time.monotonic() + RESOURCE_INTERVAL_S
+            else:
+                running = {pid: name for pid, name in running.items() if pid not in known}
             for pid, name in running.items():
                 try:
                     process = known.setdefault(pid, psutil.Process(pid))
