@@ -13,17 +13,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig
 from outlast.api.spec import JobSpec
-from outlast.api.view import Member
 from outlast.buffer_types import redis_maxmemory
 from outlast_operator.forkserver_client import ForkServerClient, ForkServerError, ProcessRecord, socket_path
 from outlast_operator.local_template import LocalTemplate
+from outlast_operator.orders import Orders, order_of
 from outlast_operator.redis_process import find_redis_server, redis_command
 from outlast_operator.run_directory import RunConfig, RunDirectory, write_json
 from outlast_operator.runtime import is_over, run_turn
@@ -81,7 +80,7 @@ class LocalRuntime:
         self._watches = self._watch_servers()
         self._redis = self._watch_redis()
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="to-server")
-        self._under_way: set[tuple[str, str]] = set()  # (boot, message) that a pool thread is sending
+        self._orders = Orders()
         self._told_to_leave: set[str] = set()  # instances: one SIGTERM is enough
 
     # --- waking ---
@@ -197,14 +196,8 @@ class LocalRuntime:
                     self._keep_table(name)  # what was left unread stands in Redis alone
                 self._signal(action.name, action.instance, signal.SIGTERM, action.why)
                 self._told_to_leave.add(action.instance)
-            case InstallView(view, to):
-                self._send(to, f"install {view.epoch}", lambda watch: watch.control.install(view))
-            case SetSlots(_, to, slots):
-                self._send(to, f"slots {slots}", lambda watch: watch.control.set_slots(slots))
-            case FinishJob(_, to):
-                self._send(to, "finish", lambda watch: watch.control.finish())
-            case RequestCheckpoint(_, to, label):
-                self._send(to, "checkpoint", lambda watch: watch.control.checkpoint_now(label))
+            case InstallView() | SetSlots() | FinishJob() | RequestCheckpoint():
+                self._send(action)
             case AssignSlot():
                 self._assign(action)
             case Emit(type, reason, message):
@@ -313,26 +306,12 @@ class LocalRuntime:
         slots[str(action.slot)] = action.incarnation
         write_json(path, slots)
 
-    def _send(self, to: Member, what: str, call: Callable[[ServerWatch], object]) -> None:
-        """Call a server from the pool, unless this very message to it is still under way."""
-        watch = self._watches.get(to.name)
-        key = (to.boot, what)
-        if watch is None or watch.address != to.address or key in self._under_way:
-            return
-        self._under_way.add(key)
-
-        def run() -> None:
-            try:
-                try:
-                    call(watch)
-                except ConnectionError:  # the connection was to the process that had this name before
-                    call(watch)
-            except (OSError, RuntimeError) as error:
-                log.info("%s to %s failed: %s (planned again if needed)", what, to.name, error)
-            finally:
-                self._under_way.discard(key)
-
-        self._pool.submit(run)
+    def _send(self, action: Action) -> None:
+        order = order_of(action)
+        assert order is not None
+        watch = self._watches.get(order.to.name)
+        if watch is not None and watch.address == order.to.address:
+            self._orders.send(order, watch, self._pool)
 
     def _keep_table(self, name: str) -> None:
         """What a server holds at its end, kept for the report before it is told to leave."""

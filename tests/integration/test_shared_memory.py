@@ -15,7 +15,7 @@ from one_server import Job
 
 from outlast.api.messages import DType, Flag, Header, Op
 from outlast.memory import Lease
-from outlast.segment import SharedPool
+from outlast.segment import Place, SharedPool
 from outlast.sharing import Sharing
 from outlast.transport import connect
 
@@ -110,7 +110,7 @@ def test_nothing_but_headers_goes_through_the_socket(job: Job, worker: Worker) -
         worker.push(worker.gradient(2.0), Flag.WANT_WEIGHTS)
         header, meta = worker.answer()
         assert (header.op, header.version) == (Op.ACKNOWLEDGED, n)
-        assert worker.link.read(meta, out)
+        assert worker.link.read(Place.from_json(meta["shared"]), out)
         assert out.eq(-n * 2.0 * LR).all()
     assert worker.link.connection.bytes_sent - before[0] < NUMEL
     assert worker.link.connection.bytes_received - before[1] < NUMEL
@@ -147,15 +147,17 @@ def test_weights_stay_until_their_reader_asks_for_the_next(job: Job, worker: Wor
     for _ in range(100):  # far more than there are snapshots
         busy.push(busy.gradient(1.0), Flag.WANT_WEIGHTS)
         _, meta = busy.answer()
-        assert busy.link.read(meta, out)
-    assert worker.link.read(shown, out)
+        assert busy.link.read(Place.from_json(meta["shared"]), out)
+    assert worker.link.read(Place.from_json(shown["shared"]), out)
     assert out.eq(-2.0 * LR).all()
     worker.push(worker.gradient(0.0), Flag.WANT_WEIGHTS)
     worker.answer()
     for _ in range(100):
         busy.push(busy.gradient(1.0), Flag.WANT_WEIGHTS)
         busy.answer()
-    assert not worker.link.read(shown, out), "the memory of weights that were taken is used again"
+    assert not worker.link.read(Place.from_json(shown["shared"]), out), (
+        "the memory of weights that were taken is used again"
+    )
     busy.link.connection.close()
 
 
@@ -170,13 +172,13 @@ def test_readers_that_take_nothing_stop_nobody_and_keep_their_connections(job: J
         assert header.op == Op.WEIGHTS
         idle.append((reader, meta))
     assert weights(job) == -20.0 * LR
-    late = [not reader.link.read(meta, out) for reader, meta in idle]
+    late = [not reader.link.read(Place.from_json(meta["shared"]), out) for reader, meta in idle]
     assert late[0], "more readers than snapshots: the first was left without"
     assert not late[-1]
     for reader, _ in idle:
         reader.pull()
         _, meta = reader.answer()
-        assert reader.link.read(meta, out)
+        assert reader.link.read(Place.from_json(meta["shared"]), out)
         assert out.eq(-20.0 * LR).all()
         reader.link.connection.close()
 
@@ -185,10 +187,10 @@ def test_readers_that_take_nothing_stop_nobody_and_keep_their_connections(job: J
 def test_whoever_reads_too_late_tries_again(directory: Path, consistency: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read, calls = Sharing.read, 0
 
-    def read_or_be_too_late(self: Sharing, meta: dict[str, Any], out: torch.Tensor, *more: Any) -> bool:
+    def read_or_be_too_late(self: Sharing, place: Place, out: torch.Tensor, *more: Any) -> bool:
         nonlocal calls
         calls += 1
-        return read(self, meta, out, *more) and calls % 5 != 0
+        return read(self, place, out, *more) and calls % 5 != 0
 
     monkeypatch.setattr(Sharing, "read", read_or_be_too_late)
     job = Job(directory, consistency, 1, {"name": "SGD", "lr": LR}, 10_000)

@@ -212,7 +212,7 @@ def test_a_descriptor_comes_with_the_first_frame_alone(pair: tuple[Connection, C
         header, meta = pair[1].receive()
         assert header.length == 0
         assert meta["n"] == value
-        assert reader.read(meta, out)
+        assert reader.read(Place.from_json(meta["shared"]), out)
         assert out.eq(value).all()
     assert pair[0].bytes_sent < 1000
 
@@ -234,7 +234,7 @@ def test_a_frame_that_shares_needs_a_descriptor_first(pair: tuple[Connection, Co
     pair[0].send(Header(Op.PUSH), {"shared": [0, 0, 4, 1]})
     _, meta = pair[1].receive()
     with pytest.raises(ProtocolError, match="no descriptor"):
-        Sharing(pair[1], True).read(meta, torch.zeros(1))
+        Sharing(pair[1], True).read(Place.from_json(meta["shared"]), torch.zeros(1))
 
 
 def test_descriptors_that_nobody_asked_for_are_closed(pair: tuple[Connection, Connection]) -> None:

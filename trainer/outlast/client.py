@@ -415,8 +415,8 @@ class Client:
     def _receive_weights(self, index: int, link: Sharing, header: Header, meta: dict[str, Any]) -> bool:
         """False when the server needed their memory before we had read them."""
         staged = self._staged[index]
-        shared = bool(header.flags & Flag.SHARED)
-        size = Place.from_json(meta.get("shared")).length if shared else header.length
+        place = Place.from_json(meta.get("shared")) if header.flags & Flag.SHARED else None
+        size = header.length if place is None else place.length
         if size != staged.spare.numel() * 4:
             with self.condition:  # the connection is of no more use, and another would be no better
                 self.failure = (
@@ -426,9 +426,9 @@ class Client:
                 )
                 self.condition.notify_all()
             raise ProtocolError(f"weights of {size} bytes, expected {staged.spare.numel() * 4}")
-        if not shared:
+        if place is None:
             link.connection.receive_into(byte_view(staged.spare))
-        elif not link.read(meta, staged.spare):
+        elif not link.read(place, staged.spare):
             return False
         with self.condition:
             staged.front, staged.spare = staged.spare, staged.front

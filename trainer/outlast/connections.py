@@ -38,6 +38,7 @@ from outlast.protocol import (
     Weights,
 )
 from outlast.readers import Readers
+from outlast.segment import Place
 from outlast.sharing import Sharing
 from outlast.tensors import byte_view
 from outlast.transport import Connection
@@ -152,7 +153,8 @@ class Serving:
             return None
         lease = pool.take()
         assert lease is not None
-        if not reader.read(meta, lease.tensor, self._waiting(reader.connection)):
+        place = Place.from_json(meta.get("shared"))
+        if not reader.read(place, lease.tensor, self._waiting(reader.connection)):
             # The worker has put something else there, for this gradient is safe elsewhere (in the buffer, say).
             raise ConnectionResetError("a gradient was overwritten before it was read: its worker has moved on")
         return lease

@@ -52,14 +52,15 @@ class Sharing:
         self._shown = weakref.ref(pool)
         return True
 
-    def read(self, meta: dict[str, Any], out: torch.Tensor, between: Callable[[], None] | None = None) -> bool:
-        """Copy the payload that a SHARED frame's `meta` names into `out`, float32 [n]; `between` pieces call that.
+    def read(self, place: Place, out: torch.Tensor, between: Callable[[], None] | None = None) -> bool:
+        """Copy the payload of a SHARED frame, which lies at `place`, into `out`, float32 [n].
 
-        False when the peer has overwritten it meanwhile. Raises `ProtocolError` for a place outside its memory.
+        `between` is called between pieces. False when the peer has overwritten it meanwhile. Raises `ProtocolError`
+        for a place outside its memory.
         """
         descriptor = self.connection.take_descriptor()
         if descriptor is not None:
             self._mapping = Mapping(descriptor)
         if self._mapping is None:
             raise ProtocolError("a frame points into shared memory, and no descriptor of it has come")
-        return self._mapping.read(Place.from_json(meta.get("shared")), out, between)
+        return self._mapping.read(place, out, between)

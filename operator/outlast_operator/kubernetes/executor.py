@@ -25,6 +25,7 @@ from outlast_operator.kubernetes.pods import PodView
 from outlast_operator.manifests.children import redis_pod
 from outlast_operator.manifests.names import CHAIN_LABEL, NAMED_LABEL, SLOTS_ANNOTATION, JobRef, is_owned
 from outlast_operator.manifests.pods import Images, process_pod, with_slots
+from outlast_operator.orders import Order, Orders, order_of
 from outlast_operator.state import (
     Action,
     AssignSlot,
@@ -39,7 +40,6 @@ from outlast_operator.state import (
     StartRedis,
     TermProcess,
 )
-from outlast_operator.watches import ServerWatch
 
 log = logging.getLogger("outlast.kubernetes")
 
@@ -67,6 +67,7 @@ class Executor:
         self._api, self._cache, self._ref, self._images = api, cache, ref, images
         self._observer, self._events, self._clock = observer, events, clock
         self._quick, self._slow = pools
+        self._orders = Orders()
         self._under_way: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._asked: dict[tuple[str, str], float] = {}  # (pod uid, term | kill) -> when
@@ -83,14 +84,10 @@ class Executor:
                 self._end(name, instance, "kill", sight, ended)
             case TermProcess(name, instance):
                 self._end(name, instance, "term", sight, ended)
-            case InstallView(view, to):
-                self._send(to, f"install {view.epoch}", lambda watch: watch.control.install(view))
-            case SetSlots(_, to, slots):
-                self._send(to, f"slots {slots}", lambda watch: watch.control.set_slots(slots))
-            case FinishJob(_, to):
-                self._send(to, "finish", lambda watch: watch.control.finish())
-            case RequestCheckpoint(_, to, label):
-                self._send(to, "checkpoint", lambda watch: watch.control.checkpoint_now(label), self._slow)
+            case InstallView() | SetSlots() | FinishJob() | RequestCheckpoint():
+                order = order_of(action)
+                assert order is not None
+                self._send(order, self._slow if isinstance(action, RequestCheckpoint) else self._quick)
             case AssignSlot():
                 self._assign(action, sight)
             case Emit(type_, reason, message):
@@ -205,7 +202,7 @@ class Executor:
         process = self._observer.boot_of(view.uid)
         if view.role == "server" and process is not None:
             member = Member(view.name, process, view.address)
-            self._send(member, "leave", lambda watch: watch.control.leave())
+            self._send(Order(member, "leave", lambda control: control.leave()), self._quick)
 
     def _delete(self, view: PodView, grace_s: int | None) -> None:
         try:
@@ -235,28 +232,8 @@ class Executor:
 
     # --- servers and labels ---
 
-    def _send(
-        self, to: Member, what: str, call: Callable[[ServerWatch], object], pool: ThreadPoolExecutor | None = None
-    ) -> None:
-        watch, key = self._observer.watch_of(to.boot), (to.boot, what)
-        with self._lock:
-            if watch is None or key in self._under_way:
-                return
-            self._under_way.add(key)
-
-        def run() -> None:
-            try:
-                try:
-                    call(watch)
-                except ConnectionError:  # the connection was left over from an earlier call, and has ended since
-                    call(watch)
-            except (OSError, RuntimeError) as error:
-                log.info("%s to %s failed: %s (planned again if needed)", what, to.name, error)
-            finally:
-                with self._lock:
-                    self._under_way.discard(key)
-
-        (pool or self._quick).submit(run)
+    def _send(self, order: Order, pool: ThreadPoolExecutor) -> None:
+        self._orders.send(order, self._observer.watch_of(order.to.boot), pool)
 
     def _assign(self, action: AssignSlot, sight: Sight) -> None:
         view = sight.living(action.worker)
