@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from outlast.api.spec import JobSpec
 from outlast_operator.forkserver_client import ForkServerClient, ProcessRecord
 from outlast_operator.kills import Cast, Kill, KillSchedule, resolve
 from outlast_operator.report_failures import Loss
@@ -20,11 +19,10 @@ from outlast_operator.run_directory import RunDirectory
 class Drill:
     """The kills of one run; `step` is called some times a second."""
 
-    def __init__(self, kills: Sequence[Kill], directory: RunDirectory, client: ForkServerClient, spec: JobSpec) -> None:
+    def __init__(self, kills: Sequence[Kill], directory: RunDirectory, client: ForkServerClient) -> None:
         self._schedule = KillSchedule(kills)
         self._directory = directory
         self._client = client
-        self._spec = spec
         self._losses: list[Loss] = []
         self._holds: dict[str, float] = {}
         self._stopped: list[tuple[float, str, int]] = []  # (continue at, name, pid)

@@ -129,7 +129,7 @@ class Runner:
         self._client = ForkServerClient(
             socket_path(self.directory.root), lambda kind, record: self._events.put((kind, record))
         )
-        self._drill = Drill(self.options.kills, self.directory, self._client, self.spec)
+        self._drill = Drill(self.options.kills, self.directory, self._client)
         self._start_operator()
         self._monitor = Monitor(self.directory, self.config, lambda: list(self._records.values()))
 

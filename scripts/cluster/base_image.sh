@@ -6,14 +6,14 @@ has_docker() { command -v docker >/dev/null && docker info >/dev/null 2>&1; }
 # Its own storage: what is built here is no image of the machine's user.
 buildah() { command buildah --root "$STATE/containers" --runroot "$STATE/containers/run" --storage-driver overlay "$@"; }
 
-buildah_build() { # tag, file, context
+buildah_build() { # tag, file, context, more arguments
   local settings=$STATE/pip.conf mounts path
   # The machine's way to packages holds while building, and stays out of the image.
   (umask 077 && python3 "$here/pip_settings.py" "$settings" >"$STATE/pip.mounts")
   mounts=(-v "$settings:/etc/pip.conf:ro")
   while read -r path; do mounts+=(-v "$path:$path:ro"); done <"$STATE/pip.mounts"
   buildah bud -q --layers --isolation chroot --network host --cni-config-dir "$STATE/no-cni" "${mounts[@]}" \
-    -t "$1" -f "$2" "$3" >"$STATE/build-image.log" 2>&1 || { buildah rm --all >/dev/null; tail -n 30 "$STATE/build-image.log" >&2; fail "building $1 failed (above)"; }
+    "${@:4}" -t "$1" -f "$2" "$3" >"$STATE/build-image.log" 2>&1 || { buildah rm --all >/dev/null; tail -n 30 "$STATE/build-image.log" >&2; fail "building $1 failed (above)"; }
   rm -f "$settings" "$STATE/pip.mounts"
 }
 

@@ -3,6 +3,7 @@
 #
 #   images.sh                   operator, redis and the tests' base: what the end-to-end tests need
 #   images.sh NAME...           of: operator redis e2e-base trainer-cpu trainer-cuda; or all
+#   TORCH_INDEX=URL             for trainer-cpu: an index whose torch comes without CUDA
 #
 # Where no registry answers, the base images are made of Debian's packages and get the names that FROM asks for. An image
 # whose inputs did not change is not built again: archives lie in $STATE/images under a digest of their inputs. Prints a
@@ -18,12 +19,13 @@ VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 ARCHIVES=$STATE/images
 CODE=(pyproject.toml constraints.txt README.md LICENSE trainer operator images/requirements.py)
 
-describe() { # name: sets tag, file, context, inputs
-  context=.
+describe() { # name: sets tag, file, context, inputs, arguments
+  context=. arguments=()
   case $1 in
   operator) tag=outlast/operator:$VERSION file=Dockerfile inputs=("${CODE[@]}") ;;
-  trainer-cpu) tag=outlast/trainer:$VERSION file=images/trainer-cpu/Dockerfile inputs=("${CODE[@]}") ;;
-  trainer-cuda) tag=outlast/trainer:$VERSION-cuda file=images/trainer-cuda/Dockerfile inputs=("${CODE[@]}") ;;
+  trainer-cpu) tag=outlast/trainer:$VERSION file=images/trainer/Dockerfile inputs=("${CODE[@]}")
+    arguments=(--build-arg DEVICE=cpu --build-arg "TORCH_INDEX=${TORCH_INDEX:-}") ;;
+  trainer-cuda) tag=outlast/trainer:$VERSION-cuda file=images/trainer/Dockerfile inputs=("${CODE[@]}") ;;
   redis) tag=outlast/redis:$VERSION file=images/redis/Dockerfile context=images/redis inputs=() ;;
   e2e-base) tag=outlast/e2e-base:$VERSION file=tests/e2e/base-image/Dockerfile context=tests/e2e/base-image inputs=() ;;
   *) fail "no image is called $1; there are operator, redis, e2e-base, trainer-cpu, trainer-cuda, and all" ;;
@@ -31,7 +33,7 @@ describe() { # name: sets tag, file, context, inputs
 }
 
 digest() { # file...: of names and contents, without what running leaves behind
-  { printf '%s\n' "$tag"; find "$@" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } |
+  { printf '%s\n' "$tag" "${arguments[@]}"; find "$@" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } |
     sha256sum | cut -c1-16
 }
 
@@ -43,11 +45,11 @@ build_image() { # name: its archive, unless there is one of the same inputs
     say "building $tag"
     rm -f "$ARCHIVES/$1"-[0-9a-f]*.tar
     if has_docker; then
-      docker build -q --network host -t "$tag" -f "$file" "$context" >/dev/null
+      docker build -q --network host "${arguments[@]}" -t "$tag" -f "$file" "$context" >/dev/null
       docker save -o "$archive.new" "$tag"
     else
       ensure_bases "$file"
-      buildah_build "$tag" "$file" "$context"
+      buildah_build "$tag" "$file" "$context" "${arguments[@]}"
       buildah push -q "$tag" "oci-archive:$archive.new:docker.io/$tag"
     fi
     mv "$archive.new" "$archive"

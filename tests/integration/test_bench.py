@@ -15,20 +15,10 @@ from typing import Any
 import pytest
 
 from outlast_operator.bench.witness import count, read_commands, remembering
-from outlast_operator.redis_process import RedisMissing, find_redis_server
 
 ROOT = Path(__file__).parents[2]
 
 
-def redis_is_here() -> bool:
-    try:
-        find_redis_server()
-    except RedisMissing:
-        return False
-    return True
-
-
-needs_redis = pytest.mark.skipif(not redis_is_here(), reason="no redis-server")
 slow = pytest.mark.slow
 
 
@@ -51,7 +41,6 @@ def bench(name: str, timeout_s: float = 280.0) -> dict[str, Any]:
 
 
 @slow
-@needs_redis
 @pytest.mark.timeout(300)
 def test_trace_finds_every_digest_identical() -> None:
     line = bench("trace")
@@ -61,7 +50,6 @@ def test_trace_finds_every_digest_identical() -> None:
 
 
 @slow
-@needs_redis
 @pytest.mark.timeout(300)
 def test_lost_finds_nothing_lost_and_nothing_twice() -> None:
     line = bench("lost")
@@ -73,7 +61,6 @@ def test_lost_finds_nothing_lost_and_nothing_twice() -> None:
 
 
 @slow
-@needs_redis
 @pytest.mark.timeout(300)
 def test_busy_buffers_through_the_outage_and_applies_it() -> None:
     figures = bench("busy")["figures"]
@@ -89,7 +76,6 @@ def test_busy_buffers_through_the_outage_and_applies_it() -> None:
 
 
 @slow
-@needs_redis
 @pytest.mark.timeout(300)
 def test_recovery_goes_on_after_every_signal() -> None:
     figures = bench("recovery")["figures"]

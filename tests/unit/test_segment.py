@@ -228,6 +228,7 @@ def test_without_agreement_the_payload_itself_is_sent(pair: tuple[Connection, Co
     out = torch.zeros(10)
     pair[1].receive_into(memoryview(out.numpy()).cast("B"))
     assert out.eq(4.0).all()
+    assert pair[1].bytes_received == pair[0].bytes_sent
 
 
 def test_a_frame_that_shares_needs_a_descriptor_first(pair: tuple[Connection, Connection]) -> None:

@@ -55,12 +55,3 @@ class TensorPool:
         with self._condition:
             self._free.append(tensor)
             self._condition.notify()
-
-    @property
-    def lent(self) -> int:
-        with self._condition:
-            return self._made - len(self._free)
-
-    @property
-    def made_bytes(self) -> int:
-        return self._made * self.numel * 4

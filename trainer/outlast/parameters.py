@@ -215,10 +215,6 @@ class Parameters:
         """crc32 of the vector: ten times as fast as the digest, for replicas to compare now and then."""
         return zlib.crc32(byte_view(self.vector))
 
-    @property
-    def memory_bytes(self) -> int:
-        return self.vector.numel() * 4 + self.pool.made_bytes
-
 
 def _each_element(value: Any, numel: int) -> bool:
     return isinstance(value, torch.Tensor) and value.shape == (numel,)

@@ -386,6 +386,3 @@ class Session:
             if item.outcome is None:
                 self._to_heads(item)
         self.buffer_down = False  # nobody needs it now
-
-    def buffer_waiting(self) -> int:
-        return len(self._buffer)

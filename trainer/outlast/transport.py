@@ -77,7 +77,6 @@ class Connection:
         self.payload_limit = payload_limit
         self.bytes_sent = 0
         self.bytes_received = 0
-        self.last_receive = time.monotonic()
         self._job = job_tag(job_uid)
         self._local = sock.family == socket.AF_UNIX
         self._descriptors: list[int] = []  # at most one; a list, for popping from it is atomic
@@ -226,7 +225,6 @@ class Connection:
             if n == 0:
                 raise ConnectionResetError("peer closed the connection")
             done += n
-            self.last_receive = time.monotonic()
         self.bytes_received += total
 
     @property

@@ -28,7 +28,7 @@ from outlast.api.crd import PLURAL
 from outlast.api.spec import TrainingJob
 from outlast_operator.kubernetes.api import CORE, JOBS, TIMEOUT, Api, ApiError, Json
 from outlast_operator.kubernetes.job_report import make_report
-from outlast_operator.manifests.names import CHAIN_LABEL, CONTAINER, JOB_LABEL, NAME_ANNOTATION, REDIS_CONTAINER
+from outlast_operator.manifests.names import CONTAINER, JOB_LABEL, NAME_ANNOTATION, REDIS_CONTAINER
 
 SILENCE_S = 60.0  # a watch that has said nothing for so long is begun anew
 ENDED = ("Succeeded", "Failed")
@@ -278,11 +278,6 @@ def view_of(status: Json, shard: int) -> Json:
 def process_of(pod: Json) -> str:
     """The stable name of what runs in a pod: `server-0`."""
     return str((pod["metadata"].get("annotations") or {}).get(NAME_ANNOTATION, ""))
-
-
-def chain_role(pod: Json) -> str:
-    """`head`, `replica`, or empty."""
-    return str((pod["metadata"].get("labels") or {}).get(CHAIN_LABEL, ""))
 
 
 def condition(status: Json, type_: str) -> str:

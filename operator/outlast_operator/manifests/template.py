@@ -61,12 +61,6 @@ def merge(template: Mapping[str, Any] | None, ours: Ours) -> Json:
     }
 
 
-def gpus_of(container: Mapping[str, Any]) -> int:
-    """GPUs that a container asks for, of whatever make."""
-    limits = (container.get("resources") or {}).get("limits") or {}
-    return sum(int(value) for name, value in limits.items() if name.endswith("/gpu") and str(value).isdigit())
-
-
 def our_container(template: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The template's container that becomes ours; empty if it names none."""
     spec = _object((template or {}).get("spec"), "template.spec")
