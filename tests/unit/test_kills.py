@@ -50,7 +50,7 @@ def test_parses(
         ("workers/1@15s", "'workers/1' is no target"),
         ("head@15", "'15' is no WHEN; use a time with its unit"),
         ("head@soon", "'soon' is no WHEN"),
-        ("head@step=5", "'step=5' is no WHEN; use a time (15s), update=N or accuracy=X"),
+        ("head@step=5", "'step=5' is no WHEN; use a time (15s), update=N, accuracy=X or after=15s"),
         ("head@update=0", "update=0 is not a whole number above 0"),
         ("head@update=1.5", "update=1.5 is not a whole number above 0"),
         ("head@accuracy=90", "accuracy=90 is not a fraction between 0 and 1"),
