@@ -29,7 +29,6 @@ LONGEST_OUTAGE = 1 / 8  # of the run: a large model's 375 gradients would leave 
 FALLBACK_KILL = 1 / 5  # of the control's updates
 EARLIEST_KILL = 1 / 20
 ROOM_AFTER_TARGET = 1.25  # runs last that much longer than the control needs to its target
-LONGEST_RUN = 3.0  # of the experiment's own seconds, on a machine that needs more to the target
 
 
 @dataclass(frozen=True)
@@ -139,14 +138,14 @@ def calibration(experiment: Experiment, runs: Sequence[ControlRun]) -> Calibrati
 def _seconds(experiment: Experiment, to_target_s: float | None) -> float:
     """As planned; longer on a machine where the control would hardly reach the target."""
     longer = 0.0 if to_target_s is None else math.ceil(ROOM_AFTER_TARGET * to_target_s)
-    return min(max(experiment.seconds, longer), LONGEST_RUN * experiment.seconds)
+    return min(max(experiment.seconds, longer), experiment.longest_s)
 
 
 def stop_after(experiment: Experiment) -> dict[str, Any]:
     """A calibration run ends at the target: longer than the experiment's runs where these would not reach it."""
     if experiment.target_accuracy is None:
         return {"seconds": experiment.seconds}
-    return {"seconds": LONGEST_RUN * experiment.seconds, "accuracy": experiment.target_accuracy}
+    return {"seconds": experiment.longest_s, "accuracy": experiment.target_accuracy}
 
 
 def kill_arguments(scale: Calibration, kills: int) -> list[str]:
