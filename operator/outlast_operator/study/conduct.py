@@ -57,6 +57,16 @@ class Conductor:
         self.by_name = {experiment.name: experiment for experiment in asked.experiments}
         self.study = self._study()
         self.scales = records.read_calibrations(asked.out)
+        for experiment in asked.experiments:
+            self._check_length(experiment)
+
+    def _check_length(self, experiment: Experiment) -> None:
+        scale = self.scales.get(experiment.name)
+        if scale is not None and not experiment.seconds <= scale.seconds <= experiment.longest_s:
+            raise StudyError(
+                f"--out {self.asked.out}: {experiment.name} was begun with runs of {scale.seconds:g} s, now they are to be "
+                f"{experiment.seconds:g} s; use another directory"
+            )
 
     def _study(self) -> Study:
         asked, machine = self.asked, this_machine()
