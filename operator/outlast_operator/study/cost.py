@@ -58,7 +58,9 @@ def load_prices(path: Path | None = None) -> PriceTable:
         )
         raw = yaml.safe_load(text)
     except (OSError, yaml.YAMLError) as error:
-        raise PricesError(f"{name}: cannot be read as YAML ({error}); give a file like the study's own prices.yaml") from error
+        raise PricesError(
+            f"{name}: cannot be read as YAML ({error}); give a file like the study's own prices.yaml"
+        ) from error
     return parse_prices(raw, name)
 
 
@@ -66,9 +68,14 @@ def parse_prices(raw: Any, name: str = "prices") -> PriceTable:
     """Check a price table as read from YAML. Raises `PricesError` for the first thing that is wrong."""
     for key in ("terms", "instances", "setups"):
         if not isinstance(raw, dict) or not isinstance(raw.get(key), dict) or not raw[key]:
-            raise PricesError(f"{name}: {key} is missing or empty; it must be an object, as in the study's own prices.yaml")
+            raise PricesError(
+                f"{name}: {key} is missing or empty; it must be an object, as in the study's own prices.yaml"
+            )
     terms = {str(term): str(text or "") for term, text in raw["terms"].items()}
-    instances = {str(key): _instance(f"{name}: instances.{key}", str(key), value, terms) for key, value in raw["instances"].items()}
+    instances = {
+        str(key): _instance(f"{name}: instances.{key}", str(key), value, terms)
+        for key, value in raw["instances"].items()
+    }
     setups: dict[str, dict[str, str]] = {}
     for key, roles in raw["setups"].items():
         for role in ROLES:

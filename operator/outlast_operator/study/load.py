@@ -131,7 +131,9 @@ def is_control(configuration: str) -> bool:
 def load_study(directory: Path) -> StudyData:
     """Read DIR. Raises `StudyError` when it holds no study at all."""
     if not any((directory / name).exists() for name in ("study.json", "runs", "backlog")):
-        raise StudyError(f"{directory}: no study.json, runs/ or backlog/ in it; give what `outlast study --out` was given")
+        raise StudyError(
+            f"{directory}: no study.json, runs/ or backlog/ in it; give what `outlast study --out` was given"
+        )
     problems: list[str] = []
     about = _typed(directory / "study.json", Study.from_json, problems)
     calibrations = _typed(directory / "calibration.json", _calibrations, problems) or {}

@@ -23,7 +23,6 @@ from outlast_operator.study.load import TARGET_ACCURACY, StudyRun
 from outlast_operator.study.run_curves import Outage, RunCurves, run_curves
 
 
-
 @dataclass(frozen=True)
 class OutageMeasures:
     """Around one kill; None where it was not observed. Gains in accuracy (0 to 1), times in seconds."""
@@ -76,7 +75,7 @@ def measure(
     target: float = TARGET_ACCURACY,
 ) -> RunMeasures:
     """`ordered_s`: how long each outage was ordered to be. `run` must have succeeded."""
-    assert run.ok, f"{run.group} seed {run.seed} failed: {run.error}"
+    assert run.ok, f"{run.configuration}, seed {run.seed} failed: {run.error}"
     report, mine = run.report, run_curves(run.report)
     steady = run_curves(control.report) if control is not None else None
     own = run_curves(undisturbed.report) if undisturbed is not None else None
@@ -160,9 +159,7 @@ def _control_gained(control: RunCurves, version: float | None, window_s: float) 
     return None if a is None or b is None else b - a
 
 
-def _goodput(
-    applied: int | None, mine: RunCurves, control: StudyRun | None, steady: RunCurves | None
-) -> float | None:
+def _goodput(applied: int | None, mine: RunCurves, control: StudyRun | None, steady: RunCurves | None) -> float | None:
     if applied is None or control is None or steady is None or steady.end <= 0.0 or mine.end <= 0.0:
         return None
     possible = number((control.report.get("gradients") or {}).get("applied"))

@@ -126,4 +126,6 @@ def _mean(found: Floats) -> float:
 
 def _finite(found: Floats) -> None:
     if not np.isfinite(found).all():
-        raise ValueError(f"{found.tolist()}: a value over seeds must be a finite number; leave out what was not measured")
+        raise ValueError(
+            f"{found.tolist()}: a value over seeds must be a finite number; leave out what was not measured"
+        )
