@@ -175,21 +175,21 @@ class Claim:
 def compare_costs(
     stateless: Sequence[RunMeasures], checkpoint: Sequence[RunMeasures], prices: PriceTable
 ) -> list[Claim]:
-    """Paired by (kills, seed); [] without a pair."""
+    """Paired by seed, the runs of a seed (with one kill, with two) taken together; [] without a pair."""
     others = {(m.run.kills, m.run.seed): m for m in checkpoint}
     pairs = [(m, others[m.run.kills, m.run.seed]) for m in stateless if (m.run.kills, m.run.seed) in others]
-    claims = []
-    for setup in prices.setups if pairs else ():
-        for term in prices.terms:
-            above, below = (hourly_of(pairs[0][side], prices, setup, term) for side in (0, 1))
-            costs = [(cost_to_target(a, above), cost_to_target(b, below)) for a, b in pairs]
-            claims.append(
-                Claim(
-                    setup,
-                    term,
-                    above / below if below > 0 else float("inf"),
-                    ratio([a[0] for a, _ in costs], [b[0] for _, b in costs]),
-                    sum((not a[1]) + (not b[1]) for a, b in costs),
-                )
-            )
-    return claims
+    return [_compare(pairs, prices, setup, term) for setup in prices.setups for term in prices.terms] if pairs else []
+
+
+def _compare(pairs: Sequence[tuple[RunMeasures, RunMeasures]], prices: PriceTable, setup: str, term: str) -> Claim:
+    above, below = (hourly_of(pairs[0][side], prices, setup, term) for side in (0, 1))
+    sums: dict[int, list[float]] = {}
+    censored = 0
+    for one, other in pairs:
+        (a, there), (b, there_too) = cost_to_target(one, above), cost_to_target(other, below)
+        both = sums.setdefault(one.run.seed, [0.0, 0.0])
+        both[0] += a
+        both[1] += b
+        censored += (not there) + (not there_too)
+    found = ratio([a for a, _ in sums.values()], [b for _, b in sums.values()])
+    return Claim(setup, term, above / below if below > 0 else float("inf"), found, censored)

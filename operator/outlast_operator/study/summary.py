@@ -92,6 +92,13 @@ class Summary:
         mine = (g for g in self.groups if g.experiment == experiment and g.configuration == configuration)
         return next((g for g in mine if g.kills == kills and g.runs), None)
 
+    def planned_kills(self, experiment: str, kills: int) -> bool:
+        """Whether any run with so many kills was made or planned."""
+        planned = self.data.planned(experiment)
+        return any(r.kills == kills for r in self.data.of(experiment)) or (
+            planned is not None and kills in planned.kills
+        )
+
     def control(self, experiment: str, like: Group | None = None) -> Group | None:
         """The runs without failure; where an experiment trains several models, those of the model of `like`."""
         controls = [g for g in self.of(experiment, kills=0) if is_control(g.configuration)]
