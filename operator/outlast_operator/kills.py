@@ -39,9 +39,7 @@ class Trigger:
     kind: str
     value: float
 
-    def holds(
-        self, t_s: float | None, version: int, accuracy: float | None, since_kill_s: float | None = None
-    ) -> bool:
+    def holds(self, t_s: float | None, version: int, accuracy: float | None, since_kill_s: float | None = None) -> bool:
         """`t_s` counts from the first update, `since_kill_s` from the kill before; None before those."""
         reached = {"time": t_s, "update": float(version), "accuracy": accuracy, "after": since_kill_s}[self.kind]
         return reached is not None and reached >= self.value

@@ -6,7 +6,17 @@ import signal
 
 import pytest
 
-from outlast_operator.kills import Cast, Kill, KillError, KillSchedule, Trigger, check_kill, check_order, parse_kill, resolve
+from outlast_operator.kills import (
+    Cast,
+    Kill,
+    KillError,
+    KillSchedule,
+    Trigger,
+    check_kill,
+    check_order,
+    parse_kill,
+    resolve,
+)
 
 CAST = Cast(
     chains={0: ("server-1", "server-2", "server-0"), 1: ("server-4", "server-5")},

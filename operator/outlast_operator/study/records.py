@@ -163,6 +163,7 @@ class RunRecord(_Record):
     label: str = ""  # of the configuration, for legends
     model: str = ""  # what is trained, in words, where an experiment is about that
     log_tail: list[str] = field(default_factory=list)
+    load_before: float | None = None  # the machine's load average as it began: others' work shows in it
     schema: int = SCHEMA
 
     @property
