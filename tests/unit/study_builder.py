@@ -177,7 +177,13 @@ CONFIGURATIONS = {
 
 
 def write_run(
-    directory: Path, experiment: str, configuration: str, kills: int, seed: int, report: dict[str, Any] | None, **changes: Any
+    directory: Path,
+    experiment: str,
+    configuration: str,
+    kills: int,
+    seed: int,
+    report: dict[str, Any] | None,
+    **changes: Any,
 ) -> Path:
     """One run's folder: failed where there is no report."""
     folder = directory / "runs" / experiment / configuration / f"kills-{kills}" / f"seed-{seed}"

@@ -64,8 +64,8 @@ class Conductor:
         scale = self.scales.get(experiment.name)
         if scale is not None and not experiment.seconds <= scale.seconds <= experiment.longest_s:
             raise StudyError(
-                f"--out {self.asked.out}: {experiment.name} was begun with runs of {scale.seconds:g} s, now they are to be "
-                f"{experiment.seconds:g} s; use another directory"
+                f"--out {self.asked.out}: {experiment.name} was begun with runs of {scale.seconds:g} s, "
+                f"now they are to be {experiment.seconds:g} s; use another directory"
             )
 
     def _study(self) -> Study:
