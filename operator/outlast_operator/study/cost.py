@@ -17,13 +17,14 @@ from typing import Any
 import yaml
 
 from outlast_operator.study.measures import RunMeasures
+from outlast_operator.study.records import StudyError
 from outlast_operator.study.statistics import Estimate, estimate, ratio
 
 ROLES = ("worker", "server", "redis")
 WITH_REDIS = ("Stateless", "Hybrid")
 
 
-class PricesError(ValueError):
+class PricesError(StudyError):
     """The price table cannot be used. The message names the value, what is expected, and how to correct it."""
 
 

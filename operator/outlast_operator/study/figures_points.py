@@ -201,7 +201,7 @@ def _marks(
         form = f"{{:{'+' if points.signed else ''},.{points.digits}f}}"
         most = "≥ " if around.censored else ""
         ax.annotate(
-            most + form.format(mean) + points.unit, (at, y), xytext=(0, 6), textcoords="offset points",
+            most + form.format(mean).replace("-", "−") + points.unit, (at, y), xytext=(0, 6), textcoords="offset points",
             ha="center", fontsize=8, color=style.INK, zorder=5,
             bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.4},
         )  # fmt: skip

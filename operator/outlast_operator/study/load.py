@@ -8,6 +8,7 @@ not made yet is `missing`, not failed. (4) Nothing is reckoned here.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import Any
 
 import yaml
 
+from outlast_operator.report_curves import number
+from outlast_operator.report_words import sentence
 from outlast_operator.study.configurations import BY_NAME, CONTROL_NAME
 from outlast_operator.study.records import OK, Calibration, PlannedExperiment, PlannedRun, Study, StudyError
 
 FAILED = "failed"
 USUAL_ORDER = ("steep", "paper-times")
 TARGET_ACCURACY = 0.80
+TARGET_SHARE = 0.95  # of the control's final accuracy, for a task of which nobody said what to reach
 WORKER_HOURLY = 2.50  # what spec.cost.hourly.worker is where a job says nothing
 OUTAGE_S = 0.0  # ordered, where no calibration tells
 
@@ -91,12 +95,20 @@ class StudyData:
 
     def title(self, experiment: str) -> str:
         planned = self.planned(experiment)
-        return planned.title if planned is not None and planned.title else experiment
+        return sentence(planned.title if planned is not None and planned.title else experiment)
 
     def target(self, experiment: str) -> float:
-        """The accuracy whose time is measured."""
+        """The accuracy whose time is measured; where none was planned, most of what the controls came to."""
         planned = self.planned(experiment)
-        return planned.target_accuracy if planned is not None and planned.target_accuracy else TARGET_ACCURACY
+        if planned is not None and planned.target_accuracy:
+            return planned.target_accuracy
+        finals = [
+            number((r.report.get("final") or {}).get("accuracy"))
+            for r in self.of(experiment, kills=0)
+            if r.ok and is_control(r.configuration)
+        ]
+        known = [accuracy for accuracy in finals if accuracy is not None]
+        return math.floor(100 * TARGET_SHARE * min(known)) / 100 if known else TARGET_ACCURACY
 
     def outage_s(self, experiment: str) -> float:
         """How long an outage was ordered to be, in seconds."""

@@ -47,9 +47,10 @@ def cost_claim(summary: Summary, prices: PriceTable, experiment: str) -> Verdict
     less, more = sum(d is True for d in decided), sum(d is False for d in decided)
     open_ = len(decided) - less - more
     holds = True if less == len(decided) else False if more else None
+    undecided = f", and {open_} cannot be decided by these seeds" if open_ else ""
     answer = (
         f"To reach {target:.2f} with a kill, stateless costs no more than checkpointing in {less} of {len(decided)} "
-        f"comparisons, more in {more}, and {open_} are not decided by so few seeds."
+        f"comparisons; it costs more in {more or 'none'}{undecided}."
     )
     return Verdict(
         question,
