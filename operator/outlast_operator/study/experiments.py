@@ -20,7 +20,8 @@ PAPER_TIMES = "paper-times"
 BACKLOG = "backlog"
 FASHION_MNIST = "outlast.tasks.fashion_mnist"
 SGD = {"name": "SGD", "lr": 0.01}
-EVALUATE = {"everySeconds": 0.5, "samples": 500}  # 75 ms of a core each time; they limit what a run resolves
+# Some 40 ms of a core, at low priority: on busy cores one in about 0.7 s. Fewer would not resolve an outage of 3 s.
+EVALUATE = {"everySeconds": 0.25, "samples": 500}
 OVERHEAD_S = 7.0  # of a run besides training: the processes' start, the last evaluation, the end
 QUICK_CONFIGURATIONS = ("paper-stateless", *RECOMMENDED)
 
