@@ -278,7 +278,7 @@ class _Paced(Trigger):
     pacer: Pacer
     index: int
 
-    def holds(self, t_s: float | None, version: int, accuracy: float | None) -> bool:
+    def holds(self, t_s: float | None, version: int, accuracy: float | None, since_kill_s: float | None = None) -> bool:
         return self.pacer.due(self.index, t_s)
 
 

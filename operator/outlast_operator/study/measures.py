@@ -1,0 +1,183 @@
+"""What one run came to: accuracies around its outages, progress kept, times, gradients and worker seconds. Pure.
+
+Definitions (the page repeats them):
+- *drop at a kill*: accuracy of the last parameters evaluated before the kill, less that of the first evaluated after the
+  first update that followed it. Above 0: it fell.
+- *progress kept*: what the run gained from the kill to the end of the window, over what the control of the same seed
+  gained in as many seconds from the same update on. The window ends with the outage as it was ordered, the first update
+  and the backlog's last gradient, whichever is latest, and then with the first evaluation of what is held after it.
+- *accuracy at the kill*: that of the last evaluation before it, carried forward by what the same configuration without
+  a kill (same seed) gained between the two updates: on the steep part an evaluation is old in a second.
+- *goodput*: gradients of which the surviving parameters hold the effect, over what the control's rate would have brought
+  in the same time. What was lost or computed twice is in no surviving parameters, so it counts against a run by itself.
+- *useful* worker seconds: all, less *idle* and *recomputed* ones (both from the report).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from outlast_operator.report_curves import number
+from outlast_operator.study.load import TARGET_ACCURACY, StudyRun
+from outlast_operator.study.run_curves import Outage, RunCurves, run_curves
+
+
+@dataclass(frozen=True)
+class OutageMeasures:
+    """Around one kill; None where it was not observed. Gains in accuracy (0 to 1), times in seconds."""
+
+    version: float | None  # at the kill
+    outage_s: float | None  # kill to first update
+    window_s: float | None  # kill to the evaluation that ends the window
+    drop: float | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    gained: float | None
+    control_gained: float | None
+
+
+@dataclass(frozen=True)
+class RunMeasures:
+    run: StudyRun
+    curves: RunCurves = field(repr=False)
+    final_accuracy: float | None
+    trained_s: float
+    time_to_target_s: float | None  # None: not reached in `trained_s`
+    outages: tuple[OutageMeasures, ...]
+    gradients: dict[str, int]
+    gradients_per_s: float | None
+    goodput: float | None
+    worker_s: float
+    idle_s: float
+    recomputed_s: float
+    peak_server_bytes: float | None  # the largest server at its largest
+    peak_buffer_bytes: float | None
+
+    @property
+    def useful_s(self) -> float:
+        return max(0.0, self.worker_s - self.idle_s - self.recomputed_s)
+
+    @property
+    def gains(self) -> tuple[float, float] | None:
+        """(gained, gained by the control) over all outages; None when one of them could not be measured."""
+        both = [(o.gained, o.control_gained) for o in self.outages]
+        if not both or any(a is None or b is None for a, b in both):
+            return None
+        return sum(a for a, _ in both if a is not None), sum(b for _, b in both if b is not None)
+
+
+def measure(
+    run: StudyRun,
+    control: StudyRun | None,
+    undisturbed: StudyRun | None,
+    ordered_s: float,
+    target: float = TARGET_ACCURACY,
+) -> RunMeasures:
+    """`ordered_s`: how long each outage was ordered to be. `run` must have succeeded."""
+    assert run.ok, f"{run.configuration}, seed {run.seed} failed: {run.error}"
+    report, mine = run.report, run_curves(run.report)
+    steady = run_curves(control.report) if control is not None else None
+    own = run_curves(undisturbed.report) if undisturbed is not None else None
+    gradients = {str(k): int(v) for k, v in (report.get("gradients") or {}).items() if number(v) is not None}
+    worker_s, idle_s, recomputed_s = _worker_seconds(run, mine)
+    applied = gradients.get("applied")
+    return RunMeasures(
+        run=run,
+        curves=mine,
+        final_accuracy=mine.final_accuracy,
+        trained_s=mine.end,
+        time_to_target_s=next((e.t for e in mine.evaluations if e.accuracy >= target), None),
+        outages=tuple(_outage(mine, i, steady, own, ordered_s) for i in range(len(mine.outages))),
+        gradients=gradients,
+        gradients_per_s=applied / mine.end if applied is not None and mine.end > 0 else None,
+        goodput=_goodput(applied, mine, control, steady),
+        worker_s=worker_s,
+        idle_s=idle_s,
+        recomputed_s=recomputed_s,
+        peak_server_bytes=_peak(report),
+        peak_buffer_bytes=number((report.get("bytes") or {}).get("buffer_peak")),
+    )
+
+
+def _outage(
+    mine: RunCurves, index: int, control: RunCurves | None, own: RunCurves | None, ordered_s: float
+) -> OutageMeasures:
+    outage = mine.outages[index]
+    version = mine.version_at(outage.killed)
+    until = mine.outages[index + 1].killed if index + 1 < len(mine.outages) else float("inf")
+    before = [e for e in mine.evaluations if e.t <= outage.killed]
+    after = [e for e in mine.evaluations if outage.back is not None and outage.back <= e.t < until]
+    recovered = None if outage.back is None else recovered_at(outage, ordered_s)
+    closing = [e for e in after if recovered is not None and e.t >= recovered]
+    base = accuracy_at_kill(mine, outage, version, own or control)
+    gained = control_gained = window_s = None
+    if closing and base is not None:
+        window_s = closing[0].t - outage.killed
+        gained = closing[0].accuracy - base
+        control_gained = None if control is None else _control_gained(control, version, window_s)
+    return OutageMeasures(
+        version=version,
+        outage_s=outage.seconds,
+        window_s=window_s,
+        drop=before[-1].accuracy - after[0].accuracy if before and after else None,
+        accuracy_before=before[-1].accuracy if before else None,
+        accuracy_after=after[0].accuracy if after else None,
+        gained=gained,
+        control_gained=control_gained,
+    )
+
+
+def recovered_at(outage: Outage, ordered_s: float) -> float:
+    """When the outage, the first update after it and the drain of what was buffered are all over."""
+    return max(t for t in (outage.killed + ordered_s, outage.back, outage.drained) if t is not None)
+
+
+def accuracy_at_kill(
+    mine: RunCurves, outage: Outage, version: float | None, reference: RunCurves | None
+) -> float | None:
+    """The last evaluation before the kill, carried forward to it. Without a reference: as it is."""
+    before = [e for e in mine.evaluations if e.t <= outage.killed]
+    if not before:
+        return None
+    last = before[-1]
+    if reference is None or version is None or version <= last.version:
+        return last.accuracy
+    then, at_kill = reference.time_of(last.version), reference.time_of(version)
+    if then is None or at_kill is None:
+        return last.accuracy
+    a, b = reference.accuracy_at(then), reference.accuracy_at(at_kill)
+    return last.accuracy if a is None or b is None else last.accuracy + (b - a)
+
+
+def _control_gained(control: RunCurves, version: float | None, window_s: float) -> float | None:
+    """From the update of the kill on, over as many seconds; None where the control does not reach that far."""
+    start = None if version is None else control.time_of(version)
+    if start is None or start + window_s > control.end + 0.5:
+        return None
+    a, b = control.accuracy_at(start), control.accuracy_at(start + window_s)
+    return None if a is None or b is None else b - a
+
+
+def _goodput(applied: int | None, mine: RunCurves, control: StudyRun | None, steady: RunCurves | None) -> float | None:
+    if applied is None or control is None or steady is None or steady.end <= 0.0 or mine.end <= 0.0:
+        return None
+    possible = number((control.report.get("gradients") or {}).get("applied"))
+    if not possible:
+        return None
+    return (applied / mine.end) / (possible / steady.end)
+
+
+def _worker_seconds(run: StudyRun, mine: RunCurves) -> tuple[float, float, float]:
+    """(all, idle, recomputed), the latter two from the report's cost at the price it was reckoned with."""
+    cost = run.report.get("cost") or {}
+    second = run.hourly_worker / 3600.0
+    parts = [(number(cost.get(name)) or 0.0) / second if second > 0.0 else 0.0 for name in ("idle", "recomputed")]
+    return int(run.report.get("workers") or 0) * mine.end, parts[0], parts[1]
+
+
+def _peak(report: dict[str, Any]) -> float | None:
+    sizes = [
+        number(r.get("rss_bytes")) for r in report.get("resources") or [] if str(r.get("process")).startswith("server")
+    ]
+    return max((s for s in sizes if s is not None), default=None)
