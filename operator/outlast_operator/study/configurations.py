@@ -93,7 +93,14 @@ ALL = (
         "more than 50 are pending.",
         PAPER,
         "Stateless",
-        recovery={"buffer": _THEIR_BUFFER, "staleness": {**_PLAIN, "reducedRate": {"above": 50, "lr": 0.001}}},
+        recovery={
+            "buffer": _THEIR_BUFFER,
+            "staleness": {
+                **_PLAIN,
+                "reducedRate": {"above": 50, "lr": 0.001},
+                "outage": {"mode": "StaleGradients"},
+            },
+        },
     ),
     Configuration(
         "checkpoint",
@@ -112,7 +119,7 @@ ALL = (
     Configuration(
         "stateless",
         "Stateless",
-        "One server that holds nothing which Redis does not; workers compute on, stale gradients weigh less.",
+        "One server that holds nothing which Redis does not; in an outage workers go on with local steps.",
         OURS,
         "Stateless",
         recovery={"buffer": _OUR_BUFFER},
@@ -120,7 +127,7 @@ ALL = (
     Configuration(
         "hybrid",
         "Hybrid",
-        "Three servers as in Chain, and Redis while no head answers.",
+        "Three servers as in Chain; while no head answers workers take local steps, and Redis keeps what was under way.",
         OURS,
         "Hybrid",
         recovery={"buffer": _OUR_BUFFER},
