@@ -127,7 +127,7 @@ ALL = (
     Configuration(
         "hybrid",
         "Hybrid",
-        "Three servers as in Chain; while no head answers workers take local steps, and Redis keeps what was under way.",
+        "Three servers as in Chain; while no head answers workers take local steps; Redis keeps what was under way.",
         OURS,
         "Hybrid",
         recovery={"buffer": _OUR_BUFFER},
