@@ -128,6 +128,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
 
     from outlast_operator.study.conduct import Asked, as_typed
     from outlast_operator.study.experiments import BACKLOG, FASHION_MNIST, full, own_task, quick
+    from outlast_operator.study.experiments_models import models
     from outlast_operator.study.records import StudyError
 
     backlog = arguments.task is None
@@ -138,7 +139,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     elif arguments.args or arguments.optimizer or arguments.seconds:
         raise StudyError("--args, --optimizer and --seconds describe a task of your own; name it with --task MODULE")
     else:
-        experiments = quick() if arguments.quick else full()
+        experiments = quick() if arguments.quick else [*full(), *models()]
     if arguments.only:
         known = [e.name for e in experiments] + ([BACKLOG] if backlog else [])
         for name in arguments.only:
