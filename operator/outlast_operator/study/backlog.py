@@ -32,6 +32,7 @@ LONG_SEEDS = 3  # the longest outages are most of the time
 SEEDS = 5
 LATER = 200
 SAMPLES = 2000
+GRADIENT_S, EVALUATION_S, START_S = 0.0085, 0.28, 6.0  # of one core; what a process needs to begin
 QUICK_WORKERS = (2,)
 QUICK_OUTAGES = (100, 375)
 QUICK_SEEDS = 2
@@ -61,6 +62,19 @@ def missing(out: Path, wanted: Iterable[Unit]) -> list[Unit]:
         if outages:
             left.append(replace(unit, outages=outages))
     return left
+
+
+def estimate_s(out: Path, quick: bool, seeds: int | None = None) -> float:
+    """How long what is missing below `out` takes on two quiet cores; 0 when all is there."""
+    return sum(_work_s(unit) for unit in missing(out, units(quick, seeds))) / 2
+
+
+def _work_s(unit: Unit) -> float:
+    """Of one core."""
+    passes = 4 if unit.workers > 1 else 3  # the control, frozen gradients, local steps (for several workers two kinds)
+    later = len(unit.outages) * (len(unit.policies) + 1) * unit.later
+    evaluations = 2 * len(unit.outages) * (len(unit.policies) + 1) + 15
+    return (150 + passes * max(unit.outages) + later) * GRADIENT_S + evaluations * EVALUATION_S + START_S
 
 
 def run(out: Path, quick: bool, console: Console, seeds: int | None = None) -> None:

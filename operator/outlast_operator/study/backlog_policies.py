@@ -5,7 +5,7 @@ What a backlog is made of, `computed`:
     local    local steps, one pseudo-gradient a worker (`outage.mode: LocalSteps`)
     nothing  workers that wait
 A candidate is no field of a job; it is put into what the same arithmetic takes: the reduced rate, the scale that a
-worker's scheduler would send, the local optimizer's rate.
+worker's scheduler would send, the size of a pseudo-gradient.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Policy:
     cap: int | None = None  # count a backlog as at most this many gradients
     inverse_sqrt: bool = False  # the k-th gradient of the backlog weighs 1/sqrt(k)
     copies: bool = False  # the head lives, and with it the copies of what workers pulled
-    local_rate: Literal["spec", "workers"] = "spec"  # of local steps: the spec's, or as many times as there are workers
+    scale_rate: bool = True  # local steps at the rate times the number of workers
     add_deltas: bool = False  # pseudo-gradients are added up, not averaged
     candidate: bool = False
 
@@ -56,8 +56,9 @@ class Policy:
         """The factor that the `index`-th gradient (from 0) of the backlog is sent with."""
         return 1.0 / math.sqrt(1 + index) if self.inverse_sqrt else 1.0
 
-    def local_lr(self, workers: int) -> float:
-        return LR * workers if self.local_rate == "workers" else LR
+    def times(self, workers: int) -> int:
+        """What multiplies the learning rate of local steps."""
+        return workers if self.scale_rate else 1
 
 
 POLICIES = (
@@ -78,7 +79,14 @@ POLICIES = (
     Policy("SumCapped", f"Sum, at most {CAP} gradients' worth", cap=CAP, candidate=True),
     Policy("InverseSqrt", "1/√k for the k-th", inverse_sqrt=True, candidate=True),
     Policy("LocalSteps", "LocalSteps", computed="local"),
-    Policy("LocalStepsScaled", "LocalSteps, rate × workers", computed="local", local_rate="workers", candidate=True),
-    Policy("LocalStepsSum", "LocalSteps, added up", computed="local", add_deltas=True, candidate=True),
+    Policy("LocalStepsUnscaled", "LocalSteps, scaleRate: false", computed="local", scale_rate=False),
+    Policy(
+        "LocalStepsSum",
+        "LocalSteps, unscaled, added up",
+        computed="local",
+        scale_rate=False,
+        add_deltas=True,
+        candidate=True,
+    ),
 )
 BY_NAME = {policy.name: policy for policy in POLICIES}

@@ -164,9 +164,10 @@ class Experiment:
 
     def local(self) -> None:
         policies = self.of("local")
-        for lr in sorted({policy.local_lr(self.unit.workers) for policy in policies}):
-            chosen = [policy for policy in policies if policy.local_lr(self.unit.workers) == lr]
-            fleet = LocalFleet(self.fleet, self.model.task, lr)
+        workers = self.unit.workers
+        for times in sorted({policy.times(workers) for policy in policies}):
+            chosen = [policy for policy in policies if policy.times(workers) == times]
+            fleet = LocalFleet(self.fleet, times)
             for k in range(1, self.outages[-1] + 1):
                 fleet.step()
                 for policy in chosen if k in self.outages else ():

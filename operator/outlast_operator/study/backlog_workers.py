@@ -140,11 +140,14 @@ class Fleet:
 
 
 class LocalFleet:
-    """The workers of a fleet that go on by themselves, each with a model and an optimizer of its own."""
+    """The workers of a fleet that go on by themselves, each with a model and an optimizer of its own.
 
-    def __init__(self, fleet: Fleet, task: LoadedTask, lr: float) -> None:
-        self.turn, self._fleet = fleet.turn, fleet
-        self._models = [Model(task, lr) for _ in range(fleet.workers)]
+    `times`: of the learning rate, as `outage.scaleRate` has it.
+    """
+
+    def __init__(self, fleet: Fleet, times: int) -> None:
+        self.turn, self._fleet, self._times = fleet.turn, fleet, times
+        self._models = [Model(fleet.model.task, fleet.model.lr) for _ in range(fleet.workers)]
         self._local = [LocalSteps(model.flat, model.inner) for model in self._models]
         self._steps: list[tuple[int, int]] = [(0, 0)] * fleet.workers  # first, last
         for model, held in zip(self._models, fleet.held, strict=True):
@@ -154,7 +157,7 @@ class LocalFleet:
         """One local step of the worker whose turn it is."""
         slot, step = self.turn % self._fleet.workers, 1 + self.turn // self._fleet.workers
         self._models[slot].backward(slot, step, self._fleet.plan)
-        self._local[slot].step(step)
+        self._local[slot].step(step, self._times)
         first, _ = self._steps[slot]
         self._steps[slot] = (first or step, step)
         self.turn += 1
