@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--retry-failed", action="store_true", help="make runs that failed once more")
     parser.add_argument("--plan", action="store_true", help="say what would be done and how long it takes, run nothing")
+    parser.add_argument("--prices", metavar="FILE", type=Path, help="prices to reckon costs by (default: our table)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON; the rest goes to stderr")
 
 
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.width = max(console.width, PIPE_WIDTH)
     answer: dict[str, Any] = {"out": str(arguments.out or arguments.render)}
     try:
-        code = _render(arguments.render, console, answer) if arguments.render else _study(arguments, console, answer)
+        code = _render(arguments, console, answer) if arguments.render else _study(arguments, console, answer)
     except (StudyError, SpecError, RedisMissing) as error:
         answer["error"] = str(error)
         print(f"outlast study: {error}", file=sys.stderr)
@@ -106,7 +107,7 @@ def _study(arguments: argparse.Namespace, console: Console, answer: dict[str, An
         if asked.backlog:
             _run_backlog(asked, console)
     answer |= {"runs": made.runs, "failed": [str(record.planned) for record in made.failed]}
-    _render(asked.out, console, answer)
+    _render(arguments, console, answer)
     return _tell(made, console)
 
 
@@ -127,6 +128,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
 
     from outlast_operator.study.conduct import Asked, as_typed
     from outlast_operator.study.experiments import BACKLOG, FASHION_MNIST, full, own_task, quick
+    from outlast_operator.study.experiments_models import models
     from outlast_operator.study.records import StudyError
 
     backlog = arguments.task is None
@@ -137,7 +139,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     elif arguments.args or arguments.optimizer or arguments.seconds:
         raise StudyError("--args, --optimizer and --seconds describe a task of your own; name it with --task MODULE")
     else:
-        experiments = quick() if arguments.quick else full()
+        experiments = quick() if arguments.quick else [*full(), *models()]
     if arguments.only:
         known = [e.name for e in experiments] + ([BACKLOG] if backlog else [])
         for name in arguments.only:
@@ -195,14 +197,15 @@ def _run_backlog(asked: Asked, console: Console) -> None:
     backlog.run(asked.out, asked.quick, console, asked.seeds)
 
 
-def _render(directory: Path, console: Console, answer: dict[str, Any]) -> int:
+def _render(arguments: argparse.Namespace, console: Console, answer: dict[str, Any]) -> int:
     from outlast_operator.study.records import StudyError
 
     try:
         from outlast_operator.study.page import render
     except ImportError as error:
         raise StudyError(f"figures need matplotlib ({error}); pip install 'outlast[local]', then --render") from error
-    written = render(directory)
+    directory: Path = arguments.out or arguments.render
+    written = render(directory, arguments.prices)
     answer["written"] = [str(path) for path in written]
     console.print(f"{len(written)} files were written; the page: {directory / 'index.html'}", highlight=False)
     return EXIT_OK
