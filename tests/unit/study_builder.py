@@ -51,6 +51,7 @@ class Made:
     noise: float = 0.0
     seed: int = 0
     evaluate_every_s: float = STEP_S
+    evaluate_at: Sequence[float] = ()  # besides
 
     def path(self) -> list[tuple[float, float]]:
         """(seconds since the first update, version) at every corner; straight lines between."""
@@ -82,7 +83,7 @@ class Made:
 
     def down(self, t: float) -> bool:
         return self.strategy in ("Checkpoint", "Stateless") and any(
-            k < t < k + self.outage_s for k in self.kills
+            k < t <= k + self.outage_s for k in self.kills
         )  # fmt: skip
 
 
@@ -103,13 +104,12 @@ def make_report(made: Made) -> dict[str, Any]:
         {"t_s": START_S + t, "version": round(made.version_at(t), 6), "accuracy": None, "loss": None, "gradients": computed(t)}
         for t in times
     ]  # fmt: skip
-    i = 0
-    while (t := i * made.evaluate_every_s) <= made.seconds:
+    regular = [i * made.evaluate_every_s for i in range(int(made.seconds / made.evaluate_every_s) + 1)]
+    for t in sorted([*regular, *made.evaluate_at]):
         if not made.down(t):
             version = made.version_at(t)
             accuracy = made.accuracy(version) + dice.gauss(0.0, made.noise)
             series.append(_evaluation(START_S + t + made.lag_s, version, accuracy, computed(t)))
-        i += 1
     end = made.path()[-1][1]
     return {
         "schema": 1,

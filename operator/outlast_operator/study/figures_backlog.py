@@ -165,10 +165,10 @@ def _block(ax: Any, mine: Sequence[Cell], policies: Sequence[str]) -> Any:
     image = ax.imshow(table, cmap="PuOr", vmin=-1.0, vmax=1.0, aspect="auto", interpolation="nearest")
     for row in range(len(policies)):
         for column in range(len(lengths)):
-            cell = by_place.get((row, column))
+            here = by_place.get((row, column))
             value = table[row, column]
             text = "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−") if value > -9.95 else "< −10"
-            text += "×" if cell is not None and cell.diverged else ""
+            text += "×" if here is not None and here.diverged else ""
             dark = not math.isnan(value) and abs(value) > 0.55
             ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else style.INK)
     ax.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths])

@@ -72,7 +72,7 @@ def time_to_target(summary: Summary, experiment: str) -> Drawn | None:
         ),
         name="time-to-target",
         title=f"Time to reach {target:.2f}",
-        remark="First evaluation at or above it. Solid line: the control without failure. `≥`: some runs had not reached it "
+        remark="First evaluation at or above it. Solid line: the control without failure. ≥: some runs had not reached it "
         "by their end, which is what they count as",
         with_zero=True,
     )

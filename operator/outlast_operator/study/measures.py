@@ -136,18 +136,22 @@ def recovered_at(outage: Outage, ordered_s: float) -> float:
 def accuracy_at_kill(
     mine: RunCurves, outage: Outage, version: float | None, reference: RunCurves | None
 ) -> float | None:
-    """The last evaluation before the kill, carried forward to it. Without a reference: as it is."""
+    """The last evaluation before the kill, carried forward to it. Without a reference: as it is; without an evaluation:
+    the reference's at the same update."""
     before = [e for e in mine.evaluations if e.t <= outage.killed]
+    at_kill = _accuracy_of(reference, version)
     if not before:
-        return None
-    last = before[-1]
-    if reference is None or version is None or version <= last.version:
-        return last.accuracy
-    then, at_kill = reference.time_of(last.version), reference.time_of(version)
-    if then is None or at_kill is None:
-        return last.accuracy
-    a, b = reference.accuracy_at(then), reference.accuracy_at(at_kill)
-    return last.accuracy if a is None or b is None else last.accuracy + (b - a)
+        return at_kill
+    then = _accuracy_of(reference, before[-1].version)
+    if then is None or at_kill is None or version is None or version <= before[-1].version:
+        return before[-1].accuracy
+    return before[-1].accuracy + (at_kill - then)
+
+
+def _accuracy_of(curves: RunCurves | None, version: float | None) -> float | None:
+    """When it held that version; None if it never did."""
+    t = None if curves is None or version is None else curves.time_of(version)
+    return None if curves is None or t is None else curves.accuracy_at(t)
 
 
 def _control_gained(control: RunCurves, version: float | None, window_s: float) -> float | None:

@@ -116,8 +116,10 @@ def set_up(data: StudyData, experiment: str) -> list[str]:
     planned, scale = data.planned(experiment), data.calibrations.get(experiment)
     found = []
     if planned is not None:
-        optimizer = ", ".join(f"{k} {v}" for k, v in planned.optimizer.items())
-        found.append(f"Task {planned.task}; {optimizer}; two workers; seeds {', '.join(map(str, planned.seeds))}.")
+        rest = {k: v for k, v in planned.optimizer.items() if k != "name"}
+        optimizer = ", ".join([str(planned.optimizer.get("name", "SGD")), *(f"{k} {v}" for k, v in rest.items())])
+        seeds = words.listing([str(seed) for seed in planned.seeds])
+        found.append(f"{planned.task}, {optimizer}, two workers; seed{'s' if len(planned.seeds) > 1 else ''} {seeds}.")
     if scale is None:
         return found
     at = f"at update {scale.kill_update:,}" if scale.kill_update is not None else f"after {scale.kill_s:g} s"

@@ -53,6 +53,17 @@ class Verdict:
         return {True: "holds", False: "does not hold", None: "cannot be told"}[self.holds]
 
 
+def decided(found: Estimate, met: bool) -> bool | None:
+    """One seed decides nothing."""
+    return met if found.n > 1 else None
+
+
+def all_of(rows: Sequence[Row]) -> bool | None:
+    """False if one is not met, True if all are, else None."""
+    met = [row.met for row in rows]
+    return False if False in met else None if None in met else True
+
+
 def points(around: Estimate | None) -> str:
     """`+1.2 points (+0.4 to +2.0, n = 5)`."""
     if around is None:
@@ -103,13 +114,13 @@ def ordering(summary: Summary, experiment: str) -> Verdict:
             group = summary.group(experiment, name, 1)
             found = None if group is None else group.estimate(value)
             if group is not None and found is not None:
-                rows.append(Row(f"{group.label} {expected}", points(found), met(found)))
+                rows.append(Row(f"{group.label} {expected}", points(found), decided(found, met(found))))
     if not rows:
         return Verdict(question, None, "There are no runs with one kill in this study.")
     as_told = sum(bool(row.met) for row in rows)
     return Verdict(
         question,
-        as_told == len(rows),
+        all_of(rows),
         f"{as_told} of {len(rows)} configurations do what the paper reports.",
         "accuracy: last evaluation before the kill to the first after it; stateless: kill to the end of its drain",
         tuple(rows),
@@ -141,14 +152,15 @@ def close_to_control(summary: Summary, experiment: str) -> Verdict:
             group = summary.group(experiment, name, kills)
             found = None if group is None else summary.against_control(group, final_accuracy)
             if group is not None and found is not None:
-                rows.append(Row(f"{group.label}, {kills_in_words(kills)}", points(found), found.mean >= -CLOSE))
+                rows.append(Row(f"{group.label}, {kills_in_words(kills)}", points(found), decided(found, found.mean >= -CLOSE)))
                 sure.append(found.low >= -CLOSE)
     if not rows:
         return Verdict(question, None, "Runs of Hybrid, Chain or the control are missing.")
-    all_met, complete = all(row.met for row in rows), len(rows) == 4
-    answer = f"{sum(bool(row.met) for row in rows)} of {len(rows)} means are within 1 point; so are {sum(sure)} of the intervals as a whole."
+    complete = len(rows) == 4
+    answer = f"{sum(bool(row.met) for row in rows)} of {len(rows)} means are within 1 point, {sum(sure)} of the intervals as a whole."
     notes = () if complete else ("Not all four comparisons are in this study.",)
-    holds = False if not all_met else True if complete else None
+    holds = all_of(rows)
+    holds = holds if complete or holds is False else None
     return Verdict(question, holds, answer, "final accuracy less the control's, paired by seed", tuple(rows), notes)
 
 
@@ -213,14 +225,15 @@ def ahead_of_checkpointing(summary: Summary, experiment: str) -> Verdict:
             against = base.label
             late = paired(group.values(final_accuracy), base.values(final_accuracy))
             figure = f"{points(early)}; at the end {points(late)}"
-            rows.append(Row(f"{group.label}, {kills_in_words(kills)}", figure, early.mean >= POINTS_AHEAD))
+            met = decided(early, early.mean >= POINTS_AHEAD)
+            rows.append(Row(f"{group.label}, {kills_in_words(kills)}", figure, met))
     if not rows:
         return Verdict(question, None, "Runs of checkpointing or of the relaxed strategies are missing.")
-    met = sum(bool(row.met) for row in rows)
+    ahead = sum(bool(row.met) for row in rows)
     return Verdict(
         question,
-        met == len(rows),
-        f"{met} of {len(rows)} comparisons reach 10 points when the outage is just over; what is left of it at the end of "
+        all_of(rows),
+        f"{ahead} of {len(rows)} comparisons reach 10 points when the outage is just over; what is left of it at the end of "
         "the runs stands beside it.",
         f"accuracy less that of {against}, paired by seed, as soon as both are past their last outage and its drain",
         tuple(rows),
