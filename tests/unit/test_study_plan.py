@@ -63,6 +63,7 @@ def test_the_papers_five_are_as_it_ran_them() -> None:
             reduced = recovery.staleness.reduced_rate
             assert reduced is not None
             assert (reduced.above, reduced.lr) == (50, 0.001)
+            assert not spec.local_steps, "the paper's workers computed on at the weights they had"
 
 
 def test_ours_are_the_four_strategies_with_the_recommended_policy() -> None:

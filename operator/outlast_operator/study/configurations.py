@@ -24,6 +24,7 @@ _THEIR_BUFFER = {"maxBytes": "8Gi", "dtype": "bfloat16", "durability": "None"}
 _OUR_BUFFER = {"maxBytes": "8Gi", "dtype": "bfloat16", "durability": "EverySecond"}
 _RELAXED = {"replicateEveryUpdates": 100, "ack": "Successor"}
 _PLAIN = {"policy": "Sum"}
+_THEIR_BACKLOG = {**_PLAIN, "reducedRate": {"above": 50, "lr": 0.001}, "outage": {"mode": "StaleGradients"}}
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ ALL = (
         "more than 50 are pending.",
         PAPER,
         "Stateless",
-        recovery={"buffer": _THEIR_BUFFER, "staleness": {**_PLAIN, "reducedRate": {"above": 50, "lr": 0.001}}},
+        recovery={"buffer": _THEIR_BUFFER, "staleness": _THEIR_BACKLOG},
     ),
     Configuration(
         "checkpoint",
@@ -112,7 +113,7 @@ ALL = (
     Configuration(
         "stateless",
         "Stateless",
-        "One server that holds nothing which Redis does not; workers compute on, stale gradients weigh less.",
+        "One server that holds nothing which Redis does not; cut off, workers go on with local steps.",
         OURS,
         "Stateless",
         recovery={"buffer": _OUR_BUFFER},
@@ -120,7 +121,7 @@ ALL = (
     Configuration(
         "hybrid",
         "Hybrid",
-        "Three servers as in Chain, and Redis while no head answers.",
+        "Three servers as in Chain; while no head answers, workers go on with local steps, kept in Redis.",
         OURS,
         "Hybrid",
         recovery={"buffer": _OUR_BUFFER},
