@@ -129,5 +129,5 @@ def test_a_table_of_the_users_own_is_read_from_its_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(PRICES))
     assert load_prices(file).currency == "EUR"
-    with pytest.raises(PricesError, match="none.yaml"):
+    with pytest.raises(PricesError, match=r"none\.yaml"):
         load_prices(tmp_path / "none.yaml")

@@ -121,6 +121,15 @@ def test_the_accuracy_at_the_kill_is_carried_forward_from_an_old_evaluation() ->
     assert found.gained == pytest.approx(0.05 * found.window_s, abs=0.01)  # as if evaluated at 900
 
 
+def test_local_steps_count_as_the_gradients_they_hold() -> None:
+    """300 gradients of the first outage are 2 updates: the second kill falls at 1,202 of 1,500 that the model holds."""
+    bend = Made(accuracy=lambda version: 0.0005 * min(version, 1300.0))
+    made = replace(bend, strategy="Stateless", kills=[6.0, 15.0], local_steps=True, evaluate_at=[18.00001, 18.20001])
+    found = measure(run(made), run(bend, "control"), None, 3.0).outages[1]
+    assert found.version == pytest.approx(1202, abs=1)
+    assert found.control_gained == pytest.approx(0.0, abs=0.001)  # from 1,500 on nothing is gained, from 1,202 much
+
+
 def test_two_kills_are_measured_apart() -> None:
     found = measured(Made(kills=[6.0, 14.0], accuracy=linear)).outages
     assert [o.outage_s for o in found] == [pytest.approx(3.0), pytest.approx(3.0)]

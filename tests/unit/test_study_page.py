@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from study_builder import Made, make_report, write_about, write_backlog, write_run, write_study
 
+from outlast_operator.study import figure_style
 from outlast_operator.study.cost import load_prices
 from outlast_operator.study.figure_style import STRATEGY_COLOURS, colour_of, strategy_of
 from outlast_operator.study.load import load_study
@@ -20,6 +21,14 @@ from outlast_operator.study.page import render
 from outlast_operator.study.records import StudyError
 from outlast_operator.study.summary import Summary, final_accuracy, summarise
 from outlast_operator.study.verdict_cost import verdicts
+
+
+@pytest.fixture(autouse=True)
+def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a page's time is the resolution of its pictures."""
+    monkeypatch.setattr(figure_style, "PNG_DPI", 20)
+    monkeypatch.setattr(figure_style, "GRID_POINTS", 40)
+
 
 FEW = ("control", "checkpoint", "stateless", "hybrid")
 
@@ -116,10 +125,13 @@ def read(directory: Path) -> Reader:
     return reader
 
 
-@pytest.mark.parametrize(
-    "make",
-    [quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable, own_task],
+PARTIAL = (
+    quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable,
+    own_task,
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("make", PARTIAL, ids=lambda make: make.__name__)
 def test_a_page_comes_from_whatever_there_is(make: Callable[[Path], Path], tmp_path: Path) -> None:
     written = render(make(tmp_path / "study"))
     assert all(path.stat().st_size > 0 for path in written)
