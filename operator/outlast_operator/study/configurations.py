@@ -121,7 +121,7 @@ ALL = (
     Configuration(
         "hybrid",
         "Hybrid",
-        "Three servers as in Chain; while no head answers, workers take local steps, and Redis keeps what was under way.",
+        "Three servers as in Chain; while no head answers, workers take local steps, kept in Redis.",
         OURS,
         "Hybrid",
         recovery={"buffer": _OUR_BUFFER},
