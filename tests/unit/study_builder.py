@@ -1,4 +1,4 @@
-"""Builds study directories with known answers: runs of an idealised training whose every figure follows from arithmetic.
+"""Builds study directories with known answers: idealised training whose every figure follows from arithmetic.
 
 Accuracy is a function of the version alone; versions grow at a constant rate between what a kill does to them:
 Checkpoint stands still for the outage and falls back to its last checkpoint, Chain goes on, Stateless and Hybrid take
@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ STEP_S = 0.5  # between samples
 SECONDS = 30.0
 KILL_UPDATE = 400
 OUTAGE_S = 3.0
+BUFFERED = ("Stateless", "Hybrid")
+HOUR = 2.5 / 3600  # what a worker costs a second
 SERVERS = {"Checkpoint": 1, "Chain": 3, "Stateless": 1, "Hybrid": 3}
 
 Accuracy = Callable[[float], float]
@@ -51,6 +54,8 @@ class Made:
     noise: float = 0.0
     seed: int = 0
     evaluate_every_s: float = STEP_S
+    evaluate_at: Sequence[float] = ()  # besides
+    local_steps: bool = False  # an outage's gradients come as one update a worker
 
     def path(self) -> list[tuple[float, float]]:
         """(seconds since the first update, version) at every corner; straight lines between."""
@@ -67,7 +72,7 @@ class Made:
                 version -= version % self.checkpoint_every
                 points.append((back + 1e-6, version))
             else:
-                version += self.outage_s * self.rate
+                version += 2 if self.local_steps else self.outage_s * self.rate
                 points.append((back + 1e-6, version))
             t = back
         version += (self.seconds - t) * self.rate
@@ -75,14 +80,19 @@ class Made:
 
     def version_at(self, t: float) -> float:
         path = self.path()
-        for (t0, v0), (t1, v1) in zip(path, path[1:], strict=False):
+        for (t0, v0), (t1, v1) in pairwise(path):
             if t0 <= t <= t1:
                 return v0 + (v1 - v0) * (t - t0) / (t1 - t0)
         return path[-1][1] if t > 0 else 0.0
 
+    def progress_at(self, t: float) -> float:
+        """Gradients that the parameters hold, however they came."""
+        hidden = self.outage_s * self.rate - 2 if self.local_steps else 0.0
+        return self.version_at(t) + hidden * sum(k + self.outage_s < t for k in self.kills)
+
     def down(self, t: float) -> bool:
         return self.strategy in ("Checkpoint", "Stateless") and any(
-            k < t < k + self.outage_s for k in self.kills
+            k < t <= k + self.outage_s for k in self.kills
         )  # fmt: skip
 
 
@@ -100,17 +110,19 @@ def make_report(made: Made) -> dict[str, Any]:
         return round((t - paused) * made.rate)
 
     series = [
-        {"t_s": START_S + t, "version": round(made.version_at(t), 6), "accuracy": None, "loss": None, "gradients": computed(t)}
+        {
+            "t_s": START_S + t, "version": round(made.version_at(t), 6), "accuracy": None, "loss": None,
+            "gradients": computed(t),
+        }
         for t in times
     ]  # fmt: skip
-    i = 0
-    while (t := i * made.evaluate_every_s) <= made.seconds:
+    regular = [i * made.evaluate_every_s for i in range(int(made.seconds / made.evaluate_every_s) + 1)]
+    for t in sorted([*regular, *made.evaluate_at]):
         if not made.down(t):
             version = made.version_at(t)
-            accuracy = made.accuracy(version) + dice.gauss(0.0, made.noise)
+            accuracy = made.accuracy(made.progress_at(t)) + dice.gauss(0.0, made.noise)
             series.append(_evaluation(START_S + t + made.lag_s, version, accuracy, computed(t)))
-        i += 1
-    end = made.path()[-1][1]
+    end, held = made.path()[-1][1], made.progress_at(made.seconds)
     return {
         "schema": 1,
         "job": "made",
@@ -122,14 +134,16 @@ def make_report(made: Made) -> dict[str, Any]:
         "duration_s": START_S + made.seconds + made.lag_s,
         "series": sorted(series, key=lambda s: s["t_s"]),
         "resources": _resources(made),
-        "final": {"accuracy": made.accuracy(end), "loss": 0.5, "version": int(end), "digest": "d"},
+        "final": {"accuracy": made.accuracy(held), "loss": 0.5, "version": int(end), "digest": "d"},
         "gradients": {
-            "computed": computed(made.seconds), "acknowledged": computed(made.seconds), "applied": int(end), "buffered": 0,
-            "replayed": 0, "lost": lost, "duplicates": 0, "unapplied_at_end": 0,
+            "computed": computed(made.seconds), "acknowledged": computed(made.seconds), "applied": int(held),
+            "buffered": 0, "replayed": 0, "lost": lost, "duplicates": 0, "unapplied_at_end": 0,
         },
         "failures": [_failure(made, k) for k in made.kills],
-        "bytes": {"pushed": 0, "pulled": 0, "buffer_peak": 50_000_000 if made.strategy in ("Stateless", "Hybrid") else 0},
-        "cost": {"total": 0.1, "idle": 2 * idle_s * 2.5 / 3600, "recomputed": lost / made.rate * 2 * 2.5 / 3600, "currency": "USD"},
+        "bytes": {"pushed": 0, "pulled": 0, "buffer_peak": 50_000_000 if made.strategy in BUFFERED else 0},
+        "cost": {
+            "total": 0.1, "idle": 2 * idle_s * HOUR, "recomputed": lost / made.rate * 2 * HOUR, "currency": "USD",
+        },
     }  # fmt: skip
 
 
@@ -147,7 +161,8 @@ def _failure(made: Made, killed: float) -> dict[str, Any]:
     back = t + (0.05 if quick else made.outage_s)
     return {
         "target": "server-0", "signal": "KILL", "t_killed_s": t, "t_detected_s": t + 0.02, "t_promoted_s": back - 0.01,
-        "t_first_update_s": back, "epoch": 2, "gradients_per_s": {"before": made.rate, "during": 0.0, "after": made.rate},
+        "t_first_update_s": back, "epoch": 2,
+        "gradients_per_s": {"before": made.rate, "during": 0.0, "after": made.rate},
         "t_backlog_applied_s": back + 0.2 if made.strategy == "Stateless" else None,
     }  # fmt: skip
 

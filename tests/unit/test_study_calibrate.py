@@ -88,7 +88,7 @@ def test_without_an_accuracy_the_kill_falls_after_a_fifth_of_the_control() -> No
     own = experiments.own_task("my.task", {}, {}, True, 20.0)[0]
     scale = calibration(own, [run(10.0, None, None)])
     assert scale.kill_update == 60
-    assert scale.outage_s == 4.0, "375 gradients of a slow model would leave nothing of the run"
+    assert scale.outage_s == 5.0, "375 gradients of a slow model would leave nothing of the run"
 
 
 def test_a_task_that_is_good_at_once_is_not_killed_at_once() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from outlast_operator.study import configurations, experiments, schedule
 from outlast_operator.study.configurations import ALL, BY_NAME, CONTROL_NAME, NONE_YET, PAPERS, RECOMMENDED, make_job
 from outlast_operator.study.experiments import Experiment
+from outlast_operator.study.experiments_models import models
 from outlast_operator.study.records import PlannedRun, RunRecord
 
 
@@ -62,6 +63,7 @@ def test_the_papers_five_are_as_it_ran_them() -> None:
             reduced = recovery.staleness.reduced_rate
             assert reduced is not None
             assert (reduced.above, reduced.lr) == (50, 0.001)
+            assert not spec.local_steps, "the paper's workers computed on at the weights they had"
 
 
 def test_ours_are_the_four_strategies_with_the_recommended_policy() -> None:
@@ -90,7 +92,7 @@ def test_no_checkpoint_disturbs_the_control(name: str) -> None:
 # --- experiments ---
 
 STUDIES = {
-    "full": experiments.full(),
+    "full": [*experiments.full(), *models()],
     "quick": experiments.quick(),
     "own": experiments.own_task("my.task", {}, {}, False, None),
 }
@@ -115,7 +117,17 @@ def test_a_full_study_kills_each_of_nine_never_once_and_twice() -> None:
 def test_a_quick_study_has_five_strategies_and_two_seeds_and_fits_eight_minutes() -> None:
     (steep,) = STUDIES["quick"]
     assert (len(set(steep.kills) - {CONTROL_NAME}), steep.seeds) == (5, 2)
-    assert steep.estimate_s() <= 8 * 60
+    assert steep.estimate_s() <= 7 * 60, "the backlog experiment and the page take the rest"
+
+
+def test_a_full_study_fits_four_hours() -> None:
+    assert sum(experiment.estimate_s() for experiment in STUDIES["full"]) <= 3.7 * 3600
+
+
+@pytest.mark.parametrize("experiment", models(), ids=lambda experiment: experiment.name)
+def test_other_models_are_valid_jobs(experiment: Experiment) -> None:
+    for name in experiment.kills:
+        job(name, task=experiment.task, task_args=experiment.task_args, optimizer=experiment.optimizer)
 
 
 # --- schedule ---

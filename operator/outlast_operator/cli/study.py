@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import signal
 import sys
@@ -100,7 +101,7 @@ def _study(arguments: argparse.Namespace, console: Console, answer: dict[str, An
     answer["estimate_s"] = round(total_s)
     if arguments.plan:
         return EXIT_OK
-    _check_tools(asked)
+    _check_tools(asked, arguments.prices)
     console.print(f"this takes about {in_words(total_s)}; an interrupted study is gone on with by the same command")
     with _terminated_as_interrupted():
         made = conductor.conduct(backlog_s)
@@ -128,6 +129,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
 
     from outlast_operator.study.conduct import Asked, as_typed
     from outlast_operator.study.experiments import BACKLOG, FASHION_MNIST, full, own_task, quick
+    from outlast_operator.study.experiments_models import models
     from outlast_operator.study.records import StudyError
 
     backlog = arguments.task is None
@@ -138,7 +140,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     elif arguments.args or arguments.optimizer or arguments.seconds:
         raise StudyError("--args, --optimizer and --seconds describe a task of your own; name it with --task MODULE")
     else:
-        experiments = quick() if arguments.quick else full()
+        experiments = quick() if arguments.quick else [*full(), *models()]
     if arguments.only:
         known = [e.name for e in experiments] + ([BACKLOG] if backlog else [])
         for name in arguments.only:
@@ -172,10 +174,16 @@ def _yaml(text: str | None, option: str) -> dict[str, Any]:
     return raw
 
 
-def _check_tools(asked: Asked) -> None:
-    """Raise `RedisMissing` or `SpecError` now rather than in the middle of the night."""
+def _check_tools(asked: Asked, prices: Path | None) -> None:
+    """Raise `RedisMissing` or `StudyError` now rather than after hours, when the page is to be made."""
     from outlast_operator.redis_process import find_redis_server
     from outlast_operator.study.configurations import BY_NAME
+    from outlast_operator.study.cost import load_prices
+    from outlast_operator.study.records import StudyError
+
+    load_prices(prices)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise StudyError("figures need matplotlib, which is not installed; pip install 'outlast[local]'")
 
     names = {name for experiment in asked.experiments for name in experiment.kills}
     if any(BY_NAME[name].buffered for name in names):

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from outlast_operator.study import calibrate, configurations, execute, records, schedule
-from outlast_operator.study.experiments import OVERHEAD_S, Experiment
+from outlast_operator.study.experiments import Experiment
 from outlast_operator.study.machine import this_machine
 from outlast_operator.study.progress import Progress, in_words
 from outlast_operator.study.records import Calibration, PlannedRun, RunRecord, Study, StudyError
@@ -108,7 +108,7 @@ class Conductor:
     def _calibrations_s(self, experiment: Experiment) -> float:
         if not experiment.scaled or experiment.name in self.scales:
             return 0.0
-        return experiment.calibration_runs * (experiment.seconds + OVERHEAD_S)
+        return experiment.calibration_runs * (experiment.seconds + experiment.overhead_s)
 
     def seconds(self, run: PlannedRun) -> float:
         scale = self.scales.get(run.experiment)
@@ -122,10 +122,10 @@ class Conductor:
         pending, total = self.pending(), 0.0
         for experiment in self.asked.experiments:
             mine = [run for run in pending if run.experiment == experiment.name]
-            takes = sum(self.seconds(run) + OVERHEAD_S for run in mine) + self._calibrations_s(experiment)
+            takes = sum(self.seconds(run) + experiment.overhead_s for run in mine) + self._calibrations_s(experiment)
             total += takes
             planned = len(experiment.planned().runs)
-            each = f"{self.seconds(mine[0]):.0f} + {OVERHEAD_S:.0f}" if mine else "-"
+            each = f"{self.seconds(mine[0]):.0f} + {experiment.overhead_s:.0f}" if mine else "-"
             table.add_row(experiment.name, str(planned), str(planned - len(mine)), each, in_words(takes))
         if self.asked.backlog:
             table.add_row("backlog", "-", "-", "-", in_words(backlog_s))
@@ -141,7 +141,7 @@ class Conductor:
         with Progress(self.console) as progress:
             self._calibrate(progress, backlog_s)
             pending = self.pending()
-            progress.plan([self.seconds(run) for run in pending], backlog_s)
+            progress.plan([(self.seconds(run), self.by_name[run.experiment].overhead_s) for run in pending], backlog_s)
             for run in pending:
                 progress.begin(str(run))
                 record = self._make(run, progress)
@@ -194,8 +194,10 @@ class Conductor:
 
     def _calibrate(self, progress: Progress, backlog_s: float) -> None:
         wanted = [e for e in self.asked.experiments if e.name not in self.scales]
-        after_s = sum(self.seconds(run) + OVERHEAD_S for run in self.pending()) + backlog_s
-        progress.plan([e.seconds for e in wanted if e.scaled for _ in range(e.calibration_runs)], after_s)
+        after_s = sum(self.seconds(run) + self.by_name[run.experiment].overhead_s for run in self.pending()) + backlog_s
+        progress.plan(
+            [(e.seconds, e.overhead_s) for e in wanted if e.scaled for _ in range(e.calibration_runs)], after_s
+        )
         for experiment in wanted:
             count = experiment.calibration_runs if experiment.scaled else 0
             found = [self._control(experiment, n, progress) for n in range(count)]

@@ -24,6 +24,7 @@ _THEIR_BUFFER = {"maxBytes": "8Gi", "dtype": "bfloat16", "durability": "None"}
 _OUR_BUFFER = {"maxBytes": "8Gi", "dtype": "bfloat16", "durability": "EverySecond"}
 _RELAXED = {"replicateEveryUpdates": 100, "ack": "Successor"}
 _PLAIN = {"policy": "Sum"}
+_THEIR_BACKLOG = {**_PLAIN, "reducedRate": {"above": 50, "lr": 0.001}, "outage": {"mode": "StaleGradients"}}
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,7 @@ ALL = (
         "more than 50 are pending.",
         PAPER,
         "Stateless",
-        recovery={
-            "buffer": _THEIR_BUFFER,
-            "staleness": {
-                **_PLAIN,
-                "reducedRate": {"above": 50, "lr": 0.001},
-                "outage": {"mode": "StaleGradients"},
-            },
-        },
+        recovery={"buffer": _THEIR_BUFFER, "staleness": _THEIR_BACKLOG},
     ),
     Configuration(
         "checkpoint",
@@ -119,7 +113,7 @@ ALL = (
     Configuration(
         "stateless",
         "Stateless",
-        "One server that holds nothing which Redis does not; in an outage workers go on with local steps.",
+        "One server that holds nothing which Redis does not; cut off, workers go on with local steps.",
         OURS,
         "Stateless",
         recovery={"buffer": _OUR_BUFFER},
@@ -127,7 +121,7 @@ ALL = (
     Configuration(
         "hybrid",
         "Hybrid",
-        "Three servers as in Chain; while no head answers workers take local steps; Redis keeps what was under way.",
+        "Three servers as in Chain; while no head answers, workers take local steps, kept in Redis.",
         OURS,
         "Hybrid",
         recovery={"buffer": _OUR_BUFFER},

@@ -16,12 +16,11 @@ from typing import Any
 
 import yaml
 
-from outlast_operator.study.measures import RunMeasures
+from outlast_operator.study.measures import BUFFERED, RunMeasures
 from outlast_operator.study.records import StudyError
 from outlast_operator.study.statistics import Estimate, estimate, ratio
 
 ROLES = ("worker", "server", "redis")
-WITH_REDIS = ("Stateless", "Hybrid")
 
 
 class PricesError(StudyError):
@@ -107,7 +106,7 @@ def hourly_of(run: RunMeasures, prices: PriceTable, setup: str, term: str) -> fl
     """All machines of a run for an hour."""
     report = run.run.report
     workers, servers = int(report.get("workers") or 0), int(report.get("servers") or 0)
-    redis = prices.hourly(setup, term, "redis") if report.get("strategy") in WITH_REDIS else 0.0
+    redis = prices.hourly(setup, term, "redis") if report.get("strategy") in BUFFERED else 0.0
     return workers * prices.hourly(setup, term, "worker") + servers * prices.hourly(setup, term, "server") + redis
 
 

@@ -1,8 +1,8 @@
 """How every figure of a study looks: one colour a strategy everywhere, one dash a variant, units, size, files.
 
-Colours are Okabe and Ito's, which the colour-blind can tell apart; who cannot tell them apart at all has dashes, markers
-and panels. Figures are 11 inches wide with 9-point text: at the width of the page that is 12 pixels. matplotlib is
-imported when something is drawn, never with this module.
+Colours are Okabe and Ito's, which the colour-blind can tell apart; who cannot tell them apart at all has dashes,
+markers and panels. Figures are 11 inches wide with 9-point text: at the width of the page that is 12 pixels. matplotlib
+is imported when something is drawn, never with this module.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ LABELS = {
     "SumClipped": "Sum, clipped",
     "DelayCompensation": "DelayCompensation, no copies",
     "DelayCompensationCopies": "DelayCompensation",
+    "LocalSteps": "LocalSteps (default)",
+    "LocalStepsUnscaled": "LocalSteps, rate not scaled",
     IDLE: "Idle (nothing applied)",
 }
 
@@ -46,13 +48,11 @@ class Cell:
 
 def cells(records: Sequence[Backlog]) -> list[Cell]:
     """Every (policy, workers, outage) over its seeds; a seed whose accuracy is not known counts as diverged."""
-    found = []
-    for workers in sorted({r.workers for r in records}):
-        for outage in sorted({r.outage for r in records if r.workers == workers}):
-            mine = [r for r in records if r.workers == workers and r.outage == outage]
-            for policy in dict.fromkeys(name for r in mine for name in r.policies):
-                found.append(_cell(policy, workers, outage, [r for r in mine if policy in r.policies]))
-    return found
+    by_place: dict[tuple[int, int, str], list[Backlog]] = {}
+    for record in sorted(records, key=lambda r: (r.workers, r.outage, r.seed)):
+        for policy in record.policies:
+            by_place.setdefault((record.workers, record.outage, policy), []).append(record)
+    return [_cell(policy, workers, outage, mine) for (workers, outage, policy), mine in by_place.items()]
 
 
 def _cell(policy: str, workers: int, outage: int, records: Sequence[Backlog]) -> Cell:
@@ -98,8 +98,10 @@ def lines(records: Sequence[Backlog]) -> Drawn | None:
         name="backlog-lines",
         title="How to apply a backlog: progress kept",
         caption=(
-            "Accuracy gained by applying the backlog over what as many gradients gained the control, ratio of the means over "
-            f"seeds, with {_around(found)}. Solid line: as good as no outage; dashed: 0.7; 0: as if the workers had waited. "
+            "Accuracy gained by applying the backlog over what as many gradients gained the control, ratio of the "
+            "means over "
+            f"seeds, with {_around(found)}. Solid line: as good as no outage; dashed: 0.7; 0: as if the workers had "
+            "waited. "
             f"What lies below {LOWEST:g} is drawn there, crossed; {_seeds(found)}."
         ),
         figure=figure,
@@ -147,7 +149,8 @@ def heat_map(records: Sequence[Backlog]) -> Drawn | None:
         name="backlog-heat-map",
         title="How to apply a backlog: which policy keeps how much, and where each breaks",
         caption=(
-            "1: as good as no outage; 0: as if the workers had waited; below 0: worse than that. ×: the training was ruined in "
+            "1: as good as no outage; 0: as if the workers had waited; below 0: worse than that. ×: the training was "
+            "ruined in "
             f"at least one seed. –: not measured, or the control gained nothing; {_seeds(found)}."
         ),
         figure=figure,
@@ -165,10 +168,10 @@ def _block(ax: Any, mine: Sequence[Cell], policies: Sequence[str]) -> Any:
     image = ax.imshow(table, cmap="PuOr", vmin=-1.0, vmax=1.0, aspect="auto", interpolation="nearest")
     for row in range(len(policies)):
         for column in range(len(lengths)):
-            cell = by_place.get((row, column))
+            here = by_place.get((row, column))
             value = table[row, column]
             text = "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−") if value > -9.95 else "< −10"
-            text += "×" if cell is not None and cell.diverged else ""
+            text += "×" if here is not None and here.diverged else ""
             dark = not math.isnan(value) and abs(value) > 0.55
             ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else style.INK)
     ax.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths])

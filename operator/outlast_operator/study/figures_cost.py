@@ -36,8 +36,10 @@ def accuracy_against_cost(summary: Summary, experiment: str, kills: int, prices:
         name=f"{experiment}-cost",
         title="Accuracy against cost",
         caption=(
-            f"{summary.data.title(experiment)}, {'one kill' if kills == 1 else f'{kills} kills'}, {setup}: every machine of a "
-            "run paid for from its first update on, at the prices of the table below; mean over seeds. The measured seconds "
+            f"{summary.data.title(experiment)}, {'one kill' if kills == 1 else f'{kills} kills'}, {setup}: every "
+            "machine of a "
+            "run paid for from its first update on, at the prices of the table below; mean over seeds. The measured "
+            "seconds "
             f"are of this machine's processors, which stand for the accelerators; {style.seeds_in_words(groups)}."
         ),
         figure=figure,
@@ -79,8 +81,10 @@ def worker_seconds(summary: Summary, experiment: str, kills: int) -> Drawn | Non
         name=f"{experiment}-worker-seconds",
         title="What the workers' seconds were spent on",
         caption=(
-            f"{summary.data.title(experiment)}, {'one kill' if kills == 1 else f'{kills} kills'}: useful (solid), recomputed "
-            "or lost (hatched), idle (pale); mean over seeds. Computing on in an outage counts as useful where its gradients "
+            f"{summary.data.title(experiment)}, {'one kill' if kills == 1 else f'{kills} kills'}: useful (solid), "
+            "recomputed "
+            "or lost (hatched), idle (pale); mean over seeds. Computing on in an outage counts as useful where its "
+            "gradients "
             f"are in the final parameters; {style.seeds_in_words(groups)}."
         ),
         figure=figure,

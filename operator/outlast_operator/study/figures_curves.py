@@ -49,8 +49,10 @@ def accuracy(summary: Summary, experiment: str, kills: int) -> Drawn | None:
         name=f"{experiment}-accuracy-{kills}-kill{'s' if kills > 1 else ''}",
         title=f"Accuracy with {number} (the paper's Figure {PAPER_FIGURE.get(kills, '5')})",
         caption=(
-            f"{summary.data.title(experiment)}: mean over seeds (line) and their range (band); grey: the control without "
-            "failure, same seeds. Light shading: the killed server is held back; dark: no update was applied. The figure "
+            f"{summary.data.title(experiment)}: mean over seeds (line) and their range (band); grey: the control "
+            "without "
+            "failure, same seeds. Light shading: the killed server is held back; dark: no update was applied. The "
+            "figure "
             "at the end is the accuracy on all test images, mean over seeds. While "
             f"no parameters can be evaluated the last value stands; {style.seeds_in_words(groups)}."
         ),
@@ -145,7 +147,8 @@ def close_up(summary: Summary, experiment: str, kills: int = 1) -> Drawn | None:
         name=f"{experiment}-close-up",
         title="The outage in close-up",
         caption=(
-            f"{summary.data.title(experiment)}: every run moved so that its kill is at 0, the control so that it holds the "
+            f"{summary.data.title(experiment)}: every run moved so that its kill is at 0, the control so that it "
+            "holds the "
             f"same update there. Shaded: the server is held back for {ordered_s:.1f} s. Mean over seeds; "
             f"{style.seeds_in_words(groups)}."
         ),
@@ -208,8 +211,10 @@ def gradients(summary: Summary, experiment: str, kills: int) -> Drawn | None:
         name=f"{experiment}-gradients",
         title=f"Gradients processed with {'one kill' if kills == 1 else f'{kills} kills'} (the paper's Figure 8)",
         caption=(
-            f"{summary.data.title(experiment)}. Left: mean over seeds, lines as named at the right. Right: what became of "
-            "them: in the final parameters (solid), lost (hatched), left over at the end (pale). The paper counted, over 210 s with two kills: "
+            f"{summary.data.title(experiment)}. Left: mean over seeds, lines as named at the right. Right: what "
+            "became of "
+            "them: in the final parameters (solid), lost (hatched), left over at the end (pale). The paper counted, "
+            "over 210 s with two kills: "
             f"{PAPER_GRADIENTS}; {style.seeds_in_words(groups)}."
         ),
         figure=figure,

@@ -19,7 +19,7 @@ from outlast_operator.study.summary import Group, Summary, final_accuracy, goodp
 
 @dataclass(frozen=True)
 class Points:
-    """What one column of marks shows. `by_seed` values and the estimate in the same unit; both are scaled by `scale`."""
+    """What one column of marks shows. `by_seed` and the estimate are in one unit; both are scaled by `scale`."""
 
     axis: str
     by_seed: Callable[[Group], Mapping[int, float]]
@@ -46,10 +46,10 @@ def kept(summary: Summary, experiment: str) -> Drawn | None:
         ),
         name="kept",
         title="Progress kept through the outage",
-        remark="Accuracy gained from the kill to the end of the outage and its drain, over what the control of the same seeds "
-        "gained in the same time from the same update. Solid line: as much as without failure; dashed: 0.7. Below 0: less "
-        "accurate than at the kill. The mark is the ratio of the means; dots are single seeds, and a dot beyond the frame "
-        "is drawn at its edge",
+        remark="Accuracy gained from the kill to the end of the outage and its drain, over what the control of the "
+        "same seeds gained in the same time from the same update. Solid line: as much as without failure; dashed: 0.7. "
+        "Below 0: less accurate than at the kill. The mark is the ratio of the means; dots are single seeds, and a "
+        "dot beyond the frame is drawn at its edge",
         limits=(-1.6, 2.2),
     )
 
@@ -72,8 +72,8 @@ def time_to_target(summary: Summary, experiment: str) -> Drawn | None:
         ),
         name="time-to-target",
         title=f"Time to reach {target:.2f}",
-        remark="First evaluation at or above it. Solid line: the control without failure. `≥`: some runs had not reached it "
-        "by their end, which is what they count as",
+        remark="First evaluation at or above it. Solid line: the control without failure. ≥: some runs had not "
+        "reached it by their end, which is what they count as",
         with_zero=True,
     )
 
@@ -91,8 +91,8 @@ def goodputs(summary: Summary, experiment: str) -> Drawn | None:
         ),
         name="goodput",
         title="Goodput",
-        remark="Gradients that the final parameters hold, over what the control of the same seed computed in the same time: "
-        "what replication and buffering cost without a failure (left), and what failures add",
+        remark="Gradients that the final parameters hold, over what the control of the same seed computed in the same "
+        "time: what replication and buffering cost without a failure (left), and what failures add",
         with_zero=True,
     )
 
@@ -201,7 +201,8 @@ def _marks(
         form = f"{{:{'+' if points.signed else ''},.{points.digits}f}}"
         most = "≥ " if around.censored else ""
         ax.annotate(
-            most + form.format(mean).replace("-", "−") + points.unit, (at, y), xytext=(0, 6), textcoords="offset points",
+            most + form.format(mean).replace("-", "−") + points.unit,
+            (at, y), xytext=(0, 6), textcoords="offset points",
             ha="center", fontsize=8, color=style.INK, zorder=5,
             bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.4},
         )  # fmt: skip

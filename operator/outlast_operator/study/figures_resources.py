@@ -27,7 +27,8 @@ def cpu(summary: Summary, experiment: str, kills: int) -> Drawn | None:
         name="cpu",
         title="CPU use (the paper's Figure 6)",
         unit="Cores in use",
-        remark="A worker that waits for a server uses none; the paper's workers idled in every outage but the stateless one's.",
+        remark="A worker that waits for a server uses none; the paper's workers idled in every outage but the "
+        "stateless one's.",
     )
 
 
@@ -42,8 +43,8 @@ def memory(summary: Summary, experiment: str, kills: int) -> Drawn | None:
         name="memory",
         title="Memory (the paper's Figure 7)",
         unit="Resident memory (MB)",
-        remark="All processes of a role together; memory that processes of one machine share counts in each. The paper's "
-        "stateless server peaked at 745 MB to 1.3 GB where it took in its backlog, against 80 to 100 MB.",
+        remark="All processes of a role together; memory that processes of one machine share counts in each. The "
+        "paper's stateless server peaked at 745 MB to 1.3 GB where it took in its backlog, against 80 to 100 MB.",
     )
 
 
@@ -83,8 +84,8 @@ def _panels(
         name=f"{experiment}-{name}",
         title=title,
         caption=(
-            f"{summary.data.title(experiment)}, {'one kill' if kills == 1 else f'{kills} kills'}: mean over seeds and their "
-            f"range, second by second; shaded: no update was applied. {remark} {style.seeds_in_words(groups)}."
+            f"{summary.data.title(experiment)}, {'one kill' if kills == 1 else f'{kills} kills'}: mean over seeds and "
+            f"their range, second by second; shaded: no update was applied. {remark} {style.seeds_in_words(groups)}."
         ),
         figure=figure,
         runs=experiment,

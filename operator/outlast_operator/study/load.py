@@ -1,8 +1,8 @@
 """What a study's directory holds, read as it is: whole, interrupted, or with runs that failed.
 
-Rules. (1) Nothing that was made is left out: a failed run is a `StudyRun` with its reason and no report. (2) A file that
-cannot be read makes its run a failed one, or is named in `problems`; it never ends the reading. (3) What was planned and
-not made yet is `missing`, not failed. (4) Nothing is reckoned here.
+Rules. (1) Nothing that was made is left out: a failed run is a `StudyRun` with its reason and no report. (2) A file
+that cannot be read makes its run a failed one, or is named in `problems`; it never ends the reading. (3) What was
+planned and not made yet is `missing`, not failed. (4) Nothing is reckoned here.
 """
 
 from __future__ import annotations

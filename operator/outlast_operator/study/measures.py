@@ -1,15 +1,16 @@
 """What one run came to: accuracies around its outages, progress kept, times, gradients and worker seconds. Pure.
 
 Definitions (the page repeats them):
-- *drop at a kill*: accuracy of the last parameters evaluated before the kill, less that of the first evaluated after the
-  first update that followed it. Above 0: it fell.
+- *drop at a kill*: accuracy of the last parameters evaluated before the kill, less that of the first evaluated after
+  the first update that followed it. Above 0: it fell.
 - *progress kept*: what the run gained from the kill to the end of the window, over what the control of the same seed
   gained in as many seconds from the same update on. The window ends with the outage as it was ordered, the first update
   and the backlog's last gradient, whichever is latest, and then with the first evaluation of what is held after it.
 - *accuracy at the kill*: that of the last evaluation before it, carried forward by what the same configuration without
   a kill (same seed) gained between the two updates: on the steep part an evaluation is old in a second.
-- *goodput*: gradients of which the surviving parameters hold the effect, over what the control's rate would have brought
-  in the same time. What was lost or computed twice is in no surviving parameters, so it counts against a run by itself.
+- *goodput*: gradients of which the surviving parameters hold the effect, over what the control's rate would have
+  brought in the same time. What was lost or computed twice is in no surviving parameters, so it counts against a run by
+  itself.
 - *useful* worker seconds: all, less *idle* and *recomputed* ones (both from the report).
 """
 
@@ -20,7 +21,11 @@ from typing import Any
 
 from outlast_operator.report_curves import number
 from outlast_operator.study.load import TARGET_ACCURACY, StudyRun
-from outlast_operator.study.run_curves import Outage, RunCurves, run_curves
+from outlast_operator.study.run_curves import Outage, RunCurves, interpolated, run_curves
+
+BUFFERED = ("Stateless", "Hybrid")
+SETTLED_S = 1.0  # after a drain, for samples to show it
+LEAST_BEYOND = 20  # gradients; less is what is on its way
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def measure(
     steady = run_curves(control.report) if control is not None else None
     own = run_curves(undisturbed.report) if undisturbed is not None else None
     gradients = {str(k): int(v) for k, v in (report.get("gradients") or {}).items() if number(v) is not None}
+    buffered = report.get("strategy") in BUFFERED
     worker_s, idle_s, recomputed_s = _worker_seconds(run, mine)
     applied = gradients.get("applied")
     return RunMeasures(
@@ -88,7 +94,7 @@ def measure(
         final_accuracy=mine.final_accuracy,
         trained_s=mine.end,
         time_to_target_s=next((e.t for e in mine.evaluations if e.accuracy >= target), None),
-        outages=tuple(_outage(mine, i, steady, own, ordered_s) for i in range(len(mine.outages))),
+        outages=tuple(_outage(mine, i, steady, own, ordered_s, buffered) for i in range(len(mine.outages))),
         gradients=gradients,
         gradients_per_s=applied / mine.end if applied is not None and mine.end > 0 else None,
         goodput=_goodput(applied, mine, control, steady),
@@ -101,21 +107,23 @@ def measure(
 
 
 def _outage(
-    mine: RunCurves, index: int, control: RunCurves | None, own: RunCurves | None, ordered_s: float
+    mine: RunCurves, index: int, control: RunCurves | None, own: RunCurves | None, ordered_s: float, buffered: bool
 ) -> OutageMeasures:
     outage = mine.outages[index]
     version = mine.version_at(outage.killed)
+    ahead = sum(steps_beyond_version(mine, earlier) for earlier in mine.outages[:index]) if buffered else 0.0
     until = mine.outages[index + 1].killed if index + 1 < len(mine.outages) else float("inf")
     before = [e for e in mine.evaluations if e.t <= outage.killed]
     after = [e for e in mine.evaluations if outage.back is not None and outage.back <= e.t < until]
     recovered = None if outage.back is None else recovered_at(outage, ordered_s)
     closing = [e for e in after if recovered is not None and e.t >= recovered]
-    base = accuracy_at_kill(mine, outage, version, own or control)
+    base = accuracy_at_kill(mine, outage, version, own or control, ahead)
+    updates = None if version is None else version + ahead
     gained = control_gained = window_s = None
     if closing and base is not None:
         window_s = closing[0].t - outage.killed
         gained = closing[0].accuracy - base
-        control_gained = None if control is None else _control_gained(control, version, window_s)
+        control_gained = None if control is None else _control_gained(control, updates, window_s)
     return OutageMeasures(
         version=version,
         outage_s=outage.seconds,
@@ -133,21 +141,41 @@ def recovered_at(outage: Outage, ordered_s: float) -> float:
     return max(t for t in (outage.killed + ordered_s, outage.back, outage.drained) if t is not None)
 
 
+def steps_beyond_version(mine: RunCurves, outage: Outage) -> float:
+    """Gradients of an outage that came as local steps: a delta holds many and is one update.
+
+    What was computed from the kill until a second after the drain, less what the version grew by; 0 where every
+    gradient was an update of its own.
+    """
+    end = max(t for t in (outage.killed, outage.back, outage.drained) if t is not None) + SETTLED_S
+    grown = [interpolated(mine.version, t) for t in (outage.killed, end)]
+    computed = [interpolated(mine.gradients, t) for t in (outage.killed, end)]
+    if any(v is None for v in (*grown, *computed)):
+        return 0.0
+    a, b, c, d = (v for v in (*computed, *grown) if v is not None)
+    beyond = (b - a) - (d - c)
+    return beyond if beyond > LEAST_BEYOND else 0.0
+
+
 def accuracy_at_kill(
-    mine: RunCurves, outage: Outage, version: float | None, reference: RunCurves | None
+    mine: RunCurves, outage: Outage, version: float | None, reference: RunCurves | None, ahead: float = 0.0
 ) -> float | None:
-    """The last evaluation before the kill, carried forward to it. Without a reference: as it is."""
+    """The last evaluation before the kill, carried forward to it. Without a reference: as it is; without an evaluation:
+    the reference's at the same update. `ahead`: updates that the versions here stand for beyond their number."""
     before = [e for e in mine.evaluations if e.t <= outage.killed]
+    at_kill = _accuracy_of(reference, None if version is None else version + ahead)
     if not before:
-        return None
-    last = before[-1]
-    if reference is None or version is None or version <= last.version:
-        return last.accuracy
-    then, at_kill = reference.time_of(last.version), reference.time_of(version)
-    if then is None or at_kill is None:
-        return last.accuracy
-    a, b = reference.accuracy_at(then), reference.accuracy_at(at_kill)
-    return last.accuracy if a is None or b is None else last.accuracy + (b - a)
+        return at_kill
+    then = _accuracy_of(reference, before[-1].version + ahead)
+    if then is None or at_kill is None or version is None or version <= before[-1].version:
+        return before[-1].accuracy
+    return before[-1].accuracy + (at_kill - then)
+
+
+def _accuracy_of(curves: RunCurves | None, version: float | None) -> float | None:
+    """When it held that version; None if it never did."""
+    t = None if curves is None or version is None else curves.time_of(version)
+    return None if curves is None or t is None else curves.accuracy_at(t)
 
 
 def _control_gained(control: RunCurves, version: float | None, window_s: float) -> float | None:

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from outlast_operator import report_words as words
-from outlast_operator.study import figure_style, figures, story, tables
+from outlast_operator.study import figure_style, figures, story, story_texts, tables
 from outlast_operator.study.cost import PriceTable, load_prices
 from outlast_operator.study.figure_style import Drawn
 from outlast_operator.study.load import StudyData, load_study
@@ -75,8 +75,8 @@ class Study:
 def render(directory: Path, prices: Path | None = None) -> list[Path]:
     """Write DIR/figures, DIR/tables and DIR/index.html; returns what was written.
 
-    `prices`: a price table in place of the one that comes along. Raises `StudyError` when DIR holds no study or the price
-    table is wrong, `OSError` where it cannot write, `ImportError` without matplotlib.
+    `prices`: a price table in place of the one that comes along. Raises `StudyError` when DIR holds no study or the
+    price table is wrong, `OSError` where it cannot write, `ImportError` without matplotlib.
     """
     study = assemble(directory, load_prices(prices))
     written = [path for section in study.sections for p in section.pictures for path in p.files]
@@ -135,6 +135,7 @@ def html(study: Study) -> str:
         study=study,
         data=study.data,
         story=story,
+        texts=story_texts,
         headline=story.headline(study.verdicts),
         counts=story.counts(study.data),
         machine=story.machine(study.data),

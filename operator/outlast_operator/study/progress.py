@@ -9,8 +9,6 @@ from types import TracebackType
 from rich.console import Console
 from rich.status import Status
 
-from outlast_operator.study.experiments import OVERHEAD_S
-
 
 def in_words(seconds: float) -> str:
     """`45 s`, `12 min` or `3 h 05 min`: no more than an estimate is worth."""
@@ -21,15 +19,16 @@ def in_words(seconds: float) -> str:
 
 
 class Progress:
-    """Counts down what is left: the training time of each run, and what runs took besides so far."""
+    """Counts down what is left: each run's training and what it was thought to take besides, corrected by how long runs
+    have taken so far."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._status: Status | None = console.status("") if console.is_terminal else None
-        self._left: list[float] = []  # seconds of training of what is still to come, in order
+        self._left: list[tuple[float, float]] = []  # of what is still to come: seconds of training, and besides
         self._other_s = 0.0  # estimate of what comes after the runs
         self._total = 0
-        self._overheads: list[float] = []
+        self._besides, self._thought = 0.0, 0.0  # seconds that runs took besides training, and were thought to take
         self._began = 0.0
         self._what = ""
 
@@ -42,13 +41,13 @@ class Progress:
         if self._status is not None:
             self._status.stop()
 
-    def plan(self, training_s: Sequence[float], other_s: float) -> None:
-        """What is still to come: the training time of each run, and everything else together."""
-        self._left, self._total, self._other_s = list(training_s), len(training_s), other_s
+    def plan(self, runs: Sequence[tuple[float, float]], other_s: float) -> None:
+        """What is still to come: (seconds of training, besides) of each run, and everything else together."""
+        self._left, self._total, self._other_s = list(runs), len(runs), other_s
 
     def left_s(self) -> float:
-        overhead = sum(self._overheads) / len(self._overheads) if self._overheads else OVERHEAD_S
-        return sum(self._left) + overhead * len(self._left) + self._other_s
+        correction = self._besides / self._thought if self._thought else 1.0
+        return sum(training + correction * besides for training, besides in self._left) + self._other_s
 
     def begin(self, what: str) -> None:
         self._what, self._began = what, time.monotonic()
@@ -63,7 +62,9 @@ class Progress:
     def done(self, result: str, failed: bool = False) -> None:
         """The run that began last is over."""
         if self._left:
-            self._overheads.append(max(0.0, time.monotonic() - self._began - self._left.pop(0)))
+            training, besides = self._left.pop(0)
+            self._thought += besides
+            self._besides += max(0.0, time.monotonic() - self._began - training)
         count = self._total - len(self._left)
         style = "red" if failed else None
         line = f"{count}/{self._total}  {self._what}: {result}  ({in_words(self.left_s())} left)"

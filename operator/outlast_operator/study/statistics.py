@@ -1,11 +1,11 @@
 """Means over seeds and how sure one can be of them. Pure, and the same on every machine.
 
 Rules. (1) Differences are paired by seed: what a seed does to both sides falls out. (2) An interval is the bootstrap's,
-95 %, over 10,000 resamples of the seeds from a fixed generator, its percentiles expanded for few seeds (Hesterberg, What
-Teachers Should Know About the Bootstrap, 2015, 5.3): plain percentiles of five values hold the mean in some 83 % of
-cases, not in 95 %. It cannot reach beyond the values seen. (3) Fewer than three seeds have no interval: what is given is
-their range, and it is called so. (4) No value is left out. What was not reached by the end of a run counts as its end,
-is counted as `censored`, and makes the mean a lower bound.
+95 %, over 10,000 resamples of the seeds from a fixed generator, its percentiles expanded for few seeds (Hesterberg,
+What Teachers Should Know About the Bootstrap, 2015, 5.3): plain percentiles of five values hold the mean in some 83 %
+of cases, not in 95 %. It cannot reach beyond the values seen. (3) Fewer than three seeds have no interval: what is
+given is their range, and it is called so. (4) No value is left out. What was not reached by the end of a run counts as
+its end, is counted as `censored`, and makes the mean a lower bound.
 """
 
 from __future__ import annotations

@@ -123,8 +123,8 @@ def summarise(data: StudyData) -> Summary:
     for experiment in data.experiments:
         for configuration in data.configurations(experiment):
             mine = data.of(experiment, configuration)
-            for kills in sorted({run.kills for run in mine}):
-                groups.append(_group(data, [run for run in mine if run.kills == kills]))
+            counts = sorted({run.kills for run in mine})
+            groups += [_group(data, [run for run in mine if run.kills == kills]) for kills in counts]
     return Summary(data, tuple(groups))
 
 

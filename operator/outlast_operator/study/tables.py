@@ -1,4 +1,5 @@
-"""Every figure's numbers as CSV: one row a configuration (and number of kills), with seeds, mean, interval, n, failed."""
+"""Every figure's numbers as CSV: one row a configuration (and number of kills), with seeds, mean, interval, n, "
+"failed."""
 
 from __future__ import annotations
 
@@ -109,8 +110,8 @@ def costs(experiment: str, groups: Sequence[Group], prices: PriceTable) -> Table
             ):
                 if found is not None:
                     rows.append(
-                        (group.configuration, str(group.kills), row.setup, row.term, f"{row.hourly:.2f}", name, *_around(found, 6))
-                    )  # fmt: skip
+                        (group.configuration, str(group.kills), row.setup, row.term, f"{row.hourly:.2f}", name,
+                    *_around(found, 6)) )  # fmt: skip
     columns = ("configuration", "kills", "machines", "term", f"{prices.currency}/h", "cost of", *AROUND)
     return Table(f"{experiment}-cost", f"{experiment}: cost in {prices.currency}", columns, tuple(rows))
 
@@ -132,17 +133,17 @@ def runs(summary: Summary) -> Table:
             gains = m.gains
             rows.append(
                 (
-                    group.experiment, group.configuration, str(group.kills), str(m.run.seed), _text(m.final_accuracy, 4),
-                    _text(m.outages[0].drop if m.outages else None, 4), _text(m.time_to_target_s, 2),
+                    group.experiment, group.configuration, str(group.kills), str(m.run.seed), _text(m.final_accuracy,
+                    4), _text(m.outages[0].drop if m.outages else None, 4), _text(m.time_to_target_s, 2),
                     _text(gains[0] if gains else None, 4), _text(gains[1] if gains else None, 4), _text(m.goodput, 3),
                     *(str(m.gradients.get(name, "")) for name in ("computed", "applied", "lost", "duplicates")),
                     _text(m.useful_s, 2), _text(m.idle_s, 2), _text(m.recomputed_s, 2),
                 )
             )  # fmt: skip
     columns = (
-        "experiment", "configuration", "kills", "seed", "final accuracy", "drop at kill 1", "time to target (s)", "gained",
-        "control gained", "goodput", "computed", "applied", "lost", "duplicates", "useful (s)", "idle (s)", "recomputed (s)",
-    )  # fmt: skip
+        "experiment", "configuration", "kills", "seed", "final accuracy", "drop at kill 1", "time to target (s)",
+        "gained", "control gained", "goodput", "computed", "applied", "lost", "duplicates", "useful (s)", "idle (s)",
+    "recomputed (s)", )  # fmt: skip
     return Table("runs", "Every run", columns, tuple(rows))
 
 

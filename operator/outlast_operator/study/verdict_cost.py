@@ -56,7 +56,8 @@ def cost_claim(summary: Summary, prices: PriceTable, experiment: str) -> Verdict
         question,
         holds,
         answer,
-        f"money to reach {target:.2f}, stateless over checkpointing, of runs with kills (below 1: cheaper); the Redis of "
+        f"money to reach {target:.2f}, stateless over checkpointing, of runs with kills (below 1: cheaper); the "
+        "Redis of "
         "Stateless is paid for as one more machine",
         tuple(rows),
     )

@@ -2,7 +2,8 @@
 
 Rules. (1) A verdict is computed; it carries the figures it rests on, a row each. (2) Where a line asks for a mean, the
 mean decides, and the verdict says whether the interval agrees; where it asks for a direction, the interval decides.
-(3) Where a comparison lacks its runs the verdict is None, and says what is missing. The cost's verdict: verdict_cost.py.
+(3) Where a comparison lacks its runs the verdict is None, and says what is missing. The cost's verdict stands
+in verdict_cost.py.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PAPERS_OUTAGE = 375  # gradients: 15 s at the paper's 25 a second
 RELAXED = ("paper-sync-chain", "paper-async-chain", "paper-stateless", "chain", "stateless", "hybrid")
 PRODUCT_POLICIES = (
     "Sum", PAPERS_RULE, "SumClipped", "Mean", "InverseStaleness", "DelayCompensation", "DelayCompensationCopies",
-    "LocalSteps",
+    "LocalSteps", "LocalStepsUnscaled",
 )  # fmt: skip
 
 
@@ -51,6 +52,17 @@ class Verdict:
     @property
     def word(self) -> str:
         return {True: "holds", False: "does not hold", None: "cannot be told"}[self.holds]
+
+
+def decided(found: Estimate, met: bool) -> bool | None:
+    """One seed decides nothing."""
+    return met if found.n > 1 else None
+
+
+def all_of(rows: Sequence[Row]) -> bool | None:
+    """False if one is not met, True if all are, else None."""
+    met = [row.met for row in rows]
+    return False if False in met else None if None in met else True
 
 
 def points(around: Estimate | None) -> str:
@@ -103,13 +115,13 @@ def ordering(summary: Summary, experiment: str) -> Verdict:
             group = summary.group(experiment, name, 1)
             found = None if group is None else group.estimate(value)
             if group is not None and found is not None:
-                rows.append(Row(f"{group.label} {expected}", points(found), met(found)))
+                rows.append(Row(f"{group.label} {expected}", points(found), decided(found, met(found))))
     if not rows:
         return Verdict(question, None, "There are no runs with one kill in this study.")
     as_told = sum(bool(row.met) for row in rows)
     return Verdict(
         question,
-        as_told == len(rows),
+        all_of(rows),
         f"{as_told} of {len(rows)} configurations do what the paper reports.",
         "accuracy: last evaluation before the kill to the first after it; stateless: kill to the end of its drain",
         tuple(rows),
@@ -125,7 +137,10 @@ def _none_yet(summary: Summary, experiment: str) -> list[str]:
     b = None if usual is None else usual.estimate(fallen)
     if a is None or b is None:
         return []
-    text = f"Killed before its first checkpoint, as the paper's runs in fact were, it changes by {points(a)}, not by {points(b)}"
+    text = (
+        f"Killed before its first checkpoint, as the paper's runs in fact were, it changes by {points(a)}, "
+        f"not by {points(b)}"
+    )
     most = a.mean < 0 and a.mean < 2 * min(b.mean, 0.0)
     return [f"{text}: most of the fall in the paper's figures is that accident." if most else f"{text}."]
 
@@ -134,21 +149,30 @@ def _none_yet(summary: Summary, experiment: str) -> list[str]:
 
 
 def close_to_control(summary: Summary, experiment: str) -> Verdict:
-    question = "Hybrid and Chain as recommended end within 1 point of the control at equal wall time, after one and after two kills."
+    question = (
+        "Hybrid and Chain as recommended end within 1 point of the control at equal wall time, after one and "
+        "after two kills."
+    )
     rows, sure, planned = [], [], [k for k in (1, 2) if summary.planned_kills(experiment, k)]
     for name in ("hybrid", "chain"):
         for kills in planned:
             group = summary.group(experiment, name, kills)
             found = None if group is None else summary.against_control(group, final_accuracy)
             if group is not None and found is not None:
-                rows.append(Row(f"{group.label}, {kills_in_words(kills)}", points(found), found.mean >= -CLOSE))
+                rows.append(
+                    Row(f"{group.label}, {kills_in_words(kills)}", points(found), decided(found, found.mean >= -CLOSE))
+                )
                 sure.append(found.low >= -CLOSE)
     if not rows:
         return Verdict(question, None, "Runs of Hybrid, Chain or the control are missing.")
-    all_met, complete = all(row.met for row in rows), len(rows) == 4
-    answer = f"{sum(bool(row.met) for row in rows)} of {len(rows)} means are within 1 point; so are {sum(sure)} of the intervals as a whole."
+    complete = len(rows) == 4
+    answer = (
+        f"{sum(bool(row.met) for row in rows)} of {len(rows)} means are within 1 point, {sum(sure)} of the "
+        "intervals as a whole."
+    )
     notes = () if complete else ("Not all four comparisons are in this study.",)
-    holds = False if not all_met else True if complete else None
+    holds = all_of(rows)
+    holds = holds if complete or holds is False else None
     return Verdict(question, holds, answer, "final accuracy less the control's, paired by seed", tuple(rows), notes)
 
 
@@ -157,8 +181,8 @@ def close_to_control(summary: Summary, experiment: str) -> Verdict:
 
 def backlog_kept(summary: Summary, experiment: str) -> Verdict:
     question = (
-        "With the best backlog policy a Stateless worker keeps 0.7 or more of the control's progress through an outage as "
-        "long as the paper's."
+        "With the best backlog policy a Stateless worker keeps 0.7 or more of the control's progress through an "
+        "outage as long as the paper's."
     )
     live = []
     for name in ("stateless", "paper-stateless", "hybrid"):
@@ -174,8 +198,8 @@ def backlog_kept(summary: Summary, experiment: str) -> Verdict:
     paper = next((share(c.kept) for c in chosen if c.policy == PAPERS_RULE), "not measured")
     workers = f"{best.workers} worker{'s' if best.workers != 1 else ''}"
     answer = (
-        f"After an outage of {best.outage:,} gradients with {workers}, {best.label} keeps {share(best.kept)}; the paper's own "
-        f"rule {paper}."
+        f"After an outage of {best.outage:,} gradients with {workers}, {best.label} keeps {share(best.kept)}; the "
+        f"paper's own rule {paper}."
     )
     doubt = ("The interval of the best policy reaches below 0.7.",) if holds and best.kept.low < KEPT_ENOUGH else ()
     rows = [Row(c.label, share(c.kept), c.kept is not None and c.kept.mean >= KEPT_ENOUGH) for c in chosen]
@@ -197,8 +221,8 @@ def best_policies(found: Sequence[Cell], workers: int, outage: int = PAPERS_OUTA
 
 def ahead_of_checkpointing(summary: Summary, experiment: str) -> Verdict:
     question = (
-        "At equal wall time the relaxed strategies beat checkpointing by 10 points or more where the outage falls on the "
-        "steep part."
+        "At equal wall time the relaxed strategies beat checkpointing by 10 points or more where the outage falls on "
+        "the steep part."
     )
     rows, against = [], ""
     for kills in (1, 2):
@@ -213,15 +237,16 @@ def ahead_of_checkpointing(summary: Summary, experiment: str) -> Verdict:
             against = base.label
             late = paired(group.values(final_accuracy), base.values(final_accuracy))
             figure = f"{points(early)}; at the end {points(late)}"
-            rows.append(Row(f"{group.label}, {kills_in_words(kills)}", figure, early.mean >= POINTS_AHEAD))
+            met = decided(early, early.mean >= POINTS_AHEAD)
+            rows.append(Row(f"{group.label}, {kills_in_words(kills)}", figure, met))
     if not rows:
         return Verdict(question, None, "Runs of checkpointing or of the relaxed strategies are missing.")
-    met = sum(bool(row.met) for row in rows)
+    ahead = sum(bool(row.met) for row in rows)
     return Verdict(
         question,
-        met == len(rows),
-        f"{met} of {len(rows)} comparisons reach 10 points when the outage is just over; what is left of it at the end of "
-        "the runs stands beside it.",
+        all_of(rows),
+        f"{ahead} of {len(rows)} comparisons reach 10 points when the outage is just over; what is left of it at the "
+        "end of the runs stands beside it.",
         f"accuracy less that of {against}, paired by seed, as soon as both are past their last outage and its drain",
         tuple(rows),
     )
