@@ -127,13 +127,18 @@ class World:
                 self.heard[name] = self._probe(s)
         return ObservedJob(
             status=self.status,
-            processes={**{n: s.process for n, s in self.servers.items()}, **self.others},
+            processes={**{n: self._known(s) for n, s in self.servers.items()}, **self.others},
             probes=dict(self.heard),
             redis=RedisState(up=self._alive("redis"), run_id=None),
             held=dict(self.held),
             dead=frozenset(self.dead),
             t_operator_start=self.t_operator_start,
         )
+
+    def _known(self, s: FakeServer) -> Process:
+        """As a runtime learns a process's boot: from a word of its own."""
+        word = self.heard.get(s.process.name)
+        return replace(s.process, boot=s.boot) if word is not None and word.boot == s.boot else s.process
 
     @property
     def status(self) -> JobStatus:

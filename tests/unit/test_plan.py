@@ -231,7 +231,6 @@ def test_a_refused_connection_is_a_loss_at_once_and_its_cause_is_learnt_later(en
     assert world.members() == ["server-0", "server-2"]
     assert not of(world, KillProcess)
     if ends:
-        lost.process = replace(lost.process, boot=lost.boot)
         world.kill("server-1")
     world.run(1.9)
     assert world.status.failovers[0].cause == cause
@@ -246,6 +245,24 @@ def test_a_server_restarted_under_its_name_is_not_the_member() -> None:
     result = world.turn()
     assert [m.name for m in result.status.views[0].members] == ["server-1", "server-2"]
     assert not [j for j in result.status.views[0].joining if j.boot == world.status.views[0].members[0].boot]
+
+
+@pytest.mark.parametrize("strategy", ["Stateless", "Chain"])
+def test_the_last_words_of_one_that_was_removed_do_not_end_its_replacement(strategy: str) -> None:
+    world = running(strategy)
+    old = world.heard["server-0"]
+    world.kill("server-0")  # its pod is gone at once, its process a moment later
+    world.turn()
+    new = world.servers["server-0"]
+    assert new.process.alive
+    new.paused = True  # it starts, and has said nothing yet
+    world.advance(1.0)
+    world.heard["server-0"] = replace(old, t_heard=world.now, leaving=True, left=True)
+    world.run(1.0)
+    assert not of(world, KillProcess)
+    new.paused = False
+    world.run(2.0)
+    assert world.status.views[0].members[-1].boot == new.boot
 
 
 def test_an_operators_start_counts_as_the_last_heartbeat() -> None:

@@ -23,6 +23,7 @@ from outlast_operator.manifests.names import JobRef, checkpoint_claim, is_owned,
 from outlast_operator.manifests.pods import PASSWORD_KEY, TOKEN_KEY
 from outlast_operator.plan import plan
 from outlast_operator.runtime import Conflict, is_over, run_turn
+from outlast_operator.state import ObservedJob
 
 log = logging.getLogger("outlast.kubernetes")
 
@@ -163,11 +164,15 @@ class JobLoop:
             return None
         runtime.after_turn(turn.status)
         observed = runtime.observe()
-        if is_over(observed):
-            return self._finished(observed.status.t_completed or now)
         running = any(p.alive for p in observed.processes.values())
         look_again = now + (spec.recovery.failover.heartbeat_seconds if running else IDLE_S)
-        return look_again if turn.wake_at is None else min(look_again, turn.wake_at)
+        if turn.wake_at is not None:
+            look_again = min(look_again, turn.wake_at)
+        if observed.status.outcome is None:
+            return look_again
+        finished = self._finished(observed.status.t_completed or now)  # whoever still runs, or is kept by its policy
+        kept = spec.run_policy.clean_pod_policy == "None" and not _is_to_leave(observed)
+        return finished if kept or is_over(observed) else min(look_again, finished)
 
     def _finished(self, t_completed: float) -> float:
         assert self._runtime is not None
@@ -255,6 +260,11 @@ class JobLoop:
             self._events.tell("Warning", "NameTaken", message)
             raise ApiError(409, "NameTaken", message)
         return existing
+
+
+def _is_to_leave(observed: ObservedJob) -> bool:
+    """Whether a server lives that can be asked to leave; nobody else is ended where pods are to be kept."""
+    return any(p.role == "server" and p.alive and p.boot is not None for p in observed.processes.values())
 
 
 def managed_by_us(job: Json) -> bool:
