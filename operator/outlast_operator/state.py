@@ -120,6 +120,9 @@ class Probe:
     evaluation: Evaluation | None = None
     pushed_bytes: int = 0
     pulled_bytes: int = 0
+    restoring: str | None = None  # what it loads its state from at this moment
+    applied_t: float | None = None  # when it last applied an entry; the server's clock, as the next
+    log_end_t: float | None = None  # all that the buffer's log held then has been applied
     backlog: int = 0
     buffer_bytes: int = 0
     t: float = 0.0

@@ -8,9 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from plan_world import World, make_spec
+from plan_world import TICK_S, World, make_spec
 
 from outlast_operator.backoff import LONGEST_DELAY_S, count_exit
+from outlast_operator.finish import DRAIN_PATIENCE_S
 from outlast_operator.plan import plan
 from outlast_operator.runtime import Conflict, Runtime, run_turn
 from outlast_operator.state import (
@@ -858,6 +859,98 @@ def test_suspend_saves_stops_everything_and_resumes_without_loss(strategy: str) 
     assert world.head().version > version
     assert world.status.failovers == ()
     assert world.status.incarnations == {0: 2}
+
+
+def suspended_with_a_backlog(strategy: str, gradients: int) -> World:
+    """A job that is told to pause while Redis holds what workers were acknowledged and no head has applied."""
+    world = running(strategy)
+    world.log[0] = gradients
+    world.spec = make_spec(strategy, suspend=True)
+    return world
+
+
+@pytest.mark.parametrize("strategy", ["Stateless", "Hybrid"])
+def test_suspending_applies_what_redis_holds_before_anything_but_workers_ends(strategy: str) -> None:
+    world = suspended_with_a_backlog(strategy, 40)
+    while world.log[0] > 0:
+        world.run(TICK_S)
+        assert world.others["redis"].alive
+        assert world.head().process.alive
+        assert condition(world, "Suspended").reason == "Suspending"
+    assert not world.others["worker-0"].alive
+    assert condition(world, "Suspended").message == "waiting until what Redis holds is applied"
+    version = world.head().version
+    world.run(6.0)
+    assert world.status.state == "Suspended"
+    assert not any(p.alive for p in world.others.values())
+    assert world.checkpoints[-1].version == version
+
+
+@pytest.mark.parametrize("also", [(), ("redis", "worker-0")])
+@pytest.mark.parametrize("strategy", ["Stateless", "Hybrid"])
+def test_suspending_without_a_server_waits_for_one_that_applies_what_redis_holds(
+    strategy: str, also: tuple[str, ...]
+) -> None:
+    world = suspended_with_a_backlog(strategy, 40)
+    for name in (*world.servers, *also):
+        world.kill(name)
+        world.held[name] = world.now + 3.0
+    world.run(2.0)
+    assert world.log[0] == 40
+    assert not world.others["worker-0"].alive
+    assert world.others["redis"].alive != bool(also)
+    assert condition(world, "Suspended").message == "waiting for a server that holds the state of each shard"
+    world.run(8.0)
+    assert world.log[0] == 0
+    assert world.status.state == "Suspended"
+    assert not any(p.alive for p in world.others.values())
+
+
+def test_suspending_waits_for_a_redis_that_is_away() -> None:
+    world = suspended_with_a_backlog("Hybrid", 40)
+    world.kill("redis")
+    world.held["redis"] = world.now + 5.0
+    world.run(4.0)
+    assert condition(world, "Suspended").message == "waiting for Redis to answer: it may hold acknowledged gradients"
+    assert world.head().process.alive
+    world.run(8.0)
+    assert (world.log[0], world.status.state) == (0, "Suspended")
+
+
+def test_a_server_that_still_restores_is_not_taken_for_one_that_holds_nothing() -> None:
+    world = suspended_with_a_backlog("Stateless", 40)
+    world.head().initialised, world.head().restore_error = False, "Redis is loading"
+    world.end("worker-0", code=0)
+    world.run(1.0)
+    assert world.head().process.alive
+    assert world.others["redis"].alive
+
+
+def test_a_backlog_that_is_applied_at_the_end_is_no_news_with_each_version() -> None:
+    world = running("Hybrid", training__stopAfter={"epochs": 1})
+    world.log[0] = 100
+    finish_workers(world)
+    world.turn()
+    assert world.status.goal == "epochs"
+    writes = len(world.history)
+    world.run(100 * TICK_S)
+    assert world.log[0] == 0
+    assert len(world.history) <= writes + 3
+    assert not of(world, FinishJob), "what Redis holds is applied first"
+    world.run(3.0)
+    assert world.status.outcome == "Succeeded"
+
+
+def test_a_redis_that_does_not_come_back_holds_the_end_up_for_a_while_only() -> None:
+    world = running("Hybrid", training__stopAfter={"epochs": 1})
+    world.log[0] = 100
+    world.kill("redis")
+    world.held["redis"] = world.now + 1000.0
+    finish_workers(world)
+    world.run(DRAIN_PATIENCE_S - 1.0)
+    assert not of(world, FinishJob)
+    world.run(5.0)
+    assert of(world, FinishJob)
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
