@@ -300,6 +300,7 @@ def test_pods_that_are_kept_hold_up_neither_the_ttl_nor_our_rest() -> None:
     world.now += 61.0
     world.settle()
     assert world.status["state"] == "Failed"
+    assert world.api.deletions == [], "the very turn that records the end keeps to the policy"
     version, t_end = world.job["metadata"]["resourceVersion"], world.now
     assert world.loop._turn() == t_end + 300.0, "nothing is to be done before"
     assert (world.api.names("pods"), world.job["metadata"]["resourceVersion"]) == (pods, version)

@@ -133,7 +133,8 @@ class KubernetesRuntime:
         record = Record(status, self.acceptance.spec)  # of what may not change it has the accepted values
         shown = to_status(record, self._ref, self.acceptance, self._job, self._sight.active_workers())
         version = self._replace(shown)
-        self._recorded = (version, replace(record, status=replace(status, resource_version=version)))
+        self._record = replace(record, status=replace(status, resource_version=version))  # what is done now follows it
+        self._recorded = (version, self._record)
         return version
 
     def execute(self, action: Action) -> None:
