@@ -112,7 +112,7 @@ class KubernetesRuntime:
         self._job = self._current()
         self._record = self._read(self._job)
         self.t_operator_start = max(self.t_operator_start, self._tools.t_resumed())  # also in the middle of a request
-        sight = self._observer.look()
+        sight = self._observer.look(ended=self._record.status.outcome is not None)
         self._sight = sight
         self._tell_who_waits(sight)
         return ObservedJob(
