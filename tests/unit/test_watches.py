@@ -14,6 +14,7 @@ from outlast import transport
 from outlast.api.messages import ProtocolError
 from outlast.transport import PeerTimeout, PeerUnreachable, connect
 from outlast_operator import watches
+from outlast_operator.state import RedisState
 from outlast_operator.watches import REDIS_RETRY_S, RedisWatch, ServerWatch
 
 PATIENCE_S = 10.0
@@ -135,9 +136,8 @@ class Pauses(threading.Event):
 
 
 def test_a_redis_that_is_away_is_asked_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watches, "redis_run_id", lambda *_, **__: None)
-    watch = RedisWatch("redis://10.0.0.1:6379/0", 0.5, lambda: None)
-    watch.close()
+    watch = RedisWatch.__new__(RedisWatch)  # without its thread
+    watch.state, watch._url, watch._interval_s, watch._wake = RedisState(), "redis://10.0.0.1:6379/0", 0.5, lambda: None
     answers = [None] * 8 + ["run"]
     monkeypatch.setattr(watches, "redis_run_id", lambda *_, **__: answers.pop(0) if answers else None)
     watch._stopped = pauses = Pauses(11)
