@@ -99,7 +99,7 @@ class ServerWatch:
         """What of a status a plan may answer at once."""
         return (
             probe.boot, probe.epoch, probe.history, probe.role, probe.serving, probe.initialised, probe.slots,
-            probe.caught_up, probe.broken, probe.leaving, probe.left, probe.finished, probe.checkpoints,
+            probe.caught_up, probe.absent, probe.broken, probe.leaving, probe.left, probe.finished, probe.checkpoints,
             probe.restore_error, probe.config_error, probe.evaluation, probe.refused,
             [epoch for epoch, times in probe.views.items() if times.first_update_t is not None],
             self._goal_version is not None and probe.version >= self._goal_version,
