@@ -13,6 +13,7 @@ from outlast_operator.kubernetes.api import ApiError
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.clock import Pulse
 from outlast_operator.kubernetes.loop import HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
+from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
 from outlast_operator.manifests.pods import Images
 from outlast_operator.state import StartProcess
@@ -36,7 +37,7 @@ class World:
         self.cache.put_job(made)
         self.leads = True
         self.tools = Tools(
-            self.api, self.cache, Images("t", "r"), AtOnce(), AtOnce(),  # type: ignore[arg-type]
+            self.api, self.cache, Images("t", "r"), Pools(AtOnce(), AtOnce(), AtOnce()),  # type: ignore[arg-type]
             lambda: self.now, lambda: self.leads,
         )  # fmt: skip
         self.loop = JobLoop(self.tools, made)
