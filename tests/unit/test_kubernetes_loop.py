@@ -15,6 +15,7 @@ from outlast_operator.kubernetes.clock import Pulse
 from outlast_operator.kubernetes.loop import HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
 from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
+from outlast_operator.kubernetes.status import read_record
 from outlast_operator.manifests.pods import Images
 from outlast_operator.state import StartProcess
 
@@ -319,3 +320,38 @@ def test_a_job_that_has_ended_is_removed_though_a_pod_does_not_end() -> None:
     world.now += 3.0
     world.settle()
     assert world.api.names("trainingjobs") == []
+
+
+def test_a_start_that_was_refused_is_known_to_the_next_operator() -> None:
+    """Else the dead pod before it is counted once more, and two operators replace it by two pods."""
+    world = World()
+    world.settle()
+    (first,) = (name for name in world.api.names("pods") if "server-0" in name)
+    pod = world.api.get("", "n", "pods", first)
+    pod["status"] = {"containerStatuses": [{"name": "outlast", "state": {"terminated": {"exitCode": 1}}}]}
+    world.cache.put_pod(world.api.replace("", "n", "pods", first, pod))
+    refusal = ApiError(403, "Forbidden", "exceeded quota: team")
+    world.api.refuse = lambda plural, body: refusal if plural == "pods" else None
+    world.settle()
+    world.now += 0.01
+    world.settle()
+    attempt = record(world).attempts["server-0"]
+    assert attempt.instance.startswith("refused-")
+    world.loop = JobLoop(world.tools, world.job)
+    world.now += 0.01
+    world.settle()
+    assert record(world).attempts["server-0"] == attempt
+    world.api.refuse = lambda plural, body: None
+    world.now += 60.0
+    world.settle()
+    (made,) = (name for name in world.api.names("pods") if "server-0" in name and name != first)
+    pod = world.api.get("", "n", "pods", made)
+    pod["status"] = {"containerStatuses": [{"name": "outlast", "state": {"terminated": {"exitCode": 1}}}]}
+    world.cache.put_pod(world.api.replace("", "n", "pods", made, pod))
+    world.loop = JobLoop(world.tools, world.job)
+    world.settle()
+    assert record(world).attempts["server-0"].instance == pod["metadata"]["uid"], "what replaced it is counted"
+
+
+def record(world: World) -> Any:
+    return read_record(world.job).status

@@ -20,7 +20,7 @@ from outlast.api.view import Member, View
 from outlast_operator.kubernetes.api import CORE, Api, ApiError
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.events import Events
-from outlast_operator.kubernetes.observer import Observer, Sight
+from outlast_operator.kubernetes.observer import REFUSED, Observer, Sight, refused_start
 from outlast_operator.kubernetes.pods import PodView
 from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.manifests.children import redis_pod
@@ -34,7 +34,6 @@ from outlast_operator.state import (
     FinishJob,
     InstallView,
     KillProcess,
-    Process,
     RequestCheckpoint,
     SetSlots,
     StartProcess,
@@ -158,17 +157,9 @@ class Executor:
         self._refusals += 1
         now = self._clock()
         self._events.tell("Warning", "PodRefused", f"{name}: {message}")
-        self._observer.refused_starts[name] = Process(
-            name=name,
-            role=role,  # type: ignore[arg-type]
-            instance=f"refused-{self._refusals}-{now:.3f}",
-            phase="exited",
-            incarnation=incarnation,
-            exit_code=code,
-            proven_dead=True,
-            t_started=now,
-            t_exited=now,
-            reason=message,
+        instance = f"{REFUSED}{self._refusals}-{now:.3f}"
+        self._observer.refused_starts[name] = refused_start(
+            name, role, instance, now, incarnation=incarnation, exit_code=code, reason=message
         )
 
     def _start_redis(self, replaces: str | None, sight: Sight) -> None:

@@ -112,6 +112,8 @@ class KubernetesRuntime:
         self._job = self._current()
         self._record = self._read(self._job)
         self.t_operator_start = max(self.t_operator_start, self._tools.t_resumed())  # also in the middle of a request
+        if self._sight is None:
+            self._observer.recall_refusals(self._record.status.attempts)
         sight = self._observer.look(ended=self._record.status.outcome is not None)
         self._sight = sight
         self._tell_who_waits(sight)
