@@ -355,3 +355,12 @@ def test_a_start_that_was_refused_is_known_to_the_next_operator() -> None:
 
 def record(world: World) -> Any:
     return read_record(world.job).status
+
+
+def test_a_turn_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.settle()
+    looks, pods = [], world.cache.pods
+    monkeypatch.setattr(world.cache, "pods", lambda uid: looks.append(uid) or pods(uid))
+    assert world.loop._turn() is not None
+    assert len(looks) == 2, "the observer, and who labels"

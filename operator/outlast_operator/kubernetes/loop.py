@@ -164,7 +164,7 @@ class JobLoop:
         if changed:
             return None
         runtime.after_turn(turn.status)
-        observed = runtime.observe()
+        observed = runtime.observed  # what this turn has set off wakes the next
         running = any(p.alive for p in observed.processes.values())
         look_again = now + (spec.recovery.failover.heartbeat_seconds if running else IDLE_S)
         if turn.wake_at is not None:

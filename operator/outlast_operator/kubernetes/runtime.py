@@ -79,6 +79,7 @@ class KubernetesRuntime:
         self._observer = Observer(tools.cache, ref, acceptance.spec, secrets, self.wake, tools.now)
         self._executor = Executor(tools.api, tools.cache, ref, tools.images, self._observer, events, pools, tools.now)
         self._sight: Sight | None = None
+        self._observed: ObservedJob | None = None
         self._job: Json = {}
         self._record: Record | None = None
         self._recorded: tuple[str, Record] | None = None  # resource version -> what it holds: read once
@@ -117,7 +118,7 @@ class KubernetesRuntime:
         sight = self._observer.look(ended=self._record.status.outcome is not None)
         self._sight = sight
         self._tell_who_waits(sight)
-        return ObservedJob(
+        self._observed = ObservedJob(
             status=self._record.status,
             processes=sight.processes,
             probes=sight.probes,
@@ -126,6 +127,13 @@ class KubernetesRuntime:
             t_operator_start=self.t_operator_start,
             generation=int(self._job["metadata"].get("generation") or 0),
         )
+        return self._observed
+
+    @property
+    def observed(self) -> ObservedJob:
+        """As `observe` last answered."""
+        assert self._observed is not None, "there was a turn"
+        return self._observed
 
     def write_status(self, status: JobStatus, expected_version: str | None) -> str:
         self._tools.check_lead()
