@@ -142,7 +142,7 @@ def test_a_change_that_is_refused_is_said_and_the_job_goes_on() -> None:
 def test_a_typing_error_does_not_bring_the_first_spec_back() -> None:
     world = World()
     world.settle()
-    world.edit(training={**world.spec["training"], "stopAfter": {"updates": 500}}, workers={"replicas": 5})
+    world.edit(training={**world.spec["training"], "stopAfter": {"updates": 5}}, workers={"replicas": 5})
     world.settle()
     world.edit(workers={"replicas": 0})
     world.loop = JobLoop(world.tools, world.job)  # nothing is known but what is recorded
@@ -150,7 +150,7 @@ def test_a_typing_error_does_not_bring_the_first_spec_back() -> None:
     runtime = world.loop._runtime
     assert runtime is not None
     assert runtime.acceptance.spec is not None
-    assert runtime.acceptance.spec.training.stop_after.updates == 500
+    assert runtime.acceptance.spec.training.stop_after.updates == 5
     assert runtime.acceptance.spec.workers.replicas == 5
     assert world.condition("SpecAccepted")["status"] == "False"
 
