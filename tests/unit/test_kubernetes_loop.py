@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from outlast_operator.kubernetes import loop as loop_module
 from outlast_operator.kubernetes.api import ApiError
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.clock import Pulse
-from outlast_operator.kubernetes.loop import HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
+from outlast_operator.kubernetes.loop import FIRST_RETRY_S, HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
 from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
 from outlast_operator.kubernetes.status import read_record
@@ -364,3 +365,25 @@ def test_a_turn_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.cache, "pods", lambda uid: looks.append(uid) or pods(uid))
     assert world.loop._turn() is not None
     assert len(looks) == 2, "the observer, and who labels"
+
+
+def test_a_rival_that_writes_each_time_before_us_is_given_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, pauses = World(), list[float]()
+    monkeypatch.setattr(world.loop._stopped, "wait", pauses.append)
+    replace_it, rival = world.api.replace, itertools.count()
+
+    def replace_after_the_rival(group: str, namespace: str, plural: str, name: str, body: Json, part: str = "") -> Json:
+        if next(rival) < 8:
+            mark = {"metadata": {"annotations": {"rival": str(next(rival))}}}
+            world.api.patch(group, namespace, plural, name, mark)
+        return replace_it(group, namespace, plural, name, body, part)
+
+    monkeypatch.setattr(world.api, "replace", replace_after_the_rival)
+    world.loop._turn()
+    world.loop._turn()
+    world.loop._turn()
+    assert pauses == [], "a conflict or two are answered at once"
+    world.settle()
+    assert len(pauses) == 1
+    assert FIRST_RETRY_S <= pauses[0] <= 2 * FIRST_RETRY_S
+    assert world.status["state"] == "Pending"

@@ -33,6 +33,7 @@ IDLE_S = 10.0  # between two looks at a job in which nothing speaks
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 10.0
 RUNNING_RETRY_S = 1.0  # the longest, of a job that runs: nobody wakes us when the API server is back
 LONGEST_SLEEP_S = 3600.0
+CONFLICTS_AT_ONCE = 3
 
 
 class JobLoop:
@@ -129,6 +130,12 @@ class JobLoop:
         self._stopped.wait(FIRST_RETRY_S)  # whatever wakes us: an API server that is ill is not asked without a pause
         self._sleep(self._tools.now() + min(FIRST_RETRY_S * 2 ** min(self.failing, 10), longest_s) - FIRST_RETRY_S)
 
+    def _give_way(self, conflicts: int) -> None:
+        """One conflict is answered at once. Who meets one after another has a rival, and neither gets on by haste."""
+        if conflicts > CONFLICTS_AT_ONCE:
+            longest_s = min(FIRST_RETRY_S * 2 ** min(conflicts - CONFLICTS_AT_ONCE, 10), RUNNING_RETRY_S)
+            self._stopped.wait(longest_s * random.SystemRandom().uniform(0.5, 1.0))
+
     def _sleep(self, until: float | None) -> None:
         """`until` None: go on at once."""
         if until is None or self._stopped.is_set():
@@ -162,6 +169,7 @@ class JobLoop:
             log.info("%s/%s: %s", self.ref.namespace, self.ref.name, turn.reason)
             self._reason = turn.reason
         if changed:
+            self._give_way(runtime.conflicts)
             return None
         runtime.after_turn(turn.status)
         observed = runtime.observed  # what this turn has set off wakes the next

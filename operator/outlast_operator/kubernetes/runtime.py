@@ -75,6 +75,7 @@ class KubernetesRuntime:
         self.acceptance = acceptance
         self.events = events
         self.t_operator_start = tools.now()
+        self.conflicts = 0  # writes in a row that somebody else's came before
         self._woken = threading.Event()
         self._observer = Observer(tools.cache, ref, acceptance.spec, secrets, self.wake, tools.now)
         self._executor = Executor(tools.api, tools.cache, ref, tools.images, self._observer, events, pools, tools.now)
@@ -142,7 +143,12 @@ class KubernetesRuntime:
         assert expected_version == self._job["metadata"]["resourceVersion"], "a status is written after its observation"
         record = Record(status, self.acceptance.spec)  # of what may not change it has the accepted values
         shown = to_status(record, self._ref, self.acceptance, self._job, self._sight.active_workers())
-        version = self._replace(shown)
+        try:
+            version = self._replace(shown)
+        except Conflict:
+            self.conflicts += 1
+            raise
+        self.conflicts = 0
         self._record = replace(record, status=replace(status, resource_version=version))  # what is done now follows it
         self._recorded = (version, self._record)
         return version
