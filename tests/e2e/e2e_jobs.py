@@ -39,7 +39,7 @@ class Job:
 
     def delete(self) -> None:
         self.cluster.kubectl("delete", "tjob", self.name, "-n", self.namespace, "--wait=true")
-        wait_until("the end of the job's pods", lambda: not self.pods(), 60)
+        wait_until("the end of the job's pods", lambda: not self.pods(), 120)  # a grace of 30 s, and a slow kubelet
 
     def remove_files(self) -> None:
         for folder in (self.ledger, self.checkpoints):
