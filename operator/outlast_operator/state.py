@@ -116,6 +116,7 @@ class Probe:
     applied_total: int = 0
     duplicates: int = 0
     clocks: dict[int, int] = field(default_factory=dict)
+    absent: dict[int, float] = field(default_factory=dict)  # slot -> when its last connection ended; server's clock
     views: dict[int, ViewTimes] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     pushed_bytes: int = 0
@@ -141,6 +142,7 @@ class Probe:
             CheckpointRef(str(c["name"]), int(c["history"]), int(c["version"])) for c in raw.get("checkpoints", ())
         )
         values["clocks"] = {int(k): int(v) for k, v in raw.get("clocks", {}).items()}
+        values["absent"] = {int(k): float(v) for k, v in raw.get("absent", {}).items()}
         values["views"] = {
             int(k): ViewTimes(v.get("installed_t"), v.get("first_update_t")) for k, v in raw.get("views", {}).items()
         }

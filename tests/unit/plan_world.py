@@ -81,6 +81,7 @@ class FakeServer:
     restore_error: str | None = None
     applied_t: float | None = None
     log_end_t: float | None = None
+    absent: dict[int, float] = field(default_factory=dict)
     views: dict[int, ViewTimes] = field(default_factory=dict)
 
     @property
@@ -361,7 +362,7 @@ class World:
             finished=s.finishing or (updates is not None and s.initialised and s.version >= updates),
             broken=s.broken, checkpoints=tuple(reversed(self.checkpoints)), restore_error=s.restore_error,
             clocks={0: s.version}, views=dict(s.views), evaluation=self.evaluation, applied_t=s.applied_t,
-            log_end_t=s.log_end_t, backlog=self.log.get(s.shard, 0),
+            log_end_t=s.log_end_t, absent=dict(s.absent), backlog=self.log.get(s.shard, 0),
             restoring=view.restore if view is not None and s.restore_error is not None else None,
         )  # fmt: skip
 

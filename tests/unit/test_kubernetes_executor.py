@@ -14,6 +14,7 @@ from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.executor import KILL_GRACE_S, REDIS_RESTARTS, Executor, read_slots
 from outlast_operator.kubernetes.observer import Observer, Secrets, Sight
+from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.manifests.names import JobRef, pod_name
 from outlast_operator.manifests.pods import Images
 from outlast_operator.state import AssignSlot, KillProcess, StartProcess, StartRedis, TermProcess
@@ -43,8 +44,8 @@ class Operator:
             Images("t", "r"),
             self.observer,
             events,
-            (AtOnce(), AtOnce()),
-            lambda: self.now,  # type: ignore[arg-type]
+            Pools(AtOnce(), AtOnce(), AtOnce()),
+            lambda: self.now,
         )
 
     def look(self) -> Sight:

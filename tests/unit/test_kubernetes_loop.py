@@ -13,6 +13,7 @@ from outlast_operator.kubernetes.api import ApiError
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.clock import Pulse
 from outlast_operator.kubernetes.loop import HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
+from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
 from outlast_operator.manifests.pods import Images
 from outlast_operator.state import StartProcess
@@ -36,7 +37,7 @@ class World:
         self.cache.put_job(made)
         self.leads = True
         self.tools = Tools(
-            self.api, self.cache, Images("t", "r"), AtOnce(), AtOnce(),  # type: ignore[arg-type]
+            self.api, self.cache, Images("t", "r"), Pools(AtOnce(), AtOnce(), AtOnce()),  # type: ignore[arg-type]
             lambda: self.now, lambda: self.leads,
         )  # fmt: skip
         self.loop = JobLoop(self.tools, made)
@@ -290,3 +291,31 @@ def test_a_template_that_the_api_server_refuses_ends_in_failed() -> None:
 )
 def test_who_manages_a_job(spec: Json, ours: bool) -> None:
     assert managed_by_us({"spec": spec}) is ours
+
+
+def test_pods_that_are_kept_hold_up_neither_the_ttl_nor_our_rest() -> None:
+    policy = {"activeDeadlineSeconds": 60, "cleanPodPolicy": "None", "ttlSecondsAfterFinished": 300}
+    world = World(runPolicy=policy, recovery={"strategy": "Hybrid"})
+    world.settle()
+    pods = world.api.names("pods")
+    world.now += 61.0
+    world.settle()
+    assert world.status["state"] == "Failed"
+    assert world.api.deletions == [], "the very turn that records the end keeps to the policy"
+    version, t_end = world.job["metadata"]["resourceVersion"], world.now
+    assert world.loop._turn() == t_end + 300.0, "nothing is to be done before"
+    assert (world.api.names("pods"), world.job["metadata"]["resourceVersion"]) == (pods, version)
+    world.now = t_end + 301.0
+    world.settle()
+    assert world.api.names("trainingjobs") == []
+
+
+def test_a_job_that_has_ended_is_removed_though_a_pod_does_not_end() -> None:
+    world = World(runPolicy={"activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 2})
+    world.settle()
+    world.now += 61.0
+    world.settle()
+    assert world.api.names("pods"), "they are asked to end, and nobody says that they have"
+    world.now += 3.0
+    world.settle()
+    assert world.api.names("trainingjobs") == []

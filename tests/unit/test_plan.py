@@ -730,6 +730,29 @@ def test_sync_lends_a_slot_without_a_worker_after_grace_seconds() -> None:
     assert world.status.adopted == {}
 
 
+def test_sync_lends_the_slot_of_a_worker_whose_node_is_lost() -> None:
+    """Its pod runs by the API server's word for minutes; that it is not connected any more the head knows."""
+    world = running(training__consistency="Sync", workers__replicas=2, workers__graceSeconds=5)
+    world.head().absent[1] = world.now
+    world.run(4.8)
+    assert not of(world, AssignSlot)
+    world.run(0.5)
+    assert of(world, AssignSlot)[0] == AssignSlot(1, 2, "worker-0")
+
+
+@pytest.mark.parametrize("back", ["connected again", "started anew"])
+def test_a_worker_that_comes_back_keeps_its_slot(back: str) -> None:
+    world = running(training__consistency="Sync", workers__replicas=2, workers__graceSeconds=5)
+    world.head().absent[1] = world.now
+    world.run(2.0)
+    if back == "connected again":
+        world.head().absent.clear()
+    else:  # and loads its data before it connects
+        world.kill("worker-1")
+    world.run(10.0)
+    assert not of(world, AssignSlot)
+
+
 def test_more_workers_are_started_and_the_heads_told() -> None:
     world = running()
     world.spec = make_spec(workers__replicas=3)

@@ -441,6 +441,7 @@ class Server:
             "pid": os.getpid(),
             **self.replica.status(),
             "serving": self.replica.serving and not self.log_reader.rebuilding,
+            "absent": {str(slot): t for slot, t in self.serving.presence.absent().items()},
             "applied_t": self.applied_t,
             "log_end_t": self.log_reader.end_t(),
             "broken": list(self.broken),

@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor as Pool
 from typing import Any
 
 from outlast.api.view import Member, View
@@ -22,6 +22,7 @@ from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.observer import Observer, Sight
 from outlast_operator.kubernetes.pods import PodView
+from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.manifests.children import redis_pod
 from outlast_operator.manifests.names import CHAIN_LABEL, NAMED_LABEL, SLOTS_ANNOTATION, JobRef, is_owned
 from outlast_operator.manifests.pods import Images, process_pod, with_slots
@@ -61,12 +62,12 @@ class Executor:
         images: Images,
         observer: Observer,
         events: Events,
-        pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
+        pools: Pools,
         clock: Callable[[], float],
     ) -> None:
         self._api, self._cache, self._ref, self._images = api, cache, ref, images
         self._observer, self._events, self._clock = observer, events, clock
-        self._quick, self._slow = pools
+        self._pools = pools
         self._orders = Orders()
         self._under_way: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
@@ -87,7 +88,7 @@ class Executor:
             case InstallView() | SetSlots() | FinishJob() | RequestCheckpoint():
                 order = order_of(action)
                 assert order is not None
-                self._send(order, self._slow if isinstance(action, RequestCheckpoint) else self._quick)
+                self._send(order, self._pools.saving if isinstance(action, RequestCheckpoint) else self._pools.orders)
             case AssignSlot():
                 self._assign(action, sight)
             case Emit(type_, reason, message):
@@ -202,7 +203,7 @@ class Executor:
         process = self._observer.boot_of(view.uid)
         if view.role == "server" and process is not None:
             member = Member(view.name, process, view.address)
-            self._send(Order(member, "leave", lambda control: control.leave()), self._quick)
+            self._send(Order(member, "leave", lambda control: control.leave()), self._pools.orders)
 
     def _delete(self, view: PodView, grace_s: int | None) -> None:
         try:
@@ -233,7 +234,7 @@ class Executor:
 
     # --- servers and labels ---
 
-    def _send(self, order: Order, pool: ThreadPoolExecutor) -> None:
+    def _send(self, order: Order, pool: Pool) -> None:
         self._orders.send(order, self._observer.watch_of(order.to.boot), pool)
 
     def _assign(self, action: AssignSlot, sight: Sight) -> None:
@@ -279,7 +280,7 @@ class Executor:
                 with self._lock:
                     self._under_way.discard(key)
 
-        self._slow.submit(run)
+        self._pools.api.submit(run)
 
 
 def read_slots(text: str) -> dict[int, int]:

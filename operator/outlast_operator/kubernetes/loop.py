@@ -43,7 +43,8 @@ class JobLoop:
         meta = job["metadata"]
         self.ref = JobRef(meta["name"], meta["namespace"], meta["uid"], meta.get("labels") or {})
         self._tools = tools
-        self._events = Events(tools.api, self.ref, tools.slow, tools.now)
+        self._pools = tools.pools.for_one_job()
+        self._events = Events(tools.api, self.ref, self._pools.api, tools.now)
         self._runtime: KubernetesRuntime | None = None
         self._generation: int | None = None
         self._woken = threading.Event()  # while there is no runtime to wake
@@ -207,7 +208,7 @@ class JobLoop:
             if record.status.outcome is None:
                 self._tell_warnings(record.status.t_start is None, acceptance)
             its_secrets = self._ensure_children(acceptance)
-            self._runtime = KubernetesRuntime(self._tools, self.ref, acceptance, its_secrets, self._events)
+            self._runtime = KubernetesRuntime(self._tools, self.ref, acceptance, its_secrets, self._events, self._pools)
         else:
             self._runtime.take(acceptance)
         if acceptance.message != shown_refusal(job) and not (fresh and record.spec is None):

@@ -89,12 +89,14 @@ class Observer:
         self._known: dict[str, _Known] = {}
         self._watches: dict[str, ServerWatch] = {}  # pod uid -> watch
         self._redis: tuple[str, RedisWatch] | None = None  # url, watch
+        self._last_run: str | None = None  # of the Redis before
         self._dead: set[str] = set()
         self._last_probes: dict[str, Probe] = {}
         self.refused_starts: dict[str, Process] = {}  # name -> a start that the API server refused
         self.spec = spec
 
-    def look(self) -> Sight:
+    def look(self, ended: bool = False) -> Sight:
+        """`ended`: the job has its outcome, and needs no Redis any more."""
         now = self._clock()
         existing, gone = self._cache.pods(self._ref.uid)
         pods = self._read(existing, now, False)
@@ -108,9 +110,8 @@ class Observer:
                 processes[name] = process
         self._forget_all_but({*existing, *gone, *self._watches})
         shown = {p.instance for p in processes.values()}
-        return Sight(
-            processes, self._probes(newest), self._redis_state(newest), frozenset(self._dead - shown), pods, newest
-        )
+        redis = self._redis_state(None if ended else self._redis_url(newest.get("redis")))
+        return Sight(processes, self._probes(newest), redis, frozenset(self._dead - shown), pods, newest)
 
     def _forget_all_but(self, uids: set[str]) -> None:
         """Of the others the record says what must be known."""
@@ -247,14 +248,15 @@ class Observer:
 
     # --- redis ---
 
-    def _redis_state(self, newest: dict[str, PodView]) -> RedisState:
-        url = self._redis_url(newest.get("redis"))
+    def _redis_state(self, url: str | None) -> RedisState:
+        """Watch the Redis at `url` and no other: who has an old one's address by now must not be told its password."""
+        if self._redis is not None and self._redis[0] != url:
+            self._redis[1].close()
+            self._last_run = self._redis[1].state.run_id
+            self._redis = None
         if url is None:
-            last = self._redis[1].state.run_id if self._redis is not None else None
-            return RedisState(False, last)
-        if self._redis is None or self._redis[0] != url:
-            if self._redis is not None:
-                self._redis[1].close()
+            return RedisState(False, self._last_run)
+        if self._redis is None:
             self._redis = (url, RedisWatch(url, self.spec.recovery.failover.heartbeat_seconds, self._wake))
         return self._redis[1].state
 
