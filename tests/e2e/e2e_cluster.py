@@ -23,6 +23,9 @@ SCRIPTS = ROOT / "scripts" / "cluster"
 SESSION_VARIABLE = "OUTLAST_TEST_SESSION"  # tests/conftest.py ends what carries it; the cluster outlives the tests
 GROUP, VERSION, PLURAL = "outlast.dev", "v1alpha1", "trainingjobs"
 POLL_S = 0.05
+# Pods end within seconds of their grace; but a kubelet that could not remove a network namespace at its first try
+# (unlinkat: device or resource busy) takes some two minutes until its second.
+END_S = 240.0
 
 Json = dict[str, Any]
 T = TypeVar("T")
