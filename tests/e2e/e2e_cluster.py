@@ -23,9 +23,8 @@ SCRIPTS = ROOT / "scripts" / "cluster"
 SESSION_VARIABLE = "OUTLAST_TEST_SESSION"  # tests/conftest.py ends what carries it; the cluster outlives the tests
 GROUP, VERSION, PLURAL = "outlast.dev", "v1alpha1", "trainingjobs"
 POLL_S = 0.05
-# Pods end within seconds of their grace; but a kubelet that could not remove a network namespace at its first try
-# (unlinkat: device or resource busy) takes some two minutes until its second.
-END_S = 240.0
+# Pods end within seconds of their grace (30 s, where nobody shortens it); the rest is for a kubelet that is late.
+END_S = 120.0
 
 Json = dict[str, Any]
 T = TypeVar("T")
