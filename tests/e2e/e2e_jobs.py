@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from e2e_cluster import GROUP, VERSION, Cluster, Json, wait_until
+from e2e_cluster import END_S, GROUP, VERSION, Cluster, Json, wait_until
 from e2e_environment import folder_of, template
 
 from outlast.applied import Applied, Identity
@@ -39,7 +39,7 @@ class Job:
 
     def delete(self) -> None:
         self.cluster.kubectl("delete", "tjob", self.name, "-n", self.namespace, "--wait=true")
-        wait_until("the end of the job's pods", lambda: not self.pods(), 60)
+        wait_until("the end of the job's pods", lambda: not self.pods(), END_S)
 
     def remove_files(self) -> None:
         for folder in (self.ledger, self.checkpoints):

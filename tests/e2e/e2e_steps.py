@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 
-from e2e_cluster import Json, wait_until
+from e2e_cluster import END_S, Json, wait_until
 from e2e_faults import Moment
 from e2e_jobs import Job, seconds_of
 
@@ -43,7 +43,7 @@ def stop(job: Job) -> None:
     """Suspend: the last member writes a checkpoint, and then nothing changes any more."""
     job.cluster.patch(job.namespace, job.name, {"suspend": True})
     job.wait_condition("Suspended", timeout_s=90)
-    wait_until("the end of all processes", lambda: not job.living("server") and not job.living("worker"), 90)
+    wait_until("the end of all processes", lambda: not job.living("server") and not job.living("worker"), END_S)
 
 
 def busy_seconds(job: Job) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import yaml
-from e2e_cluster import Cluster, Json, wait_until
+from e2e_cluster import END_S, Cluster, Json, wait_until
 from e2e_steps import StartJob, start_training, updates_go_on
 from test_spec import INVALID, job
 
@@ -91,10 +91,10 @@ def test_a_mended_job_starts(cluster: Cluster, start_job: StartJob, namespace: s
     made = start_job("Chain", recovery={"failover": {}})
     made.delete()
     if refused := try_to_apply(cluster, namespace, made.name, _with(made.document["spec"], wrong)):
-        assert "spec.recovery.failover" in refused
-    else:
-        wait_until("its refusal", said_later(cluster, namespace, made.name), 30)
-    made.apply()
+        assert "spec.recovery.failover" in refused  # and there is nothing to mend
+        return
+    wait_until("its refusal", said_later(cluster, namespace, made.name), 30)
+    cluster.patch(namespace, made.name, {"recovery": {"failover": None}})
     made.wait_whole()
     updates_go_on(made)
 
@@ -155,7 +155,7 @@ def test_a_foreign_pod_with_our_labels_is_left_alone(
         cluster.patch(namespace, made.name, {"suspend": True})
         made.wait_condition("Suspended", timeout_s=90)
         cluster.kubectl("delete", "tjob", made.name, "-n", namespace, "--wait=true")
-        wait_until("the end of its own pods", lambda: len(made.pods()) == 1, 60)
+        wait_until("the end of its own pods", lambda: len(made.pods()) == 1, END_S)
         assert phase(cluster, namespace, name) == "Running"
     finally:
         cluster.kubectl("delete", "pod", name, "-n", namespace, "--ignore-not-found", "--wait=true")
@@ -181,7 +181,7 @@ def test_an_image_that_cannot_be_pulled_ends_in_failed(
     words = wait_until("its failure", said_later(cluster, made.namespace, made.name), 240)
     assert said in words
     assert made.status["state"] == "Failed"
-    wait_until("the end of its pods", lambda: not made.living("server") and not made.living("worker"), 60)
+    wait_until("the end of its pods", lambda: not made.living("server") and not made.living("worker"), END_S)
 
 
 def test_a_task_that_cannot_be_imported_ends_in_failed(cluster: Cluster, start_job: StartJob) -> None:
@@ -189,4 +189,4 @@ def test_a_task_that_cannot_be_imported_ends_in_failed(cluster: Cluster, start_j
     words = wait_until("its failure", said_later(cluster, made.namespace, made.name), 90)
     assert "no_such_package" in words
     wait_until("an Event", lambda: "no_such_package" in events_of(cluster, made.namespace, made.name), 30)
-    wait_until("the end of its pods", lambda: not made.living("server") and not made.living("worker"), 60)
+    wait_until("the end of its pods", lambda: not made.living("server") and not made.living("worker"), END_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import e2e_faults as faults
 import pytest
@@ -99,12 +100,20 @@ def test_redis_is_lost(cluster: Cluster, start_job: StartJob) -> None:
     updates_go_on(job, timeout_s=120)
 
 
+def _replacement(job: Job, lost: Any) -> bool:
+    """Whether another pod of a worker's name is ready."""
+    others = [
+        p for p in job.living("worker") if p.spec.hostname == lost.spec.hostname and p.metadata.uid != lost.metadata.uid
+    ]
+    return any(c.type == "Ready" and c.status == "True" for p in others for c in p.status.conditions or ())
+
+
 def test_a_worker_is_lost(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
     job, _ = start_training(start_job, "Chain")
     epoch, lost, other = job.view()["epoch"], job.pod_of("worker-0"), job.pod_of("worker-1")
     start = time.monotonic()
     faults.delete_by_force(cluster, lost)
-    wait_until("another worker-0", lambda: lost.metadata.uid not in {p.metadata.uid for p in job.living("worker")}, 60)
+    wait_until("another worker-0", lambda: _replacement(job, lost), 60)
     wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
     updates_go_on(job)
     figures.time("Chain, a worker lost: pause of the other", job.longest_pause(start, time.monotonic()), at_most=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from e2e_cluster import Cluster, wait_until
+from e2e_cluster import END_S, Cluster, wait_until
 from e2e_figures import Figures
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
@@ -46,14 +46,14 @@ def test_a_finished_job_is_complete_and_removes_itself(cluster: Cluster, start_j
     assert status["version"] == 300
     assert not job.living("worker"), "workers of a finished job still run"
     wait_until("the end of the job", lambda: cluster.job(job.namespace, job.name) is None, 60)
-    wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), 60)
+    wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), END_S)
 
 
 def test_a_deleted_job_leaves_nothing(cluster: Cluster, start_job: StartJob) -> None:
     job, _ = start_training(start_job, "Hybrid")
     assert children(cluster, job.namespace, job.name)
     cluster.kubectl("delete", "tjob", job.name, "-n", job.namespace, "--wait=true")
-    wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), 90)
+    wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), END_S)
 
 
 def children(cluster: Cluster, namespace: str, job: str) -> list[str]:

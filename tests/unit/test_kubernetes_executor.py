@@ -246,6 +246,15 @@ def test_pods_that_have_ended_stay_unless_all_are_to_go(policy: str, left: int) 
 
 
 @pytest.mark.parametrize(("policy", "left"), [("All", 0), ("Running", 0), ("None", 1)])
+def test_a_pod_whose_image_cannot_be_pulled_does_not_stay_on_its_node(policy: str, left: int) -> None:
+    operator = Operator(FakeApi(), runPolicy={"cleanPodPolicy": policy})
+    operator.do(SERVER)
+    operator.becomes(operator.pods()[0], waiting={"reason": "InvalidImageName", "message": "no name"})
+    operator.executor.clean_up(operator.look())
+    assert len(operator.api.deletions) == 1 - left
+
+
+@pytest.mark.parametrize(("policy", "left"), [("All", 0), ("Running", 0), ("None", 1)])
 def test_a_sidecar_does_not_keep_a_pod_after_the_end(policy: str, left: int) -> None:
     operator = Operator(FakeApi(), runPolicy={"cleanPodPolicy": policy})
     operator.do(SERVER)

@@ -215,10 +215,11 @@ class Executor:
             self._cache.remove_pod(existing[uid])
 
     def clean_up(self, sight: Sight) -> None:
-        """After the end: with cleanPodPolicy All, pods that have ended too; else those that only a sidecar keeps."""
+        """After the end: with cleanPodPolicy All, pods that have ended too; else those that only a sidecar keeps, and
+        those whose image the kubelet would try for ever, on a node that others could use."""
         policy = self._observer.spec.run_policy.clean_pod_policy
         for view in sight.pods.values():
-            unwanted = policy == "All" or (policy == "Running" and view.lingers)
+            unwanted = policy == "All" or (policy == "Running" and (view.lingers or view.never_ran))
             if unwanted and not view.alive and not view.deleting:
                 self._delete(view, None)
 
