@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 import secrets
@@ -152,7 +153,7 @@ def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **s
                 "evaluate": {"everySeconds": 30, "samples": 500},
             },
             "servers": {"replicas": REPLICAS[strategy], "template": pod},
-            "workers": {"replicas": 2, "template": pod},
+            "workers": {"replicas": 2, "template": copy.deepcopy(pod)},  # _merge changes one of them alone
             "recovery": {
                 "strategy": strategy,
                 "checkpoint": {

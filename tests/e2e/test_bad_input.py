@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 from e2e_cluster import END_S, Cluster, Json, wait_until
-from e2e_steps import StartJob, start_training, updates_go_on
+from e2e_steps import StartJob, events_of, start_training, updates_go_on
 from test_spec import INVALID, job
 
 # Never reach an operator: unknown fields, which the API server prunes (or kubectl refuses, from 1.25 on), and what
@@ -52,13 +52,6 @@ def said_later(cluster: Cluster, namespace: str, name: str) -> Callable[[], str]
         )
 
     return said
-
-
-def events_of(cluster: Cluster, namespace: str, name: str) -> str:
-    """What was told of a job, one message after another."""
-    selector = f"involvedObject.kind=TrainingJob,involvedObject.name={name}"
-    told = json.loads(cluster.kubectl("get", "events", "-n", namespace, "--field-selector", selector, "-o", "json"))
-    return "\n".join(event["message"] for event in told["items"])
 
 
 def test_invalid_jobs_get_a_message_that_names_the_field(cluster: Cluster, namespace: str) -> None:
