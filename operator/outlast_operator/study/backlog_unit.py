@@ -42,6 +42,7 @@ class Unit:
     task: str = "outlast.tasks.fashion_mnist"
     args: tuple[tuple[str, Any], ...] = ()
     start_accuracy: float = 0.5
+    start_version: int | None = None  # in its stead
     policies: tuple[Policy, ...] = POLICIES
 
 
@@ -84,8 +85,11 @@ class Experiment:
         return SimulatedServer(self.model.flat.manifest, self.model.optimizer, settings)
 
     def train_to_start(self) -> Start:
+        unit = self.unit
+        if unit.start_version is not None:
+            self.fleet.train(self.server, unit.start_version)
         accuracy, loss = self.measure(self.server)
-        while accuracy < self.unit.start_accuracy and self.server.version < _LONGEST_START:
+        while unit.start_version is None and accuracy < unit.start_accuracy and self.server.version < _LONGEST_START:
             self.fleet.train(self.server, _LOOK_EVERY)
             accuracy, loss = self.measure(self.server)
         self.start = self.server.vector.clone()

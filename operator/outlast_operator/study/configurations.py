@@ -121,7 +121,7 @@ ALL = (
     Configuration(
         "hybrid",
         "Hybrid",
-        "Three servers as in Chain; while no head answers, workers go on with local steps, kept in Redis.",
+        "Three servers as in Chain; while no head answers, workers take local steps, kept in Redis.",
         OURS,
         "Hybrid",
         recovery={"buffer": _OUR_BUFFER},
