@@ -1,14 +1,13 @@
 """What one run came to: accuracies around its outages, progress kept, times, gradients and worker seconds. Pure.
 
 Definitions (the page repeats them):
-- *drop at a kill*: accuracy of the last parameters evaluated before the kill, less that of the first evaluated after
-  the first update that followed it. Above 0: it fell.
+- *drop at a kill*: accuracy at the kill, less accuracy when the first update followed it. Above 0: it fell.
 - *progress kept*: what the run gained from the kill to the end of the window, over what the control of the same seed
   gained in as many seconds from the same update on. The window ends with the outage as it was ordered, the first update
   and the backlog's last gradient, whichever is latest.
 - *accuracy at the kill*: the mean of the last second's evaluations, carried forward to it at the pace of the same
   configuration without a kill (same seed): on the steep part an evaluation is old in a second. In the same way the
-  evaluations of the second after the window's end are carried back to it.
+  evaluations of the second after a moment (the next update, the window's end) are carried back to it.
 - *late accuracy*: the mean of the evaluations of the last 5 s. One snapshot of SGD's jumps by points from the next; so
   what is compared with the control to a point is this, and the final accuracy on all test images stands beside it.
 - *goodput*: gradients of which the surviving parameters hold the effect, over what the control's rate would have
@@ -125,18 +124,21 @@ def _outage(
     recovered = None if outage.back is None else recovered_at(outage, ordered_s)
     base = accuracy_at_kill(mine, outage, version, own or control, ahead)
     updates = None if version is None else version + ahead
-    gained = control_gained = window_s = None
-    if recovered is not None and base is not None:
+    reference = own or control
+    gained = control_gained = window_s = drop = None
+    if base is not None and outage.back is not None and recovered is not None:
         window_s = recovered - outage.killed
+        back = accuracy_after(mine, outage.back, until, reference, ahead)
+        drop = None if back is None else base - back
         held = ahead + (steps_beyond_version(mine, outage) if buffered else 0.0)
-        recovery = accuracy_at_recovery(mine, recovered, until, own or control, held)
+        recovery = accuracy_after(mine, recovered, until, reference, held)
         gained = None if recovery is None else recovery - base
         control_gained = None if control is None else _control_gained(control, updates, window_s)
     return OutageMeasures(
         version=version,
         outage_s=outage.seconds,
         window_s=window_s,
-        drop=before[-1].accuracy - after[0].accuracy if before and after else None,
+        drop=drop,
         accuracy_before=before[-1].accuracy if before else None,
         accuracy_after=after[0].accuracy if after else None,
         gained=gained,
@@ -182,18 +184,18 @@ def accuracy_at_kill(
     return mean + (0.0 if at_kill is None else at_kill[1] * (outage.killed - t_mean))
 
 
-def accuracy_at_recovery(
-    mine: RunCurves, recovered: float, until: float, reference: RunCurves | None, ahead: float = 0.0
+def accuracy_after(
+    mine: RunCurves, moment: float, until: float, reference: RunCurves | None, ahead: float = 0.0
 ) -> float | None:
-    """The mean of the evaluations of the second after it (or the next), carried back at the reference's pace there."""
-    after = [e for e in mine.evaluations if recovered <= e.t < until]
+    """The mean of the evaluations of the second after `moment` (or the next), carried back at the reference's pace."""
+    after = [e for e in mine.evaluations if moment <= e.t < until]
     if not after:
         return None
-    near = [e for e in after if e.t <= recovered + AROUND_S] or after[:1]
+    near = [e for e in after if e.t <= moment + AROUND_S] or after[:1]
     mean, t_mean = sum(e.accuracy for e in near) / len(near), sum(e.t for e in near) / len(near)
     version = mine.version_at(t_mean)
     line = _line_of(reference, None if version is None else version + ahead)
-    return mean - (0.0 if line is None else line[1] * (t_mean - recovered))
+    return mean - (0.0 if line is None else line[1] * (t_mean - moment))
 
 
 def _line_of(curves: RunCurves | None, version: float | None) -> tuple[float, float] | None:

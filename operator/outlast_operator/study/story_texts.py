@@ -55,13 +55,13 @@ DEFINITIONS = (
     ),
     (
         "Change at the kill",
-        "accuracy of the first parameters evaluated after the next update, less that of the last before the kill.",
+        "accuracy when the next update came, less accuracy at the kill: the evaluations of the second after the one "
+        "and before the other, carried to it at the pace of the same training without a kill.",
     ),
     (
         "Progress kept",
         "accuracy gained from the kill until outage, first update and drain are all over, over what the control "
-        "gained in as long from the same update. Evaluations of the second before the one and after the other are "
-        "carried to it at the pace of the same training without a kill.",
+        "gained in as long from the same update.",
     ),
     (
         "Time to the target",

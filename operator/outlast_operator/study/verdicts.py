@@ -123,7 +123,7 @@ def ordering(summary: Summary, experiment: str) -> Verdict:
         question,
         all_of(rows),
         f"{as_told} of {len(rows)} configurations do what the paper reports.",
-        "accuracy: last evaluation before the kill to the first after it; stateless: kill to the end of its drain",
+        "change of accuracy from the kill to the next update; stateless: to the end of its drain",
         tuple(rows),
         tuple(_none_yet(summary, experiment)),
     )
