@@ -22,7 +22,7 @@ def write(docs: Path) -> list[Path]:
     """The page, its figures (PNG) and tables, from docs/study. Raises `StudyError` where there is none."""
     kept, page = docs / "study", docs / "explanation" / "study.md"
     study = assemble(kept, load_prices())
-    pictures = [p for section in study.sections for p in section.pictures] + list(study.backlog)
+    pictures = [p for section in study.sections for p in section.pictures] + [*study.backlog, *study.models]
     for picture in pictures:
         picture.files[1].unlink()  # the SVG: a repository needs one of the two
     written = [tables.write(table, kept / "tables") for table in study.tables]

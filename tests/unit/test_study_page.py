@@ -23,6 +23,7 @@ from outlast_operator.study.story import counts
 from outlast_operator.study.summary import Summary, final_accuracy, summarise
 from outlast_operator.study.tables import all_tables, write
 from outlast_operator.study.verdict_cost import verdicts
+from outlast_operator.study.verdict_models import normalisation
 
 
 @pytest.fixture(autouse=True)
@@ -127,9 +128,23 @@ def read(directory: Path) -> Reader:
     return reader
 
 
+def several_models(directory: Path) -> Path:
+    """One model in two kinds; the plain one falls back further."""
+    for experiment, every in (("models-net", 100), ("models-net-plain", 400)):
+        for seed in range(3):
+            write_run(directory, experiment, "control", 0, seed, make_report(Made(seed=seed)), model=experiment)
+            for name, strategy in (
+                ("checkpoint", "Checkpoint"),
+                ("stateless", "Checkpoint" if every > 100 else "Stateless"),
+            ):
+                made = Made(strategy, kills=[4.0 + seed / 10], seed=seed, checkpoint_every=every)
+                write_run(directory, experiment, name, 1, seed, make_report(made), model=experiment)
+    return directory
+
+
 PARTIAL = (
     quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable,
-    own_task,
+    own_task, several_models,
 )  # fmt: skip
 
 
@@ -200,6 +215,14 @@ def test_prices_of_the_users_own_change_costs_alone(tmp_path: Path) -> None:
     summary = summarise(load_study(quick_study(tmp_path / "study")))
     before, after = ({t.name: t for t in all_tables(summary, load_prices(p))} for p in (None, mine))
     assert {name for name in before if before[name] != after[name]} == {"steep-cost"}
+
+
+def test_models_with_and_without_normalisation_are_compared(tmp_path: Path) -> None:
+    found = normalisation(summarise(load_study(several_models(tmp_path))))
+    assert found is not None
+    assert found.holds is True  # the plain one keeps nothing
+    assert len(found.rows) == 1  # checkpointing applies no backlog
+    assert normalisation(summarise(load_study(quick_study(tmp_path / "other")))) is None
 
 
 # --- colours ---

@@ -35,6 +35,10 @@ def markdown(study: Study, page: Path) -> str:
     if study.backlog:
         lines += ["## How to apply a backlog", ""]
         lines += [line for picture in study.backlog for line in _picture(picture, page)]
+    if study.models:
+        lines += ["## Beyond the paper's network: with and without normalisation", ""]
+        lines += _verdict(study.models_answer) if study.models_answer is not None else []
+        lines += [line for picture in study.models for line in _picture(picture, page)]
     lines += _cost(study)
     lines += ["## What was done differently from the paper, and why", ""]
     lines += [f"- **{name}.** {text}" for name, text in story_texts.DIFFERENT]
