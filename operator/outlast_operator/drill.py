@@ -33,7 +33,7 @@ class Drill:
         for ticket, kill in self._schedule.due(t_s, version, accuracy):
             names = resolve(kill, cast)
             if names:
-                self._schedule.done(ticket)
+                self._schedule.done(ticket, t_s)
                 lines.append(self._carry_out(kill, names))
         return lines
 

@@ -5,7 +5,8 @@ moment, and does the killing itself.
 
     TARGET  head, tail (of shard 0; `head/1` of shard 1), server-N, servers (all of a shard; `servers/1`), worker-N,
             workers, redis, operator
-    WHEN    15s (since the first update), update=500 (version reached) or accuracy=0.5 (last evaluation reached)
+    WHEN    15s (since the first update), update=500 (version reached), accuracy=0.5 (last evaluation reached) or
+            after=15s (since the kill written before it was carried out)
     DOWN    how long the replacement is held back; a promotion in a chain is not a replacement
     SIGNAL  KILL (default), TERM (a planned loss), STOP (a hang; continued after DOWN, if given)
 """
@@ -33,14 +34,14 @@ class KillError(ValueError):
 
 @dataclass(frozen=True)
 class Trigger:
-    """Holds when the observed `kind` ("time" in seconds, "update" or "accuracy") has reached `value`."""
+    """Holds when the observed `kind` ("time" and "after" in seconds, "update" or "accuracy") has reached `value`."""
 
     kind: str
     value: float
 
-    def holds(self, t_s: float | None, version: int, accuracy: float | None) -> bool:
-        """`t_s` counts from the first update and is None before it."""
-        reached = {"time": t_s, "update": float(version), "accuracy": accuracy}[self.kind]
+    def holds(self, t_s: float | None, version: int, accuracy: float | None, since_kill_s: float | None = None) -> bool:
+        """`t_s` counts from the first update, `since_kill_s` from the kill before; None before those."""
+        reached = {"time": t_s, "update": float(version), "accuracy": accuracy, "after": since_kill_s}[self.kind]
         return reached is not None and reached >= self.value
 
 
@@ -116,6 +117,8 @@ def _parse_when(text: str, when: str) -> Trigger:
     kind, equals, value = when.partition("=")
     if not equals:
         return Trigger("time", _parse_duration(text, when, "WHEN"))
+    if kind == "after":
+        return Trigger("after", _parse_duration(text, value, "WHEN"))
     if kind == "update" and re.fullmatch(r"\d+", value) and int(value) > 0:
         return Trigger("update", int(value))
     if kind == "accuracy" and re.fullmatch(r"0?\.\d+|[01]", value) and float(value) > 0:
@@ -123,13 +126,13 @@ def _parse_when(text: str, when: str) -> Trigger:
     if kind in ("update", "accuracy"):
         expected = "a whole number above 0" if kind == "update" else "a fraction between 0 and 1"
         raise KillError(f"--kill {text}: {kind}={value} is not {expected}; write {FORM}")
-    raise KillError(f"--kill {text}: {when!r} is no WHEN; use a time (15s), update=N or accuracy=X")
+    raise KillError(f"--kill {text}: {when!r} is no WHEN; use a time (15s), update=N, accuracy=X or after=15s")
 
 
 def _parse_duration(text: str, raw: str, part: str) -> float:
     match = _DURATION.fullmatch(raw)
     if match is None:
-        others = ", update=N or accuracy=X" if part == "WHEN" else ""
+        others = ", update=N, accuracy=X or after=15s" if part == "WHEN" else ""
         raise KillError(f"--kill {text}: {raw!r} is no {part}; use a time with its unit (500ms, 15s, 2m){others}")
     return float(match[1]) * _UNITS_S[match[2]]
 
@@ -145,6 +148,14 @@ def check_kill(kill: Kill, shards: int, replicas: int, workers: int, redis: bool
     if kill.target == "redis" and not redis:
         raise KillError(
             f"--kill {kill.text}: this run starts no Redis; use strategy Stateless or Hybrid, and no buffer.url"
+        )
+
+
+def check_order(kills: Sequence[Kill]) -> None:
+    """Raise `KillError` when the first kill waits for one before it."""
+    if kills and kills[0].trigger.kind == "after":
+        raise KillError(
+            f"--kill {kills[0].text}: there is no kill before it; put it behind the one it follows, or use a time (15s)"
         )
 
 
@@ -174,13 +185,23 @@ class KillSchedule:
 
     def __init__(self, kills: Sequence[Kill]) -> None:
         self._pending = list(enumerate(kills))
+        self._done_s: dict[int, float] = {}  # ticket -> when, on the clock of `due`
 
     def due(self, t_s: float | None, version: int, accuracy: float | None) -> list[tuple[int, Kill]]:
         """(ticket, kill) of those whose moment has come; one that finds nobody stays due until `done`."""
-        return [(n, kill) for n, kill in self._pending if kill.trigger.holds(t_s, version, accuracy)]
+        return [
+            (n, kill)
+            for n, kill in self._pending
+            if kill.trigger.holds(t_s, version, accuracy, self._since_kill_s(n - 1, t_s))
+        ]
 
-    def done(self, ticket: int) -> None:
+    def _since_kill_s(self, ticket: int, t_s: float | None) -> float | None:
+        return t_s - self._done_s[ticket] if t_s is not None and ticket in self._done_s else None
+
+    def done(self, ticket: int, t_s: float | None) -> None:
+        """It was carried out at `t_s`."""
         self._pending = [(n, kill) for n, kill in self._pending if n != ticket]
+        self._done_s[ticket] = t_s or 0.0
 
     @property
     def pending(self) -> list[Kill]:

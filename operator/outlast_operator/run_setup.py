@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from outlast.api.config import ServerAddress
 from outlast.api.spec import JobSpec, TrainingJob
-from outlast_operator.kills import Kill, check_kill
+from outlast_operator.kills import Kill, check_kill, check_order
 from outlast_operator.local_template import local_template
 from outlast_operator.redis_process import RedisMissing, find_redis_server, redis_run_id, redis_url
 from outlast_operator.run_directory import RunConfig, RunDirectory
@@ -37,6 +37,7 @@ def check(job: TrainingJob, kills: Sequence[Kill]) -> None:
     """Raise `KillError` or `RedisMissing` for what could not work, before anything of the run is started."""
     spec = job.spec
     redis_here = spec.recovery.strategy in BUFFERED and spec.recovery.buffer.url is None
+    check_order(kills)
     for kill in kills:
         check_kill(kill, spec.servers.shards, spec.servers.replicas, spec.workers.replicas, redis_here)
     if redis_here:

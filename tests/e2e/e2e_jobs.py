@@ -160,6 +160,7 @@ def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **s
                     "everyUpdates": 1000,
                     "volume": {"hostPath": {"path": f"{cluster.prefix}{checkpoints}", "type": "Directory"}},
                 },
+                "staleness": {"outage": {"mode": "StaleGradients"}},  # every gradient is counted
             },
         },
     }

@@ -73,7 +73,8 @@ def make_job(
         "recovery": {
             "strategy": strategy,
             "checkpoint": {"everyUpdates": 50},
-            "staleness": {"policy": "Sum"},
+            # What the buffer does is what most tests ask; local steps have tests of their own.
+            "staleness": {"policy": "Sum", "outage": {"mode": "StaleGradients"}},
             "failover": {"heartbeatSeconds": 0.2, "timeoutSeconds": 1.5, "assumeDeadSeconds": 4},
         },
     }

@@ -81,6 +81,19 @@ def test_sync_ends_bit_identical_through_kills(lab: Lab) -> None:
         assert killed.report["final"]["digest"] == plain.report["final"]["digest"]
 
 
+@pytest.mark.parametrize("strategy", ["Stateless", "Hybrid"])
+def test_local_steps_go_on_through_an_outage(lab: Lab, strategy: str) -> None:
+    """The default: one pseudo-gradient a worker, which counts as one update however many steps it is made of."""
+    job = make_job(strategy, updates=240, recovery={"staleness": {"outage": {"mode": None}}})
+    ended = lab.run(job, kills=("servers@update=120+1s",))
+    g = ended.gradients
+    assert ended.code == 0, ended.err
+    assert ended.report["final"]["version"] == 240
+    assert (g["duplicates"], g["lost"] if strategy == "Stateless" else 0) == (0, 0)
+    assert g["applied"] > 240 + 100, "a second of two workers' local steps is in it"
+    assert len(list(ended.report["failures"])) == 1
+
+
 @pytest.mark.parametrize("strategy", ["Chain", "Stateless", "Hybrid"])
 def test_the_loss_of_every_server_at_once(lab: Lab, strategy: str) -> None:
     """Chain falls back to its newest checkpoint and counts what that cost; the buffered strategies replay."""

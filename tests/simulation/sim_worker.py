@@ -62,7 +62,7 @@ class SimWorker(Process):
         self._pulls = strategy == "Stateless"
         self._bounded = consistency == "BoundedStaleness"
         self._buffered = strategy in ("Stateless", "Hybrid")
-        self._local = world.spec.recovery.staleness.outage.mode == "LocalSteps"
+        self._local = world.spec.local_steps
         self._local_first = self._local_value = 0
         self._resync = self._gave_up = False
         self._ticks = self._seen = 0

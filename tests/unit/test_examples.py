@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from outlast.api.spec import TrainingJob
-from outlast.tasks import base, fashion_mnist, resnet, synthetic
+from outlast.tasks import base, fashion_mnist, language, resnet, synthetic
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 JOBS = sorted(EXAMPLES.glob("*.yaml"))
 ARGUMENTS = {
     "outlast.tasks.fashion_mnist": fashion_mnist.DEFAULTS,
+    "outlast.tasks.language": language.DEFAULTS,
     "outlast.tasks.resnet": resnet.DEFAULTS,
     "outlast.tasks.synthetic": synthetic.DEFAULTS,
 }

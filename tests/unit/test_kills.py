@@ -6,7 +6,17 @@ import signal
 
 import pytest
 
-from outlast_operator.kills import Cast, Kill, KillError, KillSchedule, Trigger, check_kill, parse_kill, resolve
+from outlast_operator.kills import (
+    Cast,
+    Kill,
+    KillError,
+    KillSchedule,
+    Trigger,
+    check_kill,
+    check_order,
+    parse_kill,
+    resolve,
+)
 
 CAST = Cast(
     chains={0: ("server-1", "server-2", "server-0"), 1: ("server-4", "server-5")},
@@ -28,6 +38,7 @@ CAST = Cast(
         ("workers@200ms+1m:TERM", "workers", 0, Trigger("time", 0.2), 60.0, signal.SIGTERM),
         ("redis@accuracy=.75:KILL", "redis", 0, Trigger("accuracy", 0.75), None, signal.SIGKILL),
         ("operator@update=1+500ms", "operator", 0, Trigger("update", 1), 0.5, signal.SIGKILL),
+        ("head@after=30s+15s", "head", 0, Trigger("after", 30.0), 15.0, signal.SIGKILL),
         ("worker-007@0s", "worker-7", 0, Trigger("time", 0.0), None, signal.SIGKILL),
     ],
 )
@@ -49,11 +60,12 @@ def test_parses(
         ("workers/1@15s", "'workers/1' is no target"),
         ("head@15", "'15' is no WHEN; use a time with its unit"),
         ("head@soon", "'soon' is no WHEN"),
-        ("head@step=5", "'step=5' is no WHEN; use a time (15s), update=N or accuracy=X"),
+        ("head@step=5", "'step=5' is no WHEN; use a time (15s), update=N, accuracy=X or after=15s"),
         ("head@update=0", "update=0 is not a whole number above 0"),
         ("head@update=1.5", "update=1.5 is not a whole number above 0"),
         ("head@accuracy=90", "accuracy=90 is not a fraction between 0 and 1"),
         ("head@accuracy=0", "accuracy=0 is not a fraction"),
+        ("head@after=5", "'5' is no WHEN; use a time with its unit"),
         ("head@15s+", "'' is no DOWN; use a time with its unit"),
         ("head@15s+ever", "'ever' is no DOWN"),
         ("head@15s:HUP", "'HUP' is no signal to kill with; use KILL, TERM, STOP"),
@@ -117,10 +129,10 @@ def test_schedule_keeps_what_found_nobody_and_forgets_what_was_done() -> None:
     schedule = KillSchedule(kills)
     assert schedule.due(None, 0, None) == []
     assert [n for n, _ in schedule.due(2.0, 99, None)] == [0, 1]
-    schedule.done(0)
+    schedule.done(0, 2.0)
     assert [n for n, _ in schedule.due(2.5, 100, 0.49)] == [1, 2]
-    schedule.done(1)
-    schedule.done(2)
+    schedule.done(1, 2.5)
+    schedule.done(2, 2.5)
     assert [n for n, _ in schedule.due(None, 0, 0.5)] == [3]
     assert schedule.pending == [kills[3]]
 
@@ -129,6 +141,20 @@ def test_time_counts_from_the_first_update() -> None:
     schedule = KillSchedule([parse_kill("head@0s")])
     assert schedule.due(None, 0, None) == []
     assert len(schedule.due(0.0, 1, None)) == 1
+
+
+def test_after_counts_from_when_the_kill_before_it_was_carried_out() -> None:
+    schedule = KillSchedule([parse_kill("head@update=100"), parse_kill("head@after=5s")])
+    assert [n for n, _ in schedule.due(20.0, 100, None)] == [0], "the second waits for the first, not for the clock"
+    schedule.done(0, 21.0)
+    assert schedule.due(25.9, 100, None) == []
+    assert [n for n, _ in schedule.due(26.0, 0, None)] == [1]
+
+
+def test_the_first_kill_follows_none() -> None:
+    with pytest.raises(KillError, match="there is no kill before it"):
+        check_order([parse_kill("head@after=5s"), parse_kill("head@1s")])
+    check_order([parse_kill("head@1s"), parse_kill("head@after=5s")])
 
 
 def test_a_stopped_process_is_continued_rather_than_replaced() -> None:

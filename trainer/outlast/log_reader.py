@@ -42,6 +42,29 @@ _IDLE_S = 1.0
 _PAGE = 512  # manifests read at a time
 
 
+class Backlog:
+    """How many gradients wait together: what `reducedRate.above` is compared with.
+
+    As in the paper, all that is in the log when the reader finds more than one read can hold belongs together, to the
+    last of it. Were only what is left counted, the last of a backlog would be applied at the full rate.
+    """
+
+    def __init__(self) -> None:
+        self._last_offset = -1
+        self._count = 0
+
+    def pending(self, first_offset: int, read: int, limit: int, look: Callable[[], tuple[int, int]]) -> int:
+        """For `read` entries from `first_offset` on, of at most `limit` that one read gives.
+
+        `look` counts: (entries that are not applied, these included; the last one's offset).
+        """
+        if first_offset > self._last_offset:
+            if read < limit:
+                return read
+            self._count, self._last_offset = look()
+        return max(self._count, read)
+
+
 class LogReader:
     """One server's side of the gradient log; idle while this server is no head, or the job needs no Redis."""
 
@@ -52,6 +75,8 @@ class LogReader:
         strategy = spec.recovery.strategy
         uses = strategy == "Stateless" or (strategy == "Hybrid" and spec.training.consistency != "Sync")
         self._stateless = strategy == "Stateless"
+        self._counts = spec.recovery.staleness.reduced_rate is not None  # nothing else asks how many are pending
+        self._together = Backlog()
         self.log: GradientLog | None = None
         if uses:
             assert url is not None, f"strategy {strategy} needs recovery.buffer.url or a Redis that the job runs"
@@ -157,6 +182,7 @@ class LogReader:
         if epoch != self._epoch:
             self._epoch = epoch
             self._after = offset if self._stateless else 0
+            self._together = Backlog()
             self._closed = False
         self._housekeeping(epoch)
         if finished:
@@ -171,7 +197,10 @@ class LogReader:
             self._end_t = asked_t
             return True
         contributions = self._fetch(items)
-        server.step(FromLog(epoch, tuple(contributions)))
+        pending = 0
+        if self._counts:
+            pending = self._together.pending(items[0].offset, len(items), limit, self._look)
+        server.step(FromLog(epoch, tuple(contributions), pending))
         self._after = items[-1].offset
         return True
 
@@ -208,9 +237,15 @@ class LogReader:
             if self.log.trim(self._server.shard, epoch, target):
                 self._trimmed = target
         if time.monotonic() - self._stats_at > _STATS_S:
-            self._stats, self._stats_at = self.log.stats(), time.monotonic()
-            # Offsets have gaps, so their difference is only an upper bound: exact once all is applied.
-            self._backlog = min(self._stats.entries, max(0, self._stats.last_offset - self._after))
+            self._look()
+
+    def _look(self) -> tuple[int, int]:
+        """(gradients in the log that are not applied yet, the last one's offset), now."""
+        assert self.log is not None
+        self._stats, self._stats_at = self.log.stats(), time.monotonic()
+        # Offsets have gaps, so their difference is only an upper bound: exact once all is applied.
+        self._backlog = min(self._stats.entries, max(0, self._stats.last_offset - self._after))
+        return self._backlog, self._stats.last_offset
 
     def _make_room(self, idle: bool) -> None:
         """Stateless: only a snapshot lets entries leave the log, so one is taken before the log is full.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,6 +24,7 @@ from torch import nn
 
 from outlast import optimizers
 from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig
+from outlast.api.schedule import rate_at
 from outlast.api.spec import JobSpec
 from outlast.client import Client
 from outlast.ledger import Fact
@@ -104,11 +106,11 @@ class Optimizer(torch.optim.Optimizer):
         self._bounded = training.consistency == "BoundedStaleness"
         self._pulls = self.spec.recovery.strategy == "Stateless"
         self._clip = self.spec.recovery.staleness.clip_norm
-        local = self.spec.recovery.staleness.outage.mode == "LocalSteps"
         self._client = Client(
             config, self.spec, self._model.manifest, description, self._model.flat.detach().cpu().clone()
         )
-        self._local = LocalSteps(self._model, self.inner) if local else None
+        self._local = LocalSteps(self._model, self.inner) if self.spec.local_steps else None
+        self._scale_rate = self.spec.recovery.staleness.outage.scale_rate
         self._gave_up = False  # the last wait was in vain: do not wait again before something comes in
         publish(config, self._client.samples)
         self._client.start()
@@ -234,14 +236,17 @@ class Optimizer(torch.optim.Optimizer):
     def _pack(self, out: torch.Tensor) -> None:
         self._model.pack(out)
         gradient = out[: self._model.manifest.parameters]
-        norm = float(torch.linalg.vector_norm(gradient))
-        if norm != norm or norm == float("inf"):
+        norm = self._checked(float(torch.linalg.vector_norm(gradient)))
+        if self._clip is not None and norm > self._clip:
+            gradient.mul_(self._clip / norm)
+
+    def _checked(self, norm: float) -> float:
+        if not math.isfinite(norm):
             raise TrainingError(
                 f"the gradient of step {self._step} (slot {self.config.slot}) is not finite (norm {norm}); "
                 "lower spec.training.optimizer.lr, or set spec.recovery.staleness.clipNorm"
             )
-        if self._clip is not None and norm > self._clip:
-            gradient.mul_(self._clip / norm)
+        return norm
 
     def _lr_scale(self) -> float:
         """What schedulers made of the rate: one factor, for it travels with the gradient as one number."""
@@ -324,11 +329,19 @@ class Optimizer(torch.optim.Optimizer):
                 self._send_delta(local)
                 self._load()
             return False
-        local.step(self._step)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        self._checked(float(nn.utils.clip_grad_norm_(parameters, self._clip or math.inf)))
+        local.step(self._step, self._local_rate(local, client))
         client.record(Fact.COMPUTED, self._step, self._step)
         client.record(Fact.LOCAL, self._step, self._step)
         self._step += 1
         return True
+
+    def _local_rate(self, local: LocalSteps, client: Client) -> float:
+        """What multiplies the learning rate of the next local step: the number of workers, and the job's schedule."""
+        slots = self.data.slots
+        version = max(0, *client.versions) + local.taken * slots  # where all workers together would be by now
+        return rate_at(self.spec.training.optimizer.schedule, version) * (slots if self._scale_rate else 1)
 
     def _send_delta(self, local: LocalSteps) -> None:
         client = self._client

@@ -162,7 +162,12 @@ def make_job(
     optimizer: dict[str, Any] | None = None,
     recovery: dict[str, Any] | None = None,
 ) -> TrainingJob:
-    """A job without evaluation. `recovery` is merged with the strategy. Raises `SpecError` as any job file does."""
+    """A job without evaluation, whose workers buffer gradients in an outage: benches count and time those.
+
+    `recovery` is merged with that and the strategy. Raises `SpecError` as any job file does.
+    """
+    recovery = {"strategy": strategy, **(recovery or {})}
+    recovery["staleness"] = {"outage": {"mode": "StaleGradients"}, **recovery.get("staleness", {})}
     return TrainingJob.load(
         {
             "apiVersion": "outlast.dev/v1alpha1",
@@ -180,7 +185,7 @@ def make_job(
                 },
                 "servers": {"shards": shards},
                 "workers": {"replicas": workers},
-                "recovery": {"strategy": strategy, **(recovery or {})},
+                "recovery": recovery,
             },
         }
     )
@@ -273,7 +278,7 @@ class _Paced(Trigger):
     pacer: Pacer
     index: int
 
-    def holds(self, t_s: float | None, version: int, accuracy: float | None) -> bool:
+    def holds(self, t_s: float | None, version: int, accuracy: float | None, since_kill_s: float | None = None) -> bool:
         return self.pacer.due(self.index, t_s)
 
 

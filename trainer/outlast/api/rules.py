@@ -263,7 +263,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "local-steps-not-sync",
         "recovery.staleness.outage.mode",
-        "self.recovery.staleness.outage.mode != 'LocalSteps' || self.training.consistency != 'Sync'",
+        "!has(self.recovery.staleness.outage.mode) || self.recovery.staleness.outage.mode != 'LocalSteps' "
+        "|| self.training.consistency != 'Sync'",
         lambda s: s.recovery.staleness.outage.mode != "LocalSteps" or s.training.consistency != "Sync",
         "LocalSteps is refused with training.consistency Sync, whose weights are the same on all workers; "
         "use StaleGradients, or choose Async or BoundedStaleness",
@@ -271,7 +272,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "local-steps-need-buffer",
         "recovery.staleness.outage.mode",
-        "self.recovery.staleness.outage.mode != 'LocalSteps' || self.recovery.strategy in ['Stateless', 'Hybrid']",
+        "!has(self.recovery.staleness.outage.mode) || self.recovery.staleness.outage.mode != 'LocalSteps' "
+        "|| self.recovery.strategy in ['Stateless', 'Hybrid']",
         lambda s: s.recovery.staleness.outage.mode != "LocalSteps" or _buffered(s),
         "LocalSteps is refused with recovery.strategy {recovery.strategy}, whose workers wait in an outage; "
         "use StaleGradients, or choose Stateless or Hybrid",

@@ -41,6 +41,7 @@ API_VERSION = "outlast.dev/v1alpha1"
 KIND = "TrainingJob"
 _TOP = ("apiVersion", "kind", "metadata", "spec", "status")
 _CHAINED = ("Chain", "Hybrid")
+_BUFFERED = ("Stateless", "Hybrid")
 
 
 class JobSpec(FieldsModel):
@@ -78,6 +79,13 @@ class JobSpec(FieldsModel):
             strategy = recovery.get("strategy") if isinstance(recovery, dict) else None
         replicas = 3 if strategy is None or strategy in _CHAINED else 1
         return {**raw, "servers": {**servers, "replicas": replicas}}
+
+    @property
+    def local_steps(self) -> bool:
+        """Whether a worker that is cut off goes on with local steps: `outage.mode`, or what it means left out."""
+        mode = self.recovery.staleness.outage.mode
+        computes_on = self.recovery.strategy in _BUFFERED and self.training.consistency != "Sync"
+        return computes_on if mode is None else mode == "LocalSteps"
 
     @classmethod
     def from_json(cls, raw: Any) -> Self:

@@ -256,10 +256,16 @@ class ReducedRate(FieldsModel):
 
 
 class Outage(FieldsModel):
-    mode: OutageMode = Field(
-        default="StaleGradients",
+    mode: OutageMode | None = Field(
+        default=None,
         description="What a worker computes in an outage: StaleGradients (all at the last weights it pulled), or "
-        "LocalSteps (it goes on with local optimizer steps and sends their sum).",
+        "LocalSteps (it goes on with local optimizer steps and sends their sum). Left out: LocalSteps where workers "
+        "compute on (Stateless, Hybrid), unless training.consistency is Sync.",
+    )
+    scale_rate: bool = Field(
+        default=True,
+        description="LocalSteps: take local steps at the learning rate times the number of workers, so that the "
+        "average of all workers' steps moves as far as all their gradients would have; false for the rate as it is.",
     )
 
 

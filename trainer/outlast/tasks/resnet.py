@@ -2,9 +2,10 @@
 
 torchvision's, with the usual changes for 32×32: a 3×3 first convolution of stride 1 and no max-pooling.
 
-`training.args` (defaults): `width` 1.0 scales the channels (0.25: 0.7 million parameters) · `batchSize` 32 · `data`
-"fashion-mnist" (padded to 32×32, its one channel three times) or "patterns" (made up, needs no files) · `dataDir`,
-`download`: see fashion_mnist_data.
+`training.args` (defaults): `width` 1.0 scales the channels (0.25: 0.7 million parameters) · `norm` "batch", or "none":
+no normalisation and no statistics; the second convolution of each block begins as zero instead (as in Fixup, ICLR
+2019), so that depth does not blow up the signal · `batchSize` 32 · `data` "fashion-mnist" (padded to 32×32, its one
+channel three times) or "patterns" (made up, needs no files) · `dataDir`, `download`: see fashion_mnist_data.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ BLOCKS = [2, 2, 2, 2]
 PATTERNS = {"train": 4096, "test": 1024}
 DEFAULTS: dict[str, Any] = {
     "width": 1.0,
+    "norm": "batch",
     "batchSize": 32,
     "data": "fashion-mnist",
     "dataDir": None,
@@ -35,15 +37,20 @@ DEFAULTS: dict[str, Any] = {
 class SmallResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
     """ResNet-18 whose stages have `width` times 64, 128, 256 and 512 channels. Images `[n, 3, 32, 32]` to `[n, 10]`."""
 
-    def __init__(self, width: float) -> None:
+    def __init__(self, width: float, norm: str = "batch") -> None:
         self._width = width
-        super().__init__(BasicBlock, BLOCKS, num_classes=CLASSES)
+        norm_layer: type[nn.Module] = nn.BatchNorm2d if norm == "batch" else nn.Identity
+        super().__init__(BasicBlock, BLOCKS, num_classes=CLASSES, norm_layer=norm_layer)
         channels = self._scaled(64)
         self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = norm_layer(channels)
         self.maxpool = nn.Identity()
         self.fc = nn.Linear(self._scaled(512), CLASSES)
+        if norm == "none":
+            for block in self.modules():
+                if isinstance(block, BasicBlock):
+                    nn.init.zeros_(block.conv2.weight)
 
     def _scaled(self, channels: int) -> int:
         return max(1, round(channels * self._width))
@@ -68,6 +75,8 @@ class ResNet18(Task):
         self.options = read_args(args, DEFAULTS, "outlast.tasks.resnet")
         if not self.options["width"] > 0:
             raise TaskError(f"training.args.width: {self.options['width']} is not positive; use for instance 0.25")
+        if self.options["norm"] not in ("batch", "none"):
+            raise TaskError(f"training.args.norm: {self.options['norm']!r} is neither 'batch' nor 'none'")
         if self.options["data"] not in ("fashion-mnist", "patterns"):
             raise TaskError(f"training.args.data: {self.options['data']!r} is neither 'fashion-mnist' nor 'patterns'")
         self.train = self._load("train")
@@ -75,7 +84,7 @@ class ResNet18(Task):
         self.permutations = Permutations(len(self.train.labels), self.options["batchSize"], seed)
 
     def model(self) -> nn.Module:
-        return SmallResNet(self.options["width"])
+        return SmallResNet(self.options["width"], self.options["norm"])
 
     def batches_per_epoch(self) -> int:
         return self.permutations.per_epoch

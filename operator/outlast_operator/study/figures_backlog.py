@@ -1,0 +1,203 @@
+"""How to apply a backlog: progress kept per policy, by length of the outage and number of workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from outlast_operator.report_curves import number
+from outlast_operator.study import figure_style as style
+from outlast_operator.study.figure_style import Drawn
+from outlast_operator.study.load import Backlog
+from outlast_operator.study.statistics import Estimate, estimate, ratio
+
+LOWEST = -0.2  # gain in accuracy as drawn: what is ruined would leave no room for the rest
+LEAST_GAIN = 0.02  # of the control, in accuracy: over less, a share of it is noise
+IDLE = "Idle"
+PAPERS_RULE = "SumReducedRate"
+LABELS = {
+    "Sum": "Sum",
+    PAPERS_RULE: "Sum, reduced rate (paper)",
+    "SumClipped": "Sum, clipped",
+    "DelayCompensation": "DelayCompensation, no copies",
+    "DelayCompensationCopies": "DelayCompensation",
+    "LocalSteps": "LocalSteps (default)",
+    "LocalStepsUnscaled": "LocalSteps, rate not scaled",
+    IDLE: "Idle (nothing applied)",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One policy after outages of one length, with so many workers. `kept` None: the control gained too little."""
+
+    policy: str
+    workers: int
+    outage: int
+    kept: Estimate | None
+    gained: Estimate | None  # accuracy, by applying the backlog
+    control_gained: Estimate | None  # by as many gradients without an outage
+    diverged: int  # seeds in which the training was ruined
+    n: int
+
+    @property
+    def label(self) -> str:
+        return LABELS.get(self.policy, self.policy)
+
+
+def cells(records: Sequence[Backlog]) -> list[Cell]:
+    """Every (policy, workers, outage) over its seeds; a seed whose accuracy is not known counts as diverged."""
+    by_place: dict[tuple[int, int, str], list[Backlog]] = {}
+    for record in sorted(records, key=lambda r: (r.workers, r.outage, r.seed)):
+        for policy in record.policies:
+            by_place.setdefault((record.workers, record.outage, policy), []).append(record)
+    return [_cell(policy, workers, outage, mine) for (workers, outage, policy), mine in by_place.items()]
+
+
+def _cell(policy: str, workers: int, outage: int, records: Sequence[Backlog]) -> Cell:
+    gained, controls, diverged = [], [], 0
+    for record in records:
+        result = record.policies[policy]
+        start, after = number(record.start.get("accuracy")), number(result.get("accuracy_after_drain"))
+        control = number(record.control.get("accuracy_at_equal_time"))
+        diverged += bool(result.get("diverged")) or after is None
+        if start is not None and after is not None and control is not None:
+            gained.append(after - start)
+            controls.append(control - start)
+    control_gained = estimate(controls)
+    told = control_gained is not None and control_gained.mean >= LEAST_GAIN
+    kept = ratio(gained, controls) if told else None
+    return Cell(policy, workers, outage, kept, estimate(gained), control_gained, diverged, len(records))
+
+
+def lines(records: Sequence[Backlog]) -> Drawn | None:
+    """Accuracy gained over the outage's length, a panel for each number of workers, with what the control gained."""
+    found = cells(records)
+    if not found:
+        return None
+    workers = sorted({c.workers for c in found})
+    policies = [p for p in dict.fromkeys(c.policy for c in found) if p != IDLE]
+    with style.styled():
+        figure = style.new_figure(4.9)
+        axes = figure.subplots(1, len(workers), squeeze=False, sharey=True)[0]
+        for ax, w in zip(axes, workers, strict=True):
+            mine = [c for c in found if c.workers == w]
+            _control(ax, mine)
+            for i, policy in enumerate(policies):
+                _line(ax, [c for c in mine if c.policy == policy], i)
+            ax.axhline(0.0, color=style.CONTROL_COLOUR, linewidth=0.6, zorder=1)
+            ax.set_xscale("log")
+            lengths = sorted({c.outage for c in mine})
+            ax.set_xticks(lengths, [f"{n:,}" for n in lengths], minor=False)
+            ax.set_xticks([], minor=True)
+            ax.set_title(f"{w} worker{'s' if w > 1 else ''}")
+            ax.set_xlabel("Outage (gradients computed in it)")
+        axes[0].set_ylabel("Accuracy gained by applying the backlog (points)")
+        axes[0].set_ylim(bottom=100 * LOWEST - 2)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=2.6)
+    return Drawn(
+        name="backlog-lines",
+        title="How to apply a backlog: what each policy gains",
+        caption=(
+            f"Mean over seeds with {_around(found)}. Thick grey: what the control gained with as many gradients and no "
+            f"outage; dashed: 0.7 of it; 0: as if the workers had waited. What lies below {100 * LOWEST:.0f} points is "
+            f"drawn there, crossed; {_seeds(found)}."
+        ),
+        figure=figure,
+        alt="Lines of accuracy gained over the length of the outage, one a policy",
+    )
+
+
+def _control(ax: Any, mine: Sequence[Cell]) -> None:
+    gains = {c.outage: 100 * c.control_gained.mean for c in mine if c.control_gained is not None}
+    x = sorted(gains)
+    ax.plot(x, [gains[n] for n in x], color=style.CONTROL_COLOUR, linewidth=4.0, alpha=0.5, label="control, no outage")
+    ax.plot(x, [0.7 * gains[n] for n in x], color=style.CONTROL_COLOUR, linewidth=0.9, linestyle=(0, (4, 3)))
+
+
+def _line(ax: Any, row: Sequence[Cell], index: int) -> None:
+    colour = style.SERIES_COLOURS[index % len(style.SERIES_COLOURS)]
+    marker = style.MARKERS[index % len(style.MARKERS)]
+    known = [(c.outage, c.gained) for c in row if c.gained is not None]
+    if not known:
+        return
+    x = [n for n, _ in known]
+    y = [100 * max(g.mean, LOWEST) for _, g in known]
+    dash = "-" if index < len(style.SERIES_COLOURS) else (0, (4, 1.8))
+    ax.plot(x, y, marker=marker, color=colour, linewidth=1.5, markersize=5, label=row[0].label, linestyle=dash)
+    for at, around in known:
+        low, high = (100 * max(v, LOWEST) for v in (around.low, around.high))
+        ax.plot([at, at], [low, high], color=colour, linewidth=1.2, alpha=0.45)
+        if around.mean < LOWEST:
+            ax.plot([at], [100 * LOWEST], "x", color=colour, markersize=9, markeredgewidth=2)
+
+
+def heat_map(records: Sequence[Backlog]) -> Drawn | None:
+    """The same as numbers: policies by outages, a block for each number of workers."""
+    found = cells(records)
+    if not found:
+        return None
+    workers = sorted({c.workers for c in found})
+    policies = list(dict.fromkeys(c.policy for c in found))
+    with style.styled():
+        figure = style.new_figure(0.36 * len(policies) + 1.5)
+        axes = figure.subplots(1, len(workers), squeeze=False, sharey=True)[0]
+        image = None
+        for ax, w in zip(axes, workers, strict=True):
+            image = _block(ax, [c for c in found if c.workers == w], policies)
+            ax.set_title(f"{w} worker{'s' if w > 1 else ''}")
+            ax.set_xlabel("Outage (gradients computed in it)")
+        axes[0].set_yticks(range(len(policies)), [LABELS.get(p, p) for p in policies])
+        bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=30, pad=0.015)
+        bar.set_label("Progress kept", color=style.MUTED)
+        bar.outline.set_visible(False)
+    return Drawn(
+        name="backlog-heat-map",
+        title="How to apply a backlog: which policy keeps how much, and where each breaks",
+        caption=(
+            "1: as good as no outage; 0: as if the workers had waited; below 0: worse than that. ×: the training was "
+            "ruined in "
+            f"at least one seed. –: the control gained less than 2 points; {_seeds(found)}."
+        ),
+        figure=figure,
+        alt="A table of progress kept, coloured from blue (kept) to orange (ruined)",
+    )
+
+
+def _block(ax: Any, mine: Sequence[Cell], policies: Sequence[str]) -> Any:
+    lengths = sorted({c.outage for c in mine})
+    table = np.full((len(policies), len(lengths)), math.nan)
+    by_place = {(policies.index(c.policy), lengths.index(c.outage)): c for c in mine}
+    for place, cell in by_place.items():
+        if cell.kept is not None:
+            table[place] = cell.kept.mean
+    image = ax.imshow(table, cmap="PuOr", vmin=-1.0, vmax=1.0, aspect="auto", interpolation="nearest")
+    for row in range(len(policies)):
+        for column in range(len(lengths)):
+            here = by_place.get((row, column))
+            value = table[row, column]
+            text = "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−") if value > -9.95 else "< −10"
+            text += "×" if here is not None and here.diverged else ""
+            dark = not math.isnan(value) and abs(value) > 0.55
+            ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else style.INK)
+    ax.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths])
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    return image
+
+
+def _around(found: Sequence[Cell]) -> str:
+    kinds = {c.gained.kind for c in found if c.gained is not None}
+    return "95 % bootstrap intervals" if kinds == {"interval"} else "ranges (fewer than three seeds)"
+
+
+def _seeds(found: Sequence[Cell]) -> str:
+    sizes = sorted({c.n for c in found})
+    return f"n = {sizes[0]} seeds" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]} seeds"

@@ -1,0 +1,245 @@
+"""What a study's directory holds, read as it is: whole, interrupted, or with runs that failed.
+
+Rules. (1) Nothing that was made is left out: a failed run is a `StudyRun` with its reason and no report. (2) A file
+that cannot be read makes its run a failed one, or is named in `problems`; it never ends the reading. (3) What was
+planned and not made yet is `missing`, not failed. (4) Nothing is reckoned here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from outlast_operator.report_curves import number
+from outlast_operator.report_words import sentence
+from outlast_operator.study.configurations import BY_NAME, CONTROL_NAME
+from outlast_operator.study.records import OK, Calibration, PlannedExperiment, PlannedRun, Study, StudyError
+
+FAILED = "failed"
+USUAL_ORDER = ("steep", "paper-times")
+TARGET_ACCURACY = 0.80
+TARGET_SHARE = 0.95  # of the control's final accuracy, for a task of which nobody said what to reach
+WORKER_HOURLY = 2.50  # what spec.cost.hourly.worker is where a job says nothing
+OUTAGE_S = 0.0  # ordered, where no calibration tells
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study. `report` is empty when there is none; `hourly_worker` is the price the report's cost used."""
+
+    experiment: str
+    configuration: str
+    kills: int
+    seed: int
+    status: str = OK
+    error: str = ""
+    command: str = ""
+    label: str = ""
+    model: str = ""
+    hourly_worker: float = WORKER_HOURLY
+    report: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == OK
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What one outage left behind and how each policy applied it (one file of DIR/backlog)."""
+
+    workers: int
+    outage: int
+    seed: int
+    start: dict[str, Any]
+    control: dict[str, Any]
+    policies: dict[str, dict[str, Any]]
+    about: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class StudyData:
+    directory: Path
+    about: Study | None  # study.json
+    calibrations: dict[str, Calibration]
+    runs: tuple[StudyRun, ...]
+    backlog: tuple[Backlog, ...]
+    missing: tuple[PlannedRun, ...] = ()
+    problems: tuple[str, ...] = ()  # files that could not be read
+
+    @property
+    def experiments(self) -> list[str]:
+        """Those with runs: the usual ones first, then by name."""
+        found = {run.experiment for run in self.runs}
+        return [e for e in USUAL_ORDER if e in found] + sorted(found.difference(USUAL_ORDER))
+
+    def configurations(self, experiment: str) -> list[str]:
+        """In the order in which a study lists them; what is not known there comes last, by name."""
+        found = {run.configuration for run in self.runs if run.experiment == experiment}
+        return [name for name in BY_NAME if name in found] + sorted(found.difference(BY_NAME))
+
+    def of(self, experiment: str, configuration: str | None = None, kills: int | None = None) -> list[StudyRun]:
+        """The runs of an experiment, of one configuration and number of kills where given; by seed."""
+        found = (run for run in self.runs if run.experiment == experiment)
+        chosen = [r for r in found if configuration in (None, r.configuration) and kills in (None, r.kills)]
+        return sorted(chosen, key=lambda r: (r.configuration, r.kills, r.seed))
+
+    def planned(self, experiment: str) -> PlannedExperiment | None:
+        return self.about.experiment(experiment) if self.about is not None else None
+
+    def title(self, experiment: str) -> str:
+        planned = self.planned(experiment)
+        return sentence(planned.title if planned is not None and planned.title else experiment)
+
+    def target(self, experiment: str) -> float:
+        """The accuracy whose time is measured; where none was planned, most of what the controls came to."""
+        planned = self.planned(experiment)
+        if planned is not None and planned.target_accuracy:
+            return planned.target_accuracy
+        finals = [
+            number((r.report.get("final") or {}).get("accuracy"))
+            for r in self.of(experiment, kills=0)
+            if r.ok and is_control(r.configuration)
+        ]
+        known = [accuracy for accuracy in finals if accuracy is not None]
+        return math.floor(100 * TARGET_SHARE * min(known)) / 100 if known else TARGET_ACCURACY
+
+    def outage_s(self, experiment: str) -> float:
+        """How long an outage was ordered to be, in seconds."""
+        calibration = self.calibrations.get(experiment)
+        return calibration.outage_s if calibration is not None else OUTAGE_S
+
+    def label(self, configuration: str) -> str:
+        """For legends: the configuration's title, or what its runs say, or its name."""
+        if configuration in BY_NAME:
+            return BY_NAME[configuration].title
+        said = (run.label for run in self.runs if run.configuration == configuration and run.label)
+        return next(said, configuration)
+
+    def control(self, run: StudyRun) -> StudyRun | None:
+        """The run without failure of the same experiment, model and seed; None where none succeeded."""
+        return self._reference(run, lambda other: is_control(other.configuration) and other.model == run.model)
+
+    def undisturbed(self, run: StudyRun) -> StudyRun | None:
+        """The same configuration and seed without a kill."""
+        return self._reference(run, lambda other: other.configuration == run.configuration)
+
+    def _reference(self, run: StudyRun, wanted: Callable[[StudyRun], bool]) -> StudyRun | None:
+        same = (r for r in self.runs if r.ok and r.experiment == run.experiment and r.seed == run.seed and not r.kills)
+        return next((r for r in same if wanted(r)), None)
+
+
+def is_control(configuration: str) -> bool:
+    """`control`, and the controls of several models in one experiment (`control-batchnorm`)."""
+    return CONTROL_NAME in configuration.split("-")
+
+
+def load_study(directory: Path) -> StudyData:
+    """Read DIR. Raises `StudyError` when it holds no study at all."""
+    if not any((directory / name).exists() for name in ("study.json", "runs", "backlog")):
+        raise StudyError(
+            f"{directory}: no study.json, runs/ or backlog/ in it; give what `outlast study --out` was given"
+        )
+    problems: list[str] = []
+    about = _typed(directory / "study.json", Study.from_json, problems)
+    calibrations = _typed(directory / "calibration.json", _calibrations, problems) or {}
+    runs = tuple(_runs(directory / "runs", problems))
+    made = {PlannedRun(r.experiment, r.configuration, r.kills, r.seed) for r in runs}
+    planned = [run for experiment in (about.experiments if about is not None else []) for run in experiment.runs]
+    backlog = tuple(_backlog(directory / "backlog", problems))
+    missing = tuple(sorted(set(planned) - made))
+    return StudyData(directory, about, calibrations, runs, backlog, missing, tuple(problems))
+
+
+def _calibrations(raw: dict[str, Any]) -> dict[str, Calibration]:
+    return {name: Calibration.from_json(entry) for name, entry in raw["experiments"].items()}
+
+
+def _typed(path: Path, read: Callable[[dict[str, Any]], Any], problems: list[str]) -> Any:
+    raw = _read(path, problems)
+    try:
+        return read(raw) if raw else None
+    except (KeyError, TypeError, AttributeError, StudyError) as error:
+        problems.append(f"{path.name}: {type(error).__name__}: {error}")
+        return None
+
+
+def _read(path: Path, problems: list[str]) -> dict[str, Any]:
+    """A JSON object; {} when the file is not there, or is unreadable, which is noted."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name}: {error}")
+        return {}
+    if not isinstance(found, dict):
+        problems.append(f"{path.name}: a JSON object is expected, this is a {type(found).__name__}")
+        return {}
+    return found
+
+
+def _runs(root: Path, problems: list[str]) -> Iterator[StudyRun]:
+    """Every finished run RUNS/EXPERIMENT/CONFIGURATION/kills-K/seed-S, in order of name."""
+    for path in sorted(root.glob("*/*/kills-*/seed-*/run.json")):
+        experiment, configuration, kills, seed = path.parent.relative_to(root).parts
+        numbers = (kills.removeprefix("kills-"), seed.removeprefix("seed-"))
+        if all(number.isdigit() for number in numbers):
+            yield _run(path.parent, experiment, configuration, int(numbers[0]), int(numbers[1]))
+        else:
+            problems.append(f"{path.relative_to(root)}: its folders are not of the form kills-K/seed-S; left out")
+
+
+def _run(directory: Path, experiment: str, configuration: str, kills: int, seed: int) -> StudyRun:
+    unread: list[str] = []
+    record, report = _read(directory / "run.json", unread), _read(directory / "report.json", unread)
+    status, error = str(record.get("status", FAILED)), str(record.get("error") or "")
+    if unread:
+        status, error = FAILED, "; ".join(unread)
+    elif status == OK and not report:
+        status, error = FAILED, "no report.json, though run.json says ok"
+    return StudyRun(
+        experiment=experiment,
+        configuration=configuration,
+        kills=kills,
+        seed=seed,
+        status=status,
+        error=error,
+        command=str(record.get("command") or ""),
+        label=str(record.get("label") or ""),
+        model=str(record.get("model") or ""),
+        hourly_worker=_hourly_worker(directory / "job.yaml"),
+        report=report if status == OK else {},
+    )
+
+
+def _hourly_worker(job: Path) -> float:
+    try:
+        spec = yaml.safe_load(job.read_text(encoding="utf-8"))["spec"]
+        return float(spec["cost"]["hourly"]["worker"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return WORKER_HOURLY  # not said in the job: the spec's default
+
+
+def _backlog(root: Path, problems: list[str]) -> Iterator[Backlog]:
+    for path in sorted(root.glob("workers-*/outage-*/seed-*.json")):
+        unread: list[str] = []
+        found = _read(path, unread)
+        try:
+            yield Backlog(
+                workers=int(found["workers"]),
+                outage=int(found["outage"]),
+                seed=int(found["seed"]),
+                start=dict(found["start"]),
+                control=dict(found["control"]),
+                policies={str(name): dict(result) for name, result in found["policies"].items()},
+                about={k: v for k, v in found.items() if k not in ("policies", "start", "control")},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problems.extend(unread or [f"{path.relative_to(root)}: {type(error).__name__} {error}; left out"])

@@ -1,0 +1,37 @@
+"""In which order a study's runs are made, and which are still to be made. Pure.
+
+Rules. (1) Seed by seed: wherever a study is interrupted, no configuration of an experiment is more than one seed ahead
+of another. (2) Within a seed an experiment's runs follow one another in an order drawn from the seed: a machine that
+grows slower hits all alike, and what is compared in pairs ran within the same hour.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+from outlast_operator.study.records import PlannedExperiment, PlannedRun, RunRecord
+
+
+def order(experiments: Sequence[PlannedExperiment]) -> list[PlannedRun]:
+    """Every planned run once. The same plan has the same order."""
+    seeds = sorted({run.seed for experiment in experiments for run in experiment.runs})
+    return [run for seed in seeds for experiment in experiments for run in _shuffled(experiment, seed)]
+
+
+def _shuffled(experiment: PlannedExperiment, seed: int) -> list[PlannedRun]:
+    runs = sorted(run for run in experiment.runs if run.seed == seed)
+    random.Random(f"{experiment.name}/{seed}").shuffle(runs)
+    return runs
+
+
+def to_make(
+    runs: Iterable[PlannedRun], made: Callable[[PlannedRun], RunRecord | None], retry_failed: bool
+) -> list[PlannedRun]:
+    """The runs without a record, and with `retry_failed` those that failed. What succeeded is never made again."""
+    pending = []
+    for run in runs:
+        record = made(run)
+        if record is None or (retry_failed and not record.ok):
+            pending.append(run)
+    return pending

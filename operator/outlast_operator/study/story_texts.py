@@ -1,0 +1,94 @@
+"""What a study's page says whatever its data are: the question, what was done differently, limits, definitions."""
+
+from __future__ import annotations
+
+ASKED = (
+    "What does the loss of a parameter server cost, in accuracy at equal wall time and in money, and which strategy "
+    'costs least? The study runs what "Training Through Failure" (Cao, Luo, Gan, Jinesh; arXiv 2406.05546, 2024) ran, '
+    "with the same data, model and optimizer, and what that paper leaves open: how a backlog of stale gradients is "
+    "best applied, what chain and stateless do together (Hybrid), and how far each stays from the same training "
+    "without a failure."
+)
+DIFFERENT = (
+    (
+        "Times",
+        "The paper's machine processed 5 to 25 gradients a second, this one many more. Killed after its 15 s, "
+        "training here would be past the steep part of its curve. So the kill falls at the update at which the "
+        "control first reaches the accuracy named below, and the outage lasts as long as this machine takes for as "
+        "many gradients as 15 s were at the paper's 25 a second. The paper's own times are run as well where the "
+        "study has the experiment for it.",
+    ),
+    (
+        "No checkpoint at the kill",
+        "When the paper's servers were killed (after 23 to 61 updates, at a checkpoint every 100) none had been "
+        "taken: checkpointing and chain both began anew, and hardly three steps of the stateless server had been. "
+        "Here enough updates come before the kill. A configuration of its own shows what that accident alone does.",
+    ),
+    (
+        "Data",
+        "The paper's code loads the data set for every gradient (eight times as long as computing it). Here it is "
+        "loaded once.",
+    ),
+    (
+        "Evaluation",
+        "The paper's server evaluates all 10,000 test images every ten updates, and trains nothing meanwhile. Here a "
+        "process of its own does, at low priority, on a fixed part of them; all of them at the end.",
+    ),
+    (
+        "Implementation",
+        "The configurations are the paper's (synchrony, checkpoints and replication every 100 updates, "
+        "acknowledgement by the successor, summed backlogs at a reduced rate above 50), the code is not: no Ray, no "
+        "ZooKeeper, no worker started for each gradient, no backlog rewritten with each addition.",
+    ),
+    (
+        "The network",
+        "The paper's code ends in one more ReLU on the logits, which its text does not mention; with it the model "
+        "learns more slowly at first. Here it is left out.",
+    ),
+)
+DEFINITIONS = (
+    (
+        "Against the control",
+        "mean of the evaluations of the last 5 s, less that of the control without failure: same seed, same wall time "
+        "from the first update on. One snapshot of SGD's jumps by points from the next, the final one too; the mean "
+        "does not. Final accuracy is of the last parameters, on all test images.",
+    ),
+    (
+        "Change at the kill",
+        "accuracy when the next update came, less accuracy at the kill: the evaluations of the second after the one "
+        "and before the other, carried to it at the pace of the same training without a kill.",
+    ),
+    (
+        "Progress kept",
+        "accuracy gained from the kill until outage, first update and drain are all over, over what the control "
+        "gained in as long from the same update.",
+    ),
+    (
+        "Time to the target",
+        "the first evaluation at which the mean of the second around it is at or above it, since the first update; a "
+        "run that did not get there counts with its whole time, marked ≥.",
+    ),
+    (
+        "Goodput",
+        "gradients that the final parameters hold, over what the control's rate would have made in the same time.",
+    ),
+    (
+        "Intervals",
+        "95 %, bootstrap over seeds (10,000 resamples, fixed generator), expanded for few seeds; ranges where there "
+        "are fewer than three. Ratios are ratios of means. No run is left out of a mean but failed ones, which are "
+        "named.",
+    ),
+)
+LIMITS = (
+    "One machine, whose cores workers, servers, Redis and evaluator share: what a strategy computes more (replicas, a "
+    "log) it takes from the workers. On a cluster it would not, and goodput would be closer to 1.",
+    "Small models and one family of tasks. Nothing here says how a model of a billion parameters takes stale "
+    "gradients.",
+    "A kill ends a process. A lost node, a partition or a slow disk are other failures; tests and not this study are "
+    "about them.",
+    "Few seeds. An interval over five is wide, and with three or fewer the bootstrap cannot reach its nominal 95 %.",
+    "Accuracies within a run are of a fixed part of the test images, so their level may be off by a point or two; "
+    "differences between runs are of the same images.",
+    "Money is list prices times seconds of this machine: the ratios between strategies mean something, the amounts do "
+    "not.",
+)

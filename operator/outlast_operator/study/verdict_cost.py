@@ -1,0 +1,72 @@
+"""The paper's claim about money, confirmed or refuted; and every verdict of a study in order. Pure."""
+
+from __future__ import annotations
+
+from outlast_operator.study.cost import Claim, PriceTable, compare_costs
+from outlast_operator.study.summary import Summary
+from outlast_operator.study.verdicts import (
+    Row,
+    Verdict,
+    ahead_of_checkpointing,
+    backlog_kept,
+    close_to_control,
+    ordering,
+    share,
+)
+
+PAIRS = (
+    ("paper-stateless", "paper-async-checkpoint", "As the paper ran them"),
+    ("stateless", "checkpoint", "As recommended"),
+)
+
+
+def verdicts(summary: Summary, prices: PriceTable, experiment: str) -> list[Verdict]:
+    """Of the experiment whose kills fall on the steep part."""
+    return [
+        ordering(summary, experiment),
+        close_to_control(summary, experiment),
+        backlog_kept(summary, experiment),
+        ahead_of_checkpointing(summary, experiment),
+        cost_claim(summary, prices, experiment),
+    ]
+
+
+def cost_claim(summary: Summary, prices: PriceTable, experiment: str) -> Verdict:
+    question = "The stateless server costs no more than checkpointing (the paper's claim about cost)."
+    target = summary.data.target(experiment)
+    decided: list[bool | None] = []
+    rows = []
+    for one, other, whose in PAIRS:
+        for claim in claims(summary, prices, experiment, one, other):
+            decided.append(claim.holds)
+            label = f"{whose}, {claim.setup}, {claim.term} (an hour costs {claim.hourly_ratio:.2f} times as much)"
+            late = f"; {claim.censored} runs never got there" if claim.censored else ""
+            rows.append(Row(label, share(claim.ratio) + late, claim.holds))
+    if not rows:
+        return Verdict(question, None, "Runs of Stateless or Checkpoint with a kill are missing.")
+    less, more = sum(d is True for d in decided), sum(d is False for d in decided)
+    open_ = len(decided) - less - more
+    holds = True if less == len(decided) else False if more else None
+    undecided = f", and {open_} cannot be decided by these seeds" if open_ else ""
+    answer = (
+        f"To reach {target:.2f} with a kill, stateless costs no more than checkpointing in {less} of {len(decided)} "
+        f"comparisons; it costs more in {more or 'none'}{undecided}."
+    )
+    return Verdict(
+        question,
+        holds,
+        answer,
+        f"money to reach {target:.2f}, stateless over checkpointing, of runs with kills (below 1: cheaper); the "
+        "Redis of "
+        "Stateless is paid for as one more machine",
+        tuple(rows),
+    )
+
+
+def claims(summary: Summary, prices: PriceTable, experiment: str, one: str, other: str) -> list[Claim]:
+    """Of all runs with kills."""
+    sides = [
+        [run for g in summary.of(experiment, control=False) if g.configuration == name and g.kills for run in g.runs]
+        for name in (one, other)
+    ]
+    return compare_costs(sides[0], sides[1], prices)

@@ -1,0 +1,280 @@
+"""What the study was to show, decided from its data: each line holds, does not hold, or cannot be told. Pure.
+
+Rules. (1) A verdict is computed; it carries the figures it rests on, a row each. (2) Where a line asks for a mean, the
+mean decides, and the verdict says whether the interval agrees; where it asks for a direction, the interval decides.
+(3) Where a comparison lacks its runs the verdict is None, and says what is missing. The cost's verdict stands
+in verdict_cost.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from outlast_operator.study.figures_backlog import IDLE, PAPERS_RULE, Cell, cells
+from outlast_operator.study.measures import AROUND_S, RunMeasures
+from outlast_operator.study.run_curves import RunCurves
+from outlast_operator.study.statistics import Estimate, paired
+from outlast_operator.study.summary import Summary, Value, drop, final_accuracy, late_accuracy
+
+NOISE = 0.02  # accuracy: what an evaluation of some 500 images may be off
+CLOSE = 0.01  # of the control
+KEPT_ENOUGH = 0.7
+POINTS_AHEAD = 0.10
+PAPERS_OUTAGE = 375  # gradients: 15 s at the paper's 25 a second
+RELAXED = ("paper-sync-chain", "paper-async-chain", "paper-stateless", "chain", "stateless", "hybrid")
+PRODUCT_POLICIES = (
+    "Sum", PAPERS_RULE, "SumClipped", "Mean", "InverseStaleness", "DelayCompensation", "DelayCompensationCopies",
+    "LocalSteps", "LocalStepsUnscaled",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. `met` None: it decides nothing, or was not decided."""
+
+    label: str
+    figure: str
+    met: bool | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`holds` None: cannot be told from this study. `measure`: what the rows' figures are."""
+
+    question: str
+    holds: bool | None
+    answer: str
+    measure: str = ""
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        return {True: "holds", False: "does not hold", None: "cannot be told"}[self.holds]
+
+
+def decided(found: Estimate, met: bool) -> bool | None:
+    """One seed decides nothing."""
+    return met if found.n > 1 else None
+
+
+def all_of(rows: Sequence[Row]) -> bool | None:
+    """False if one is not met, True if all are, else None."""
+    met = [row.met for row in rows]
+    return False if False in met else None if None in met else True
+
+
+def points(around: Estimate | None) -> str:
+    """`+1.2 points (+0.4 to +2.0, n = 5)`."""
+    if around is None:
+        return "not measured"
+    low, high, mean = (f"{100 * v:+.1f}".replace("-", "−") for v in (around.low, around.high, around.mean))
+    return f"{mean} points ({low} to {high}, n = {around.n})" if around.n > 1 else f"{mean} points (one seed)"
+
+
+def share(around: Estimate | None) -> str:
+    """`0.85 (0.72 to 0.97, n = 5)`."""
+    if around is None:
+        return "not measured"
+    extent = f" ({around.low:.2f} to {around.high:.2f}, n = {around.n})" if around.n > 1 else " (one seed)"
+    return f"{around.mean:.2f}{extent}".replace("-", "−")
+
+
+def kills_in_words(kills: int) -> str:
+    return {0: "no kill", 1: "one kill", 2: "two kills"}.get(kills, f"{kills} kills")
+
+
+# --- the ordering the paper reports ---
+
+
+def risen(run: RunMeasures) -> float | None:
+    """Accuracy gained from the first kill to the end of its drain."""
+    return run.outages[0].gained if run.outages else None
+
+
+def fallen(run: RunMeasures) -> float | None:
+    """Change of accuracy at the first kill: below 0, it fell."""
+    dropped = drop(0)(run)
+    return None if dropped is None else -dropped
+
+
+ORDERING: tuple[tuple[tuple[str, ...], str, Value, Callable[[Estimate], bool]], ...] = (
+    (("paper-sync-checkpoint", "paper-async-checkpoint", "checkpoint"), "falls", fallen, lambda e: e.high < 0.0),
+    (("paper-sync-chain", "paper-async-chain", "chain", "hybrid"), "does not fall", fallen, lambda e: e.mean >= -NOISE),
+    (("paper-stateless", "stateless"), "rises through its outage", risen, lambda e: e.low > 0.0),
+)
+
+
+def ordering(summary: Summary, experiment: str) -> Verdict:
+    """Checkpointing falls at a kill, chain and stateless do not, stateless has risen when its outage is over."""
+    question = "Checkpointing falls after a kill, chain and stateless do not; stateless rises through its outage."
+    rows = []
+    for names, expected, value, met in ORDERING:
+        for name in names:
+            group = summary.group(experiment, name, 1)
+            found = None if group is None else group.estimate(value)
+            if group is not None and found is not None:
+                rows.append(Row(f"{group.label} {expected}", points(found), decided(found, met(found))))
+    if not rows:
+        return Verdict(question, None, "There are no runs with one kill in this study.")
+    as_told = sum(bool(row.met) for row in rows)
+    return Verdict(
+        question,
+        all_of(rows),
+        f"{as_told} of {len(rows)} configurations do what the paper reports.",
+        "change of accuracy from the kill to the next update; stateless: to the end of its drain",
+        tuple(rows),
+        tuple(_none_yet(summary, experiment)),
+    )
+
+
+def _none_yet(summary: Summary, experiment: str) -> list[str]:
+    """What the paper's accident (no checkpoint by the time of the kill) does."""
+    extra = summary.group(experiment, "paper-async-checkpoint-none-yet", 1)
+    usual = summary.group(experiment, "paper-async-checkpoint", 1)
+    a = None if extra is None else extra.estimate(fallen)
+    b = None if usual is None else usual.estimate(fallen)
+    if a is None or b is None:
+        return []
+    text = (
+        f"Killed before its first checkpoint, as the paper's runs in fact were, it changes by {points(a)}, "
+        f"not by {points(b)}"
+    )
+    most = a.mean < 0 and a.mean < 2 * min(b.mean, 0.0)
+    return [f"{text}: most of the fall in the paper's figures is that accident." if most else f"{text}."]
+
+
+# --- Hybrid and Chain against the control ---
+
+
+def close_to_control(summary: Summary, experiment: str) -> Verdict:
+    question = (
+        "Hybrid and Chain as recommended end within 1 point of the control at equal wall time, after one and "
+        "after two kills."
+    )
+    rows, sure, planned = [], [], [k for k in (1, 2) if summary.planned_kills(experiment, k)]
+    for name in ("hybrid", "chain"):
+        for kills in planned:
+            group = summary.group(experiment, name, kills)
+            found = None if group is None else summary.against_control(group, late_accuracy)
+            if group is not None and found is not None:
+                final = points(summary.against_control(group, final_accuracy))
+                figure = f"{points(found)}; final {final}"
+                met = decided(found, found.mean >= -CLOSE)
+                rows.append(Row(f"{group.label}, {kills_in_words(kills)}", figure, met))
+                sure.append(found.low >= -CLOSE)
+    if not rows:
+        return Verdict(question, None, "Runs of Hybrid, Chain or the control are missing.")
+    complete = len(rows) == 4
+    measure = "mean of the evaluations of the last 5 s less the control's, paired by seed; final: on all test images"
+    answer = (
+        f"{sum(bool(row.met) for row in rows)} of {len(rows)} means are within 1 point, {sum(sure)} of the "
+        "intervals as a whole."
+    )
+    notes = () if complete else ("Not all four comparisons are in this study.",)
+    holds = all_of(rows)
+    holds = holds if complete or holds is False else None
+    return Verdict(question, holds, answer, measure, tuple(rows), notes)
+
+
+# --- the best backlog policy ---
+
+
+def backlog_kept(summary: Summary, experiment: str) -> Verdict:
+    question = (
+        "With the best backlog policy a Stateless worker keeps 0.7 or more of the control's progress through an "
+        "outage as long as the paper's."
+    )
+    live = []
+    for name in ("stateless", "paper-stateless", "hybrid"):
+        group = summary.group(experiment, name, 1)
+        if group is not None and group.kept is not None:
+            live.append(Row(f"{group.label} in whole runs with one kill, drain included", share(group.kept)))
+    chosen = best_policies(cells(summary.data.backlog), workers=2)
+    if not chosen:
+        return Verdict(question, None, "The backlog experiment is not in this study.", "progress kept", tuple(live))
+    best = chosen[0]
+    assert best.kept is not None
+    holds = best.kept.mean >= KEPT_ENOUGH
+    paper = next((share(c.kept) for c in chosen if c.policy == PAPERS_RULE), "not measured")
+    workers = f"{best.workers} worker{'s' if best.workers != 1 else ''}"
+    answer = (
+        f"After an outage of {best.outage:,} gradients with {workers}, {best.label} keeps {share(best.kept)}; the "
+        f"paper's own rule {paper}."
+    )
+    doubt = ("The interval of the best policy reaches below 0.7.",) if holds and best.kept.low < KEPT_ENOUGH else ()
+    rows = [Row(c.label, share(c.kept), c.kept is not None and c.kept.mean >= KEPT_ENOUGH) for c in chosen]
+    return Verdict(question, holds, answer, "progress kept", (*rows, *live), doubt)
+
+
+def best_policies(found: Sequence[Cell], workers: int, outage: int = PAPERS_OUTAGE) -> list[Cell]:
+    """The product's policies after the outage nearest to the paper's, the best first."""
+    mine = [c for c in found if c.workers == workers] or list(found)
+    if not mine:
+        return []
+    nearest = min({c.outage for c in mine}, key=lambda n: abs(n - outage))
+    known = [c for c in mine if c.outage == nearest and c.kept is not None and c.policy in PRODUCT_POLICIES]
+    return sorted((c for c in known if c.policy != IDLE), key=lambda c: -(c.kept.mean if c.kept is not None else 0.0))
+
+
+# --- the abstract's ten points ---
+
+
+def ahead_of_checkpointing(summary: Summary, experiment: str) -> Verdict:
+    question = (
+        "At equal wall time the relaxed strategies beat checkpointing by 10 points or more where the outage falls on "
+        "the steep part."
+    )
+    rows, against = [], ""
+    for kills in (1, 2):
+        base = summary.group(experiment, "paper-async-checkpoint", kills) or summary.group(
+            experiment, "checkpoint", kills
+        )
+        for name in RELAXED if base is not None else ():
+            group = summary.group(experiment, name, kills)
+            early = None if group is None or base is None else paired(*right_after(group.runs, base.runs))
+            if group is None or base is None or early is None:
+                continue
+            against = base.label
+            late = paired(group.values(late_accuracy), base.values(late_accuracy))
+            figure = f"{points(early)}; at the end {points(late)}"
+            met = decided(early, early.mean >= POINTS_AHEAD)
+            rows.append(Row(f"{group.label}, {kills_in_words(kills)}", figure, met))
+    if not rows:
+        return Verdict(question, None, "Runs of checkpointing or of the relaxed strategies are missing.")
+    ahead = sum(bool(row.met) for row in rows)
+    return Verdict(
+        question,
+        all_of(rows),
+        f"{ahead} of {len(rows)} comparisons reach 10 points when the outage is just over; what is left of it at the "
+        "end of the runs stands beside it.",
+        f"accuracy less that of {against}, paired by seed, as soon as both are past their last outage and its drain",
+        tuple(rows),
+    )
+
+
+def right_after(runs: Sequence[RunMeasures], base: Sequence[RunMeasures]) -> tuple[dict[int, float], dict[int, float]]:
+    """Seed -> accuracy, of both at the same second after the first update: when the later one is evaluated again."""
+    others = {run.run.seed: run for run in base}
+    one: dict[int, float] = {}
+    two: dict[int, float] = {}
+    for run in runs:
+        other = others.get(run.run.seed)
+        ends = [None if r is None else evaluated_again(r.curves) for r in (run, other)]
+        if other is None or ends[0] is None or ends[1] is None:
+            continue
+        t = max(ends[0], ends[1])
+        a, b = (c.mean_between(t, t + AROUND_S) or c.accuracy_at(t) for c in (run.curves, other.curves))
+        if a is not None and b is not None:
+            one[run.run.seed], two[run.run.seed] = a, b
+    return one, two
+
+
+def evaluated_again(curves: RunCurves) -> float | None:
+    """When parameters from after the last outage, and from after its drain, were evaluated first."""
+    if not curves.outages or curves.outages[-1].back is None:
+        return None
+    last = curves.outages[-1]
+    over = max(t for t in (last.back, last.drained) if t is not None)
+    return next((e.t for e in curves.evaluations if e.t >= over), None)

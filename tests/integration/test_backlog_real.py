@@ -1,0 +1,92 @@
+"""The backlog experiment's simulation against the real thing: the same outage of a real Stateless run.
+
+Asynchronous runs do not repeat, so their accuracies are compared as means over seeds, within what seeds differ by; what
+tells a right simulation from a wrong one is that local steps gain a lot here and the paper's rule next to nothing.
+"""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from outlast.api.spec import TrainingJob
+from outlast.ledger import Fact
+from outlast_operator.bench.common import Progress, run_job
+from outlast_operator.report_data import steps_of
+from outlast_operator.study.backlog_policies import BY_NAME
+from outlast_operator.study.backlog_records import BacklogRecord
+from outlast_operator.study.backlog_unit import Experiment, Unit
+
+KILLED_AT = 150  # updates: on the steep part
+AFTER = 60  # updates from there to the end
+SEEDS = (0, 1)
+TEST_IMAGES = 10_000
+
+
+def real(policy: str, seed: int, down_s: float, updates: int) -> tuple[dict[str, Any], int]:
+    """A run that ends after the drain, with an evaluation on all test images; and how many local steps it took."""
+    papers = {"policy": "Sum", "reducedRate": {"above": 50, "lr": 0.001}, "outage": {"mode": "StaleGradients"}}
+    document = {
+        "apiVersion": "outlast.dev/v1alpha1",
+        "kind": "TrainingJob",
+        "metadata": {"name": "backlog"},
+        "spec": {
+            "training": {
+                "task": "outlast.tasks.fashion_mnist",
+                "seed": seed,
+                "optimizer": {"lr": 0.01},
+                "stopAfter": {"updates": updates},
+                "evaluate": {"everySeconds": 3600},
+            },
+            "workers": {"replicas": 2},
+            "recovery": {
+                "strategy": "Stateless",
+                "staleness": papers if policy == "SumReducedRate" else {},
+                "buffer": {"durability": "None"},
+            },
+        },
+    }
+    kill = f"servers@update={KILLED_AT}+{down_s:g}s"
+    with Progress(Console(quiet=True), 1, policy) as progress:
+        ran = run_job(TrainingJob.load(document), [kill], progress, label=policy, deadline_s=120.0)
+    ran.discard()
+    return ran.report, steps_of(ran.result.run.heard.ledger, Fact.LOCAL).count
+
+
+def simulated(policy: str, seed: int, outage: int, later: int) -> BacklogRecord:
+    unit = Unit(2, seed, (outage,), later, TEST_IMAGES, True, start_version=KILLED_AT, policies=(BY_NAME[policy],))
+    return Experiment(unit).run()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_local_steps_come_to_what_the_simulation_says() -> None:
+    found, expected, start = [], [], []
+    for seed in SEEDS:
+        report, steps = real("LocalSteps", seed, 3.0, KILLED_AT + AFTER)
+        assert steps > 40, report["gradients"]
+        assert report["gradients"]["applied"] >= KILLED_AT + AFTER - 2 + 0.9 * steps, "two updates hold them all"
+        record = simulated("LocalSteps", seed, steps, AFTER - 2)
+        found.append(report["final"]["loss"])
+        expected.append(record.policies["LocalSteps"].loss_later)
+        start.append(record.start.loss)
+    print(f"loss: real {found}, simulated {expected}, at the kill {start}")  # noqa: T201
+    assert mean(found) == pytest.approx(mean(expected), abs=0.3), (found, expected, start)
+    assert mean(found) < mean(start) - 0.3, (found, start)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_papers_rule_comes_to_what_the_simulation_says() -> None:
+    """The run's end cuts the backlog off, so that exactly as many of it are applied as the simulation is told."""
+    found, expected = [], []
+    for seed in SEEDS:
+        report, _ = real("SumReducedRate", seed, 6.0, KILLED_AT + 120)
+        assert report["gradients"]["unapplied_at_end"] > 0, "the backlog was longer than what is applied of it"
+        found.append(report["final"]["loss"])
+        expected.append(simulated("SumReducedRate", seed, 120, 1).policies["SumReducedRate"].loss_after_drain)
+    print(f"loss: real {found}, simulated {expected}")  # noqa: T201
+    assert mean(found) == pytest.approx(mean(expected), abs=0.3), (found, expected)

@@ -1,0 +1,86 @@
+"""LocalSteps: what a cut-off worker sends, and at which rate it steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from outlast.api.spec import JobSpec
+from outlast.local_steps import LocalSteps
+from outlast.tensors import FlatModel
+
+
+def worker(lr: float = 0.1, momentum: float = 0.0) -> tuple[FlatModel, torch.optim.SGD, LocalSteps]:
+    p = nn.Parameter(torch.tensor([1.0, 2.0]))
+    flat = FlatModel([[("p", p)]])
+    inner = torch.optim.SGD([p], lr=lr, momentum=momentum)
+    p.grad = torch.tensor([1.0, -1.0])
+    return flat, inner, LocalSteps(flat, inner)
+
+
+def delta_of(local: LocalSteps) -> tuple[list[float], tuple[int, int]]:
+    out = torch.zeros(2)
+    interval = local.take_delta(out)
+    return [round(v, 6) for v in out.tolist()], interval
+
+
+def test_a_pseudo_gradient_is_weights_before_less_weights_after() -> None:
+    flat, _, local = worker()
+    for step in (7, 8, 9):
+        local.step(step)
+    assert (local.active, local.taken) == (True, 3)
+    assert [round(v, 6) for v in flat.flat.tolist()] == [0.7, 2.3]
+    assert delta_of(local) == ([0.3, -0.3], (7, 9))
+    assert (local.active, local.taken) == (False, 0)
+
+
+def test_steps_are_taken_at_a_multiple_of_the_rate_which_stays_the_jobs_own() -> None:
+    _, inner, local = worker(lr=0.1)
+    local.step(1, times=8)
+    assert inner.param_groups[0]["lr"] == 0.1
+    assert delta_of(local)[0] == [0.8, -0.8]
+
+
+def test_averaged_over_the_workers_it_goes_as_far_as_all_their_gradients() -> None:
+    """Four workers, three steps each along one gradient: 12 gradients at rate 0.1."""
+    moved = 0.0
+    for _ in range(4):
+        _, _, local = worker(lr=0.1)
+        for step in (1, 2, 3):
+            local.step(step, times=4)
+        moved += delta_of(local)[0][0] / 4
+    assert math.isclose(moved, 12 * 0.1, rel_tol=1e-6)
+
+
+def test_momentum_of_an_earlier_outage_is_forgotten() -> None:
+    _, _, local = worker(momentum=0.9)
+    local.step(1)
+    local.step(2)
+    first = delta_of(local)[0]
+    local.step(3)
+    assert (first, delta_of(local)[0]) == ([0.29, -0.29], [0.1, -0.1])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "consistency", "mode", "expected"),
+    [
+        ("Stateless", "Async", None, True),
+        ("Hybrid", "BoundedStaleness", None, True),
+        ("Hybrid", "Sync", None, False),
+        ("Chain", "Async", None, False),
+        ("Checkpoint", "Async", None, False),
+        ("Hybrid", "Async", "StaleGradients", False),
+        ("Hybrid", "Async", "LocalSteps", True),
+    ],
+)
+def test_who_takes_local_steps(strategy: str, consistency: str, mode: str | None, expected: bool) -> None:
+    spec = JobSpec.from_json(
+        {
+            "training": {"task": "a.b", "consistency": consistency, "stopAfter": {"updates": 1}},
+            "recovery": {"strategy": strategy, "staleness": {"outage": {"mode": mode}}},
+        }
+    )
+    assert spec.local_steps is expected

@@ -1,0 +1,186 @@
+"""What a run came to: every measure on runs whose answers follow from arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from study_builder import START_S, Made, linear, make_report
+
+from outlast_operator.study.load import StudyRun
+from outlast_operator.study.measures import RunMeasures, measure
+from outlast_operator.study.run_curves import first_update, placed, role_curves, run_curves
+
+CONTROL = Made(accuracy=linear)
+
+
+def run(made: Made, configuration: str = "x", kills: int | None = None) -> StudyRun:
+    count = len(made.kills) if kills is None else kills
+    return StudyRun("steep", configuration, count, made.seed, report=make_report(made))
+
+
+def measured(made: Made, ordered_s: float = 3.0, target: float = 0.8) -> RunMeasures:
+    return measure(run(made), run(CONTROL, "control"), None, ordered_s, target)
+
+
+# --- curves ---
+
+
+def test_time_zero_is_the_first_update() -> None:
+    curves = run_curves(make_report(CONTROL))
+    assert curves.zero_s == pytest.approx(START_S, abs=0.01)
+    assert curves.end == pytest.approx(30.0, abs=0.01)
+    assert first_update([(1.0, 0.0), (2.0, 0.0), (3.0, 50.0), (4.0, 150.0)]) == pytest.approx(2.5)
+    assert first_update([]) == 0.0
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 0.4, 2.3])
+def test_an_evaluation_stands_where_its_parameters_were_held(lag_s: float) -> None:
+    curves = run_curves(make_report(Made(accuracy=linear, lag_s=lag_s)))
+    for evaluation in curves.evaluations[1:-1]:
+        assert evaluation.t == pytest.approx(evaluation.version / 100.0, abs=0.02)
+
+
+def test_a_late_result_is_not_taken_for_what_followed_the_rollback() -> None:
+    """Evaluated at version 450 before the kill, told after the rollback to 400: 450 comes again later."""
+    made = Made(kills=[4.6], outage_s=1.0, lag_s=1.3, accuracy=linear, evaluate_every_s=0.25)
+    before = [e for e in run_curves(make_report(made)).evaluations if 430 <= e.version <= 455]
+    assert [round(e.t, 1) for e in before] == [4.5, 6.0]
+
+
+def test_versions_between_samples_are_interpolated_and_not_across_a_rollback() -> None:
+    curves = run_curves(make_report(Made(kills=[4.3], accuracy=linear)))
+    assert curves.version_at(4.3) == pytest.approx(430, abs=1)
+    assert curves.time_of(430) == pytest.approx(4.3, abs=0.01)
+    assert curves.time_of(10**6) is None
+
+
+def test_the_cores_of_a_role_are_added_up() -> None:
+    report = make_report(Made(kills=[10.0], outage_s=5.0))
+    cores = dict(role_curves(report, "worker", "cpu_s"))
+    assert cores[5.5] == pytest.approx(1.6)
+    assert cores[12.5] == pytest.approx(0.3)
+    memory = dict(role_curves(make_report(Made("Chain")), "server", "rss_bytes"))
+    assert memory[0.5] == pytest.approx(3 * 200.5, abs=2)
+
+
+# --- around an outage ---
+
+
+def test_a_drop_of_exactly_a_fifth() -> None:
+    """Killed at 900 with a checkpoint every 500: 400 updates, half a thousandth each, are lost."""
+    made = Made(kills=[9.0], checkpoint_every=500, accuracy=linear, evaluate_at=[12.00001])
+    found = measured(made).outages[0]
+    assert found.drop == pytest.approx(0.2, abs=1e-6)
+    assert found.accuracy_before == pytest.approx(0.45)
+    assert found.outage_s == pytest.approx(3.0)
+
+
+def test_stateless_rises_through_its_outage() -> None:
+    found = measured(Made("Stateless", kills=[9.0], accuracy=linear, evaluate_at=[12.00001])).outages[0]
+    assert found.drop == pytest.approx(-0.15, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("made", "kept"),
+    [
+        (Made("Chain", kills=[9.0], accuracy=linear), 1.0),
+        (Made("Hybrid", kills=[9.0], accuracy=linear), 1.0),
+        (Made("Stateless", kills=[9.0], accuracy=linear), 1.0),
+        (Made("Checkpoint", kills=[9.0], accuracy=linear), 0.0),  # at a checkpoint: nothing lost, nothing gained
+        (Made("Checkpoint", kills=[9.0], accuracy=linear, checkpoint_every=500), -400 / 300),
+        (Made("Stateless", kills=[9.0], accuracy=linear, seconds=11.0), None),  # it never came back
+    ],
+    ids=["chain", "hybrid", "stateless", "checkpoint", "checkpoint-falls-back", "never-back"],
+)
+def test_progress_kept(made: Made, kept: float | None) -> None:
+    gains = measured(replace(made, evaluate_at=[12.00001, 12.20001])).gains
+    if kept is None:
+        assert gains is None
+        return
+    assert gains is not None
+    assert gains[0] / gains[1] == pytest.approx(kept, abs=0.001)
+
+
+def test_the_window_is_as_long_as_the_outage_was_ordered_even_where_a_successor_took_over_at_once() -> None:
+    found = measured(Made("Chain", kills=[9.0], accuracy=linear), ordered_s=3.0).outages[0]
+    assert found.outage_s == pytest.approx(0.05, abs=0.01)
+    assert found.window_s == pytest.approx(3.0)
+
+
+def test_the_accuracy_at_the_kill_is_carried_forward_from_an_old_evaluation() -> None:
+    made = Made("Chain", kills=[9.0], accuracy=linear, evaluate_every_s=2.0)
+    found = measure(run(made), run(CONTROL, "control"), run(Made("Chain", accuracy=linear)), 3.0).outages[0]
+    assert found.accuracy_before == pytest.approx(0.40, abs=0.001)  # evaluated at 800
+    assert found.gained == pytest.approx(0.15, abs=0.001)  # as if evaluated at 900 and 1,200
+
+
+def test_local_steps_count_as_the_gradients_they_hold() -> None:
+    """300 gradients of the first outage are 2 updates: the second kill falls at 1,202 of 1,500 that the model holds."""
+    bend = Made(accuracy=lambda version: 0.0005 * min(version, 1300.0))
+    made = replace(bend, strategy="Stateless", kills=[6.0, 15.0], local_steps=True, evaluate_at=[18.00001, 18.20001])
+    found = measure(run(made), run(bend, "control"), None, 3.0).outages[1]
+    assert found.version == pytest.approx(1202, abs=1)
+    assert found.control_gained == pytest.approx(0.0, abs=0.001)  # from 1,500 on nothing is gained, from 1,202 much
+
+
+def test_two_kills_are_measured_apart() -> None:
+    found = measured(Made(kills=[6.0, 14.0], accuracy=linear)).outages
+    assert [o.outage_s for o in found] == [pytest.approx(3.0), pytest.approx(3.0)]
+    assert found[0].version == pytest.approx(600, abs=1)
+    assert found[1].version == pytest.approx(1100, abs=1)
+
+
+def test_an_outage_that_nobody_recovered_from_has_no_progress() -> None:
+    report = make_report(Made(kills=[9.0], accuracy=linear))
+    report["failures"][0]["t_first_update_s"] = None
+    found = measure(StudyRun("steep", "x", 1, 0, report=report), run(CONTROL, "control"), None, 3.0)
+    assert found.gains is None
+    assert found.outages[0].outage_s is None
+
+
+def test_the_loss_of_a_worker_is_no_outage_of_the_parameters() -> None:
+    report = make_report(Made(kills=[9.0]))
+    report["failures"][0]["target"] = "worker-0"
+    assert run_curves(report).outages == ()
+
+
+# --- the whole run ---
+
+
+def test_the_time_to_the_target_and_not_reaching_it() -> None:
+    assert measured(Made(accuracy=linear), target=0.8).time_to_target_s == pytest.approx(16.0, abs=0.01)
+    assert measured(Made(accuracy=linear, seconds=10.0), target=0.8).time_to_target_s is None
+
+
+def test_goodput_counts_what_the_final_parameters_hold() -> None:
+    assert measured(Made("Chain", kills=[9.0])).goodput == pytest.approx(1.0, abs=0.001)
+    lost = measured(Made(kills=[9.5], checkpoint_every=100)).goodput  # 3 s idle, 50 lost, of 3,000
+    assert lost == pytest.approx((3000 - 300 - 50) / 3000, abs=0.001)
+
+
+def test_worker_seconds_come_from_the_report_at_its_own_price() -> None:
+    found = measured(Made(kills=[9.5]))
+    assert found.worker_s == pytest.approx(60.0, abs=0.1)
+    assert found.idle_s == pytest.approx(6.0, abs=0.01)
+    assert found.recomputed_s == pytest.approx(1.0, abs=0.01)
+    assert found.useful_s == pytest.approx(53.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {},
+        {"series": [], "failures": []},
+        {"series": [{"t_s": 1.0, "version": None, "accuracy": math.nan}], "failures": [{"target": "server-0"}]},
+        {"series": [{"t_s": 1.0, "version": 5, "accuracy": 0.3}], "final": {"accuracy": None}, "resources": [{}]},
+    ],
+    ids=["nothing", "empty", "nulls", "one-evaluation"],
+)
+def test_a_report_in_parts_is_measured_as_far_as_it_goes(report: dict[str, Any]) -> None:
+    found = measure(StudyRun("steep", "x", 1, 0, report=report), None, None, 3.0)
+    assert found.goodput is None
+    assert found.gains is None
+    assert placed(report, []) is not None

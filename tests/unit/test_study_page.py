@@ -1,0 +1,273 @@
+"""A study's page, figures and tables: from whole studies, and from whatever an interrupted one has left."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from study_builder import Made, make_report, write_about, write_backlog, write_run, write_study
+
+from outlast_operator.study import figure_style, figures_curves, figures_points
+from outlast_operator.study.cost import load_prices
+from outlast_operator.study.figure_style import STRATEGY_COLOURS, colour_of, strategy_of
+from outlast_operator.study.load import load_study
+from outlast_operator.study.page import render
+from outlast_operator.study.records import StudyError
+from outlast_operator.study.story import counts
+from outlast_operator.study.summary import Summary, final_accuracy, summarise
+from outlast_operator.study.tables import all_tables, write
+from outlast_operator.study.verdict_cost import verdicts
+from outlast_operator.study.verdict_models import normalisation
+
+
+@pytest.fixture(autouse=True)
+def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a page's time is the resolution of its pictures."""
+    monkeypatch.setattr(figure_style, "PNG_DPI", 20)
+    monkeypatch.setattr(figure_style, "GRID_POINTS", 40)
+
+
+FEW = ("control", "checkpoint", "stateless", "hybrid")
+
+
+def quick_study(directory: Path) -> Path:
+    return write_study(directory, seeds=(0, 1), kills=(1,), configurations=FEW, quick=True, noise=0.005)
+
+
+def one_seed(directory: Path) -> Path:
+    return write_study(directory, seeds=(3,), kills=(1, 2), configurations=FEW)
+
+
+def with_failures(directory: Path) -> Path:
+    broken = [("hybrid", 1, 0), ("hybrid", 1, 1), ("checkpoint", 1, 1)]
+    return write_study(directory, seeds=(0, 1), kills=(1,), configurations=FEW, failed=broken)
+
+
+def interrupted(directory: Path) -> Path:
+    """The third configuration was on its way: no run.json."""
+    quick_study(directory)
+    shutil.rmtree(directory / "runs" / "steep" / "hybrid")
+    (directory / "runs" / "steep" / "stateless" / "kills-1" / "seed-1" / "run.json").unlink()
+    return directory
+
+
+def control_alone(directory: Path) -> Path:
+    return write_study(directory, seeds=(0,), kills=(0,), configurations=("control",))
+
+
+def no_control(directory: Path) -> Path:
+    return write_study(directory, seeds=(0, 1), kills=(1,), configurations=("checkpoint", "chain"))
+
+
+def only_backlog(directory: Path) -> Path:
+    return write_backlog(directory, workers=(2,), outages=(100, 375), seeds=(0, 1))
+
+
+def nothing_yet(directory: Path) -> Path:
+    write_about(directory, "steep", [{"experiment": "steep", "configuration": "chain", "kills": 1, "seed": 0}])
+    return directory
+
+
+def unreadable(directory: Path) -> Path:
+    quick_study(directory)
+    (directory / "runs" / "steep" / "hybrid" / "kills-1" / "seed-0" / "report.json").write_text("{")
+    (directory / "calibration.json").write_text("[]")
+    write_backlog(directory, workers=(2,), outages=(100,), seeds=(0,))
+    (directory / "backlog" / "workers-2" / "outage-100" / "seed-0.json").write_text('{"workers": 2}')
+    return directory
+
+
+def own_task(directory: Path) -> Path:
+    """Another model, other names, an accuracy nobody planned."""
+    for seed in range(3):
+        write_run(directory, "mine", "control", 0, seed, make_report(Made(seed=seed)), label="reference")
+        report = make_report(Made("Chain", kills=[4.0], seed=seed))
+        write_run(directory, "mine", "big-chain", 1, seed, report, label="<b>big</b> & chained")
+    return directory
+
+
+class Reader(HTMLParser):
+    """Counts tags, keeps text, and fails on what is not closed."""
+
+    VOID = ("meta", "img", "br", "link", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "img":
+            self.images.append(found["src"] or "")
+            assert found.get("alt"), "a picture without words for those who cannot see it"
+        for name in ("src", "href"):
+            value = found.get(name) or ""
+            assert not value.startswith(("http", "//")), f"{value}: the page must need nothing from elsewhere"
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(directory: Path) -> Reader:
+    reader = Reader()
+    reader.feed((directory / "index.html").read_text(encoding="utf-8"))
+    assert reader.open == []
+    return reader
+
+
+def several_models(directory: Path) -> Path:
+    """One model in two kinds; the plain one falls back further."""
+    for experiment, every in (("models-net", 100), ("models-net-plain", 400)):
+        for seed in range(3):
+            write_run(directory, experiment, "control", 0, seed, make_report(Made(seed=seed)), model=experiment)
+            for name, strategy in (
+                ("checkpoint", "Checkpoint"),
+                ("stateless", "Checkpoint" if every > 100 else "Stateless"),
+            ):
+                made = Made(strategy, kills=[4.0 + seed / 10], seed=seed, checkpoint_every=every)
+                write_run(directory, experiment, name, 1, seed, make_report(made), model=experiment)
+    return directory
+
+
+PARTIAL = (
+    quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable,
+    own_task, several_models,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("make", PARTIAL, ids=lambda make: make.__name__)
+def test_a_page_comes_from_whatever_there_is(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    written = render(make(tmp_path / "study"))
+    assert all(path.stat().st_size > 0 for path in written)
+    page = read(tmp_path / "study")
+    pictures = [path for path in written if path.suffix == ".svg"]
+    assert len(page.images) == len(pictures)
+    assert all(image.startswith("data:image/svg+xml;base64,") for image in page.images)
+    assert {path.stem for path in pictures} == {path.stem for path in written if path.suffix == ".png"}
+    assert not re.search(r"\bnan\b|\binf\b|None|Traceback", page.text), "a value that was not measured shows through"
+
+
+def test_a_directory_without_a_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="give what `outlast study --out` was given"):
+        render(tmp_path)
+
+
+def test_failed_runs_are_named_and_in_no_mean(tmp_path: Path) -> None:
+    summary = summarise(load_study(with_failures(tmp_path)))
+    assert "3 failed runs, shown as failed and in no mean" in counts(summary.data)
+    made = {table.name: write(table, tmp_path) for table in all_tables(summary, load_prices())}
+    assert made["failed"].read_text().count("server-0 exited with 1 six times in a row") == 3
+    rows = list(csv.DictReader(made["steep-measures"].open()))
+    final = {r["configuration"]: r for r in rows if r["measure"] == "final accuracy"}
+    assert (final["checkpoint"]["n"], final["checkpoint"]["failed"], final["checkpoint"]["seeds"]) == ("1", "1", "0")
+    assert "hybrid" not in final
+    assert [r["failed"] for r in rows if r["measure"] == "(no run succeeded)"] == ["2"]
+
+
+def test_what_is_not_made_yet_is_missing_and_not_failed(tmp_path: Path) -> None:
+    data = load_study(interrupted(tmp_path))
+    assert {(run.configuration, run.seed) for run in data.missing} == {("hybrid", 0), ("hybrid", 1), ("stateless", 1)}
+    assert all(run.ok for run in data.runs)
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    data = load_study(unreadable(tmp_path))
+    assert [run.configuration for run in data.runs if not run.ok] == ["hybrid"]
+    assert len(data.problems) == 2
+    render(tmp_path)
+    assert "calibration.json: a JSON object is expected" in read(tmp_path).text
+
+
+def test_labels_from_files_reach_the_page_as_text(tmp_path: Path) -> None:
+    render(own_task(tmp_path))
+    assert "<b>big</b> & chained" in read(tmp_path).text
+    assert "<b>big</b>" not in (tmp_path / "index.html").read_text()
+
+
+def test_the_same_data_give_the_same_figures(tmp_path: Path) -> None:
+    summary = summarise(load_study(quick_study(tmp_path)))
+    for name in ("a", "b"):
+        drawn = (figures_curves.accuracy(summary, "steep", 1), figures_points.kept(summary, "steep"))
+        for figure in drawn:
+            assert figure is not None
+            figure_style.save(figure, tmp_path / name)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_prices_of_the_users_own_change_costs_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    text = Path(load_prices.__code__.co_filename).with_name("prices.yaml").read_text()
+    mine.write_text(text.replace("on-demand: 0.90", "on-demand: 90.0"))
+    summary = summarise(load_study(quick_study(tmp_path / "study")))
+    before, after = ({t.name: t for t in all_tables(summary, load_prices(p))} for p in (None, mine))
+    assert {name for name in before if before[name] != after[name]} == {"steep-cost"}
+
+
+def test_models_with_and_without_normalisation_are_compared(tmp_path: Path) -> None:
+    found = normalisation(summarise(load_study(several_models(tmp_path))))
+    assert found is not None
+    assert found.holds is True  # the plain one keeps nothing
+    assert len(found.rows) == 1  # checkpointing applies no backlog
+    assert normalisation(summarise(load_study(quick_study(tmp_path / "other")))) is None
+
+
+# --- colours ---
+
+
+def test_a_strategy_has_one_colour_everywhere(tmp_path: Path) -> None:
+    summary = summarise(load_study(write_study(tmp_path, seeds=(0,), kills=(1,))))
+    colours: dict[str, set[str]] = {}
+    for group in summary.groups:
+        colours.setdefault(strategy_of(group.configuration), set()).add(colour_of(group))
+    assert {strategy: {colour} for strategy, colour in STRATEGY_COLOURS.items()}.items() <= colours.items()
+    assert len({colour for some in colours.values() for colour in some}) == len(STRATEGY_COLOURS) + 1
+
+
+# --- verdicts ---
+
+
+def judged(directory: Path) -> tuple[Summary, list[bool | None]]:
+    summary = summarise(load_study(directory))
+    return summary, [v.holds for v in verdicts(summary, load_prices(), "steep")]
+
+
+def test_verdicts_of_a_study_in_which_everything_is_as_the_paper_says(tmp_path: Path) -> None:
+    """At a kill after 450 updates checkpointing loses 50; the backlog is applied as if there had been no outage."""
+    write_study(tmp_path, seeds=range(3), checkpoint_every=400, evaluate_at=[7.00001, 13.00001])
+    write_backlog(tmp_path, workers=(2,))
+    summary, found = judged(tmp_path)
+    hybrid = summary.group("steep", "hybrid", 1)
+    assert hybrid is not None
+    around = summary.against_control(hybrid, final_accuracy)
+    assert around is not None
+    assert -0.01 < around.mean < 0.0  # a tenth slower
+    assert found[1:4] == [True, True, True]
+
+
+def test_verdicts_without_the_runs_they_need_are_left_open(tmp_path: Path) -> None:
+    _, found = judged(control_alone(tmp_path))
+    assert found == [None] * 5
+
+
+def test_a_hybrid_that_ends_two_points_below_does_not_hold(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=range(3), configurations=("control", "chain", "hybrid"))
+    for path in (tmp_path / "runs" / "steep" / "hybrid" / "kills-2").glob("*/report.json"):
+        report = json.loads(path.read_text())
+        for sample in report["series"]:
+            sample["accuracy"] = None if sample["accuracy"] is None else sample["accuracy"] - 0.02
+        path.write_text(json.dumps(report))
+    assert judged(tmp_path)[1][1] is False
