@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 from study_builder import Made, make_report, write_about, write_backlog, write_run, write_study
 
-from outlast_operator.study import figure_style
+from outlast_operator.study import figure_style, figures_curves, figures_points
 from outlast_operator.study.cost import load_prices
 from outlast_operator.study.figure_style import STRATEGY_COLOURS, colour_of, strategy_of
 from outlast_operator.study.load import load_study
 from outlast_operator.study.page import render
 from outlast_operator.study.records import StudyError
+from outlast_operator.study.story import counts
 from outlast_operator.study.summary import Summary, final_accuracy, summarise
+from outlast_operator.study.tables import all_tables, write
 from outlast_operator.study.verdict_cost import verdicts
+from outlast_operator.study.verdict_models import normalisation
 
 
 @pytest.fixture(autouse=True)
@@ -125,9 +128,23 @@ def read(directory: Path) -> Reader:
     return reader
 
 
+def several_models(directory: Path) -> Path:
+    """One model in two kinds; the plain one falls back further."""
+    for experiment, every in (("models-net", 100), ("models-net-plain", 400)):
+        for seed in range(3):
+            write_run(directory, experiment, "control", 0, seed, make_report(Made(seed=seed)), model=experiment)
+            for name, strategy in (
+                ("checkpoint", "Checkpoint"),
+                ("stateless", "Checkpoint" if every > 100 else "Stateless"),
+            ):
+                made = Made(strategy, kills=[4.0 + seed / 10], seed=seed, checkpoint_every=every)
+                write_run(directory, experiment, name, 1, seed, make_report(made), model=experiment)
+    return directory
+
+
 PARTIAL = (
     quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable,
-    own_task,
+    own_task, several_models,
 )  # fmt: skip
 
 
@@ -149,11 +166,11 @@ def test_a_directory_without_a_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_failed_runs_are_named_and_in_no_mean(tmp_path: Path) -> None:
-    render(with_failures(tmp_path))
-    text = read(tmp_path).text
-    assert "3 failed runs, shown as failed and in no mean" in text
-    assert text.count("server-0 exited with 1 six times in a row") == 3
-    rows = list(csv.DictReader((tmp_path / "tables" / "steep-measures.csv").open()))
+    summary = summarise(load_study(with_failures(tmp_path)))
+    assert "3 failed runs, shown as failed and in no mean" in counts(summary.data)
+    made = {table.name: write(table, tmp_path) for table in all_tables(summary, load_prices())}
+    assert made["failed"].read_text().count("server-0 exited with 1 six times in a row") == 3
+    rows = list(csv.DictReader(made["steep-measures"].open()))
     final = {r["configuration"]: r for r in rows if r["measure"] == "final accuracy"}
     assert (final["checkpoint"]["n"], final["checkpoint"]["failed"], final["checkpoint"]["seeds"]) == ("1", "1", "0")
     assert "hybrid" not in final
@@ -181,21 +198,31 @@ def test_labels_from_files_reach_the_page_as_text(tmp_path: Path) -> None:
 
 
 def test_the_same_data_give_the_same_figures(tmp_path: Path) -> None:
-    first, again = (render(quick_study(tmp_path / name)) for name in ("a", "b"))
-    for one, other in zip(first, again, strict=True):
-        if one.suffix in (".svg", ".png", ".csv"):
-            assert one.read_bytes() == other.read_bytes(), one.name
+    summary = summarise(load_study(quick_study(tmp_path)))
+    for name in ("a", "b"):
+        drawn = (figures_curves.accuracy(summary, "steep", 1), figures_points.kept(summary, "steep"))
+        for figure in drawn:
+            assert figure is not None
+            figure_style.save(figure, tmp_path / name)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
 
 def test_prices_of_the_users_own_change_costs_alone(tmp_path: Path) -> None:
-    render(quick_study(tmp_path))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "tables").glob("*.csv")}
     mine = tmp_path / "mine.yaml"
     text = Path(load_prices.__code__.co_filename).with_name("prices.yaml").read_text()
     mine.write_text(text.replace("on-demand: 0.90", "on-demand: 90.0"))
-    render(tmp_path, prices=mine)
-    changed = {path.name for path in (tmp_path / "tables").glob("*.csv") if before[path.name] != path.read_bytes()}
-    assert changed == {"steep-cost.csv"}
+    summary = summarise(load_study(quick_study(tmp_path / "study")))
+    before, after = ({t.name: t for t in all_tables(summary, load_prices(p))} for p in (None, mine))
+    assert {name for name in before if before[name] != after[name]} == {"steep-cost"}
+
+
+def test_models_with_and_without_normalisation_are_compared(tmp_path: Path) -> None:
+    found = normalisation(summarise(load_study(several_models(tmp_path))))
+    assert found is not None
+    assert found.holds is True  # the plain one keeps nothing
+    assert len(found.rows) == 1  # checkpointing applies no backlog
+    assert normalisation(summarise(load_study(quick_study(tmp_path / "other")))) is None
 
 
 # --- colours ---
@@ -240,6 +267,7 @@ def test_a_hybrid_that_ends_two_points_below_does_not_hold(tmp_path: Path) -> No
     write_study(tmp_path, seeds=range(3), configurations=("control", "chain", "hybrid"))
     for path in (tmp_path / "runs" / "steep" / "hybrid" / "kills-2").glob("*/report.json"):
         report = json.loads(path.read_text())
-        report["final"]["accuracy"] -= 0.02
+        for sample in report["series"]:
+            sample["accuracy"] = None if sample["accuracy"] is None else sample["accuracy"] - 0.02
         path.write_text(json.dumps(report))
     assert judged(tmp_path)[1][1] is False

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outlast_operator.study import figures_backlog, figures_cost, figures_curves, figures_points, figures_resources
+from outlast_operator.study import (
+    figures_backlog,
+    figures_cost,
+    figures_curves,
+    figures_models,
+    figures_points,
+    figures_resources,
+)
 from outlast_operator.study.cost import PriceTable
 from outlast_operator.study.figure_style import Drawn
 from outlast_operator.study.summary import Summary
@@ -35,6 +42,13 @@ def of_experiment(summary: Summary, experiment: str, prices: PriceTable) -> Iter
         None if small else figures_cost.accuracy_against_cost(summary, experiment, most, prices),
     ]
     yield from (figure for figure in drawn if figure is not None)
+
+
+def of_models(summary: Summary) -> Iterator[Drawn]:
+    """Over several experiments: what normalisation changes."""
+    figure = figures_models.normalisation(summary)
+    if figure is not None:
+        yield figure
 
 
 def of_backlog(summary: Summary) -> Iterator[Drawn]:

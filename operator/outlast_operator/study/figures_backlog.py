@@ -13,9 +13,10 @@ from outlast_operator.report_curves import number
 from outlast_operator.study import figure_style as style
 from outlast_operator.study.figure_style import Drawn
 from outlast_operator.study.load import Backlog
-from outlast_operator.study.statistics import Estimate, ratio
+from outlast_operator.study.statistics import Estimate, estimate, ratio
 
-LOWEST, HIGHEST = -0.5, 1.2  # of progress kept, as drawn
+LOWEST = -0.2  # gain in accuracy as drawn: what is ruined would leave no room for the rest
+LEAST_GAIN = 0.02  # of the control, in accuracy: over less, a share of it is noise
 IDLE = "Idle"
 PAPERS_RULE = "SumReducedRate"
 LABELS = {
@@ -32,12 +33,14 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One policy after outages of one length, with so many workers. `kept` None: the control gained nothing."""
+    """One policy after outages of one length, with so many workers. `kept` None: the control gained too little."""
 
     policy: str
     workers: int
     outage: int
     kept: Estimate | None
+    gained: Estimate | None  # accuracy, by applying the backlog
+    control_gained: Estimate | None  # by as many gradients without an outage
     diverged: int  # seeds in which the training was ruined
     n: int
 
@@ -65,11 +68,14 @@ def _cell(policy: str, workers: int, outage: int, records: Sequence[Backlog]) ->
         if start is not None and after is not None and control is not None:
             gained.append(after - start)
             controls.append(control - start)
-    return Cell(policy, workers, outage, ratio(gained, controls), diverged, len(records))
+    control_gained = estimate(controls)
+    told = control_gained is not None and control_gained.mean >= LEAST_GAIN
+    kept = ratio(gained, controls) if told else None
+    return Cell(policy, workers, outage, kept, estimate(gained), control_gained, diverged, len(records))
 
 
 def lines(records: Sequence[Backlog]) -> Drawn | None:
-    """Progress kept over the outage's length, a panel for each number of workers."""
+    """Accuracy gained over the outage's length, a panel for each number of workers, with what the control gained."""
     found = cells(records)
     if not found:
         return None
@@ -79,51 +85,56 @@ def lines(records: Sequence[Backlog]) -> Drawn | None:
         figure = style.new_figure(4.9)
         axes = figure.subplots(1, len(workers), squeeze=False, sharey=True)[0]
         for ax, w in zip(axes, workers, strict=True):
+            mine = [c for c in found if c.workers == w]
+            _control(ax, mine)
             for i, policy in enumerate(policies):
-                _line(ax, [c for c in found if c.workers == w and c.policy == policy], i)
-            ax.axhline(1.0, color=style.CONTROL_COLOUR, linewidth=1.1, zorder=1)
-            ax.axhline(0.7, color=style.CONTROL_COLOUR, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+                _line(ax, [c for c in mine if c.policy == policy], i)
             ax.axhline(0.0, color=style.CONTROL_COLOUR, linewidth=0.6, zorder=1)
             ax.set_xscale("log")
-            lengths = sorted({c.outage for c in found if c.workers == w})
+            lengths = sorted({c.outage for c in mine})
             ax.set_xticks(lengths, [f"{n:,}" for n in lengths], minor=False)
             ax.set_xticks([], minor=True)
             ax.set_title(f"{w} worker{'s' if w > 1 else ''}")
             ax.set_xlabel("Outage (gradients computed in it)")
-        axes[0].set_ylabel("Progress kept")
-        axes[0].set_ylim(LOWEST - 0.05, HIGHEST + 0.05)
+        axes[0].set_ylabel("Accuracy gained by applying the backlog (points)")
+        axes[0].set_ylim(bottom=100 * LOWEST - 2)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=2.6)
     return Drawn(
         name="backlog-lines",
-        title="How to apply a backlog: progress kept",
+        title="How to apply a backlog: what each policy gains",
         caption=(
-            "Accuracy gained by applying the backlog over what as many gradients gained the control, ratio of the "
-            "means over "
-            f"seeds, with {_around(found)}. Solid line: as good as no outage; dashed: 0.7; 0: as if the workers had "
-            "waited. "
-            f"What lies below {LOWEST:g} is drawn there, crossed; {_seeds(found)}."
+            f"Mean over seeds with {_around(found)}. Thick grey: what the control gained with as many gradients and no "
+            f"outage; dashed: 0.7 of it; 0: as if the workers had waited. What lies below {100 * LOWEST:.0f} points is "
+            f"drawn there, crossed; {_seeds(found)}."
         ),
         figure=figure,
-        alt="Lines of progress kept over the length of the outage, one a policy",
+        alt="Lines of accuracy gained over the length of the outage, one a policy",
     )
+
+
+def _control(ax: Any, mine: Sequence[Cell]) -> None:
+    gains = {c.outage: 100 * c.control_gained.mean for c in mine if c.control_gained is not None}
+    x = sorted(gains)
+    ax.plot(x, [gains[n] for n in x], color=style.CONTROL_COLOUR, linewidth=4.0, alpha=0.5, label="control, no outage")
+    ax.plot(x, [0.7 * gains[n] for n in x], color=style.CONTROL_COLOUR, linewidth=0.9, linestyle=(0, (4, 3)))
 
 
 def _line(ax: Any, row: Sequence[Cell], index: int) -> None:
     colour = style.SERIES_COLOURS[index % len(style.SERIES_COLOURS)]
     marker = style.MARKERS[index % len(style.MARKERS)]
-    known = [(c.outage, c.kept) for c in row if c.kept is not None]
+    known = [(c.outage, c.gained) for c in row if c.gained is not None]
     if not known:
         return
     x = [n for n, _ in known]
-    y = [min(max(k.mean, LOWEST), HIGHEST) for _, k in known]
+    y = [100 * max(g.mean, LOWEST) for _, g in known]
     dash = "-" if index < len(style.SERIES_COLOURS) else (0, (4, 1.8))
     ax.plot(x, y, marker=marker, color=colour, linewidth=1.5, markersize=5, label=row[0].label, linestyle=dash)
     for at, around in known:
-        low, high = (min(max(v, LOWEST), HIGHEST) for v in (around.low, around.high))
+        low, high = (100 * max(v, LOWEST) for v in (around.low, around.high))
         ax.plot([at, at], [low, high], color=colour, linewidth=1.2, alpha=0.45)
         if around.mean < LOWEST:
-            ax.plot([at], [LOWEST], "x", color=colour, markersize=9, markeredgewidth=2)
+            ax.plot([at], [100 * LOWEST], "x", color=colour, markersize=9, markeredgewidth=2)
 
 
 def heat_map(records: Sequence[Backlog]) -> Drawn | None:
@@ -151,7 +162,7 @@ def heat_map(records: Sequence[Backlog]) -> Drawn | None:
         caption=(
             "1: as good as no outage; 0: as if the workers had waited; below 0: worse than that. ×: the training was "
             "ruined in "
-            f"at least one seed. –: not measured, or the control gained nothing; {_seeds(found)}."
+            f"at least one seed. –: the control gained less than 2 points; {_seeds(found)}."
         ),
         figure=figure,
         alt="A table of progress kept, coloured from blue (kept) to orange (ruined)",
@@ -183,7 +194,7 @@ def _block(ax: Any, mine: Sequence[Cell], policies: Sequence[str]) -> Any:
 
 
 def _around(found: Sequence[Cell]) -> str:
-    kinds = {c.kept.kind for c in found if c.kept is not None}
+    kinds = {c.gained.kind for c in found if c.gained is not None}
     return "95 % bootstrap intervals" if kinds == {"interval"} else "ranges (fewer than three seeds)"
 
 

@@ -14,7 +14,7 @@ from outlast_operator.study import figure_style as style
 from outlast_operator.study.figure_style import Drawn
 from outlast_operator.study.load import is_control
 from outlast_operator.study.statistics import Estimate
-from outlast_operator.study.summary import Group, Summary, final_accuracy, goodput
+from outlast_operator.study.summary import Group, Summary, goodput, late_accuracy
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def time_to_target(summary: Summary, experiment: str) -> Drawn | None:
         ),
         name="time-to-target",
         title=f"Time to reach {target:.2f}",
-        remark="First evaluation at or above it. Solid line: the control without failure. ≥: some runs had not "
-        "reached it by their end, which is what they count as",
+        remark="The first evaluation at which the mean of the second around it is at or above it. Solid line: the "
+        "control without failure. ≥: some runs had not reached it by their end, which is what they count as",
         with_zero=True,
     )
 
@@ -98,28 +98,29 @@ def goodputs(summary: Summary, experiment: str) -> Drawn | None:
 
 
 def against_control(summary: Summary, experiment: str) -> Drawn | None:
-    """Final accuracy at equal wall time less the control's, in points, pair by pair."""
+    """Accuracy at the end, at equal wall time, less the control's, in points, pair by pair."""
 
     def by_seed(group: Group) -> dict[int, float]:
         control = summary.control(experiment, group)
-        theirs = control.values(final_accuracy) if control is not None else {}
-        return {seed: v - theirs[seed] for seed, v in group.values(final_accuracy).items() if seed in theirs}
+        theirs = control.values(late_accuracy) if control is not None else {}
+        return {seed: v - theirs[seed] for seed, v in group.values(late_accuracy).items() if seed in theirs}
 
     return _columns(
         summary,
         experiment,
         Points(
-            "Final accuracy less the control's (points)",
+            "Accuracy at the end less the control's (points)",
             by_seed,
-            lambda g: summary.against_control(g, final_accuracy),
+            lambda g: summary.against_control(g, late_accuracy),
             scale=100.0,
             reference=0.0,
             threshold=-1.0,
             signed=True,
         ),
         name="against-control",
-        title="Final accuracy at equal wall time, against the control",
-        remark="All test images, paired by seed. Solid line: the control; dashed: one point below it",
+        title="Accuracy at the end, at equal wall time, against the control",
+        remark="Mean of the evaluations of the last 5 s, paired by seed. Solid line: the control; dashed: one point "
+        "below it",
         with_zero=True,
     )
 

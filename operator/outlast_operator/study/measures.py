@@ -1,13 +1,15 @@
 """What one run came to: accuracies around its outages, progress kept, times, gradients and worker seconds. Pure.
 
 Definitions (the page repeats them):
-- *drop at a kill*: accuracy of the last parameters evaluated before the kill, less that of the first evaluated after
-  the first update that followed it. Above 0: it fell.
+- *drop at a kill*: accuracy at the kill, less accuracy when the first update followed it. Above 0: it fell.
 - *progress kept*: what the run gained from the kill to the end of the window, over what the control of the same seed
   gained in as many seconds from the same update on. The window ends with the outage as it was ordered, the first update
-  and the backlog's last gradient, whichever is latest, and then with the first evaluation of what is held after it.
-- *accuracy at the kill*: that of the last evaluation before it, carried forward by what the same configuration without
-  a kill (same seed) gained between the two updates: on the steep part an evaluation is old in a second.
+  and the backlog's last gradient, whichever is latest.
+- *accuracy at the kill*: the mean of the last second's evaluations, carried forward to it at the pace of the same
+  configuration without a kill (same seed): on the steep part an evaluation is old in a second. In the same way the
+  evaluations of the second after a moment (the next update, the window's end) are carried back to it.
+- *late accuracy*: the mean of the evaluations of the last 5 s. One snapshot of SGD's jumps by points from the next; so
+  what is compared with the control to a point is this, and the final accuracy on all test images stands beside it.
 - *goodput*: gradients of which the surviving parameters hold the effect, over what the control's rate would have
   brought in the same time. What was lost or computed twice is in no surviving parameters, so it counts against a run by
   itself.
@@ -25,6 +27,8 @@ from outlast_operator.study.run_curves import Outage, RunCurves, interpolated, r
 
 BUFFERED = ("Stateless", "Hybrid")
 SETTLED_S = 1.0  # after a drain, for samples to show it
+AROUND_S = 1.0  # evaluations of so many seconds are averaged: one alone jumps by points
+LATE_S = 5.0  # the same at the end, at most a quarter of the run
 LEAST_BEYOND = 20  # gradients; less is what is on its way
 
 
@@ -34,7 +38,7 @@ class OutageMeasures:
 
     version: float | None  # at the kill
     outage_s: float | None  # kill to first update
-    window_s: float | None  # kill to the evaluation that ends the window
+    window_s: float | None  # kill to the end of outage and drain
     drop: float | None
     accuracy_before: float | None
     accuracy_after: float | None
@@ -47,6 +51,7 @@ class RunMeasures:
     run: StudyRun
     curves: RunCurves = field(repr=False)
     final_accuracy: float | None
+    late_accuracy: float | None  # mean of the evaluations of the last seconds
     trained_s: float
     time_to_target_s: float | None  # None: not reached in `trained_s`
     outages: tuple[OutageMeasures, ...]
@@ -92,8 +97,9 @@ def measure(
         run=run,
         curves=mine,
         final_accuracy=mine.final_accuracy,
+        late_accuracy=mine.mean_between(mine.end - min(LATE_S, mine.end / 4), mine.end + 1.0),
         trained_s=mine.end,
-        time_to_target_s=next((e.t for e in mine.evaluations if e.accuracy >= target), None),
+        time_to_target_s=time_to(mine, target),
         outages=tuple(_outage(mine, i, steady, own, ordered_s, buffered) for i in range(len(mine.outages))),
         gradients=gradients,
         gradients_per_s=applied / mine.end if applied is not None and mine.end > 0 else None,
@@ -116,19 +122,23 @@ def _outage(
     before = [e for e in mine.evaluations if e.t <= outage.killed]
     after = [e for e in mine.evaluations if outage.back is not None and outage.back <= e.t < until]
     recovered = None if outage.back is None else recovered_at(outage, ordered_s)
-    closing = [e for e in after if recovered is not None and e.t >= recovered]
     base = accuracy_at_kill(mine, outage, version, own or control, ahead)
     updates = None if version is None else version + ahead
-    gained = control_gained = window_s = None
-    if closing and base is not None:
-        window_s = closing[0].t - outage.killed
-        gained = closing[0].accuracy - base
+    reference = own or control
+    gained = control_gained = window_s = drop = None
+    if base is not None and outage.back is not None and recovered is not None:
+        window_s = recovered - outage.killed
+        back = accuracy_after(mine, outage.back, until, reference, ahead)
+        drop = None if back is None else base - back
+        held = ahead + (steps_beyond_version(mine, outage) if buffered else 0.0)
+        recovery = accuracy_after(mine, recovered, until, reference, held)
+        gained = None if recovery is None else recovery - base
         control_gained = None if control is None else _control_gained(control, updates, window_s)
     return OutageMeasures(
         version=version,
         outage_s=outage.seconds,
         window_s=window_s,
-        drop=before[-1].accuracy - after[0].accuracy if before and after else None,
+        drop=drop,
         accuracy_before=before[-1].accuracy if before else None,
         accuracy_after=after[0].accuracy if after else None,
         gained=gained,
@@ -160,22 +170,38 @@ def steps_beyond_version(mine: RunCurves, outage: Outage) -> float:
 def accuracy_at_kill(
     mine: RunCurves, outage: Outage, version: float | None, reference: RunCurves | None, ahead: float = 0.0
 ) -> float | None:
-    """The last evaluation before the kill, carried forward to it. Without a reference: as it is; without an evaluation:
-    the reference's at the same update. `ahead`: updates that the versions here stand for beyond their number."""
+    """The mean of the last second's evaluations (or the last), carried forward to the kill at the reference's pace.
+
+    Without a reference: as it is; without an evaluation: the reference's at the same update. `ahead`: updates that the
+    versions here stand for beyond their number.
+    """
+    at_kill = _line_of(reference, None if version is None else version + ahead)
     before = [e for e in mine.evaluations if e.t <= outage.killed]
-    at_kill = _accuracy_of(reference, None if version is None else version + ahead)
     if not before:
-        return at_kill
-    then = _accuracy_of(reference, before[-1].version + ahead)
-    if then is None or at_kill is None or version is None or version <= before[-1].version:
-        return before[-1].accuracy
-    return before[-1].accuracy + (at_kill - then)
+        return None if at_kill is None else at_kill[0]
+    last = [e for e in before if e.t >= outage.killed - AROUND_S] or before[-1:]
+    mean, t_mean = sum(e.accuracy for e in last) / len(last), sum(e.t for e in last) / len(last)
+    return mean + (0.0 if at_kill is None else at_kill[1] * (outage.killed - t_mean))
 
 
-def _accuracy_of(curves: RunCurves | None, version: float | None) -> float | None:
-    """When it held that version; None if it never did."""
+def accuracy_after(
+    mine: RunCurves, moment: float, until: float, reference: RunCurves | None, ahead: float = 0.0
+) -> float | None:
+    """The mean of the evaluations of the second after `moment` (or the next), carried back at the reference's pace."""
+    after = [e for e in mine.evaluations if moment <= e.t < until]
+    if not after:
+        return None
+    near = [e for e in after if e.t <= moment + AROUND_S] or after[:1]
+    mean, t_mean = sum(e.accuracy for e in near) / len(near), sum(e.t for e in near) / len(near)
+    version = mine.version_at(t_mean)
+    line = _line_of(reference, None if version is None else version + ahead)
+    return mean - (0.0 if line is None else line[1] * (t_mean - moment))
+
+
+def _line_of(curves: RunCurves | None, version: float | None) -> tuple[float, float] | None:
+    """(accuracy, growth a second) when it held that version; None if it never did."""
     t = None if curves is None or version is None else curves.time_of(version)
-    return None if curves is None or t is None else curves.accuracy_at(t)
+    return None if curves is None or t is None else curves.line_at(t)
 
 
 def _control_gained(control: RunCurves, version: float | None, window_s: float) -> float | None:
@@ -183,8 +209,17 @@ def _control_gained(control: RunCurves, version: float | None, window_s: float) 
     start = None if version is None else control.time_of(version)
     if start is None or start + window_s > control.end + 0.5:
         return None
-    a, b = control.accuracy_at(start), control.accuracy_at(start + window_s)
-    return None if a is None or b is None else b - a
+    a, b = control.line_at(start), control.line_at(start + window_s)
+    return None if a is None or b is None else b[0] - a[0]
+
+
+def time_to(curves: RunCurves, target: float) -> float | None:
+    """The first evaluation at which the mean of the second around it has reached `target`; None if none has."""
+    for evaluation in curves.evaluations:
+        mean = curves.mean_between(evaluation.t - AROUND_S / 2, evaluation.t + AROUND_S / 2)
+        if mean is not None and mean >= target:
+            return evaluation.t
+    return None
 
 
 def _goodput(applied: int | None, mine: RunCurves, control: StudyRun | None, steady: RunCurves | None) -> float | None:

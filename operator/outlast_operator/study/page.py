@@ -19,10 +19,12 @@ from outlast_operator.study.figure_style import Drawn
 from outlast_operator.study.load import StudyData, load_study
 from outlast_operator.study.summary import Summary, summarise
 from outlast_operator.study.verdict_cost import verdicts
+from outlast_operator.study.verdict_models import normalisation
 from outlast_operator.study.verdicts import Verdict
 
 HTML_NAME = "index.html"
 BACKLOG = "backlog"
+MODELS = "models-resnet --only models-resnet-plain --only models-language --only models-language-plain"
 STEEP = "steep"
 
 
@@ -64,6 +66,8 @@ class Study:
     verdicts: tuple[Verdict, ...]
     sections: tuple[Section, ...]
     backlog: tuple[Picture, ...]
+    models: tuple[Picture, ...]
+    models_answer: Verdict | None
     tables: tuple[tables.Table, ...]
     main: str  # the experiment the verdicts are about
 
@@ -80,7 +84,7 @@ def render(directory: Path, prices: Path | None = None) -> list[Path]:
     """
     study = assemble(directory, load_prices(prices))
     written = [path for section in study.sections for p in section.pictures for path in p.files]
-    written += [path for p in study.backlog for path in p.files]
+    written += [path for p in (*study.backlog, *study.models) for path in p.files]
     written += [tables.write(table, directory / "tables") for table in study.tables]
     page = directory / HTML_NAME
     page.write_text(html(study), encoding="utf-8")
@@ -99,6 +103,8 @@ def assemble(directory: Path, prices: PriceTable) -> Study:
         verdicts=tuple(verdicts(summary, prices, main)),
         sections=tuple(sections),
         backlog=tuple(_saved(summary.data, figures.of_backlog(summary), BACKLOG, out)),
+        models=tuple(_saved(summary.data, figures.of_models(summary), MODELS, out)),
+        models_answer=normalisation(summary),
         tables=tuple(tables.all_tables(summary, prices)),
         main=main,
     )

@@ -19,6 +19,8 @@ from typing import Any
 from outlast_operator.report_curves import Curve, curve, number, rates, role_of, versions
 
 USUAL_LAG_S = 0.5  # from pull to result, where no evaluation of the run tells
+LINE_S = 1.0  # half the window of a straight line through evaluations
+LEAST_ON_LINE = 3
 EXTRAPOLATED_S = 1.0  # how far beyond its last sample a version may be reckoned
 
 
@@ -59,6 +61,26 @@ class RunCurves:
     def accuracy_at(self, t: float) -> float | None:
         """Interpolated between evaluations; the first and last value beyond them; None without any."""
         return interpolated([(e.t, e.accuracy) for e in self.evaluations], t)
+
+    def mean_between(self, start: float, end: float) -> float | None:
+        """The mean of the evaluations in [start, end]; None without any. A single one jumps by points: SGD does."""
+        inside = [e.accuracy for e in self.evaluations if start <= e.t <= end]
+        return sum(inside) / len(inside) if inside else None
+
+    def line_at(self, t: float) -> tuple[float, float] | None:
+        """(accuracy, its growth a second) at `t`: a straight line through the evaluations around it.
+
+        Those within `LINE_S` to either side, or the nearest `LEAST_ON_LINE`; None without any.
+        """
+        near = [e for e in self.evaluations if abs(e.t - t) <= LINE_S]
+        if len(near) < LEAST_ON_LINE:
+            near = sorted(self.evaluations, key=lambda e: abs(e.t - t))[:LEAST_ON_LINE]
+        if not near:
+            return None
+        t_mean, mean = sum(e.t for e in near) / len(near), sum(e.accuracy for e in near) / len(near)
+        spread = sum((e.t - t_mean) ** 2 for e in near)
+        slope = sum((e.t - t_mean) * (e.accuracy - mean) for e in near) / spread if spread > 0.0 else 0.0
+        return mean + slope * (t - t_mean), slope
 
     def version_at(self, t: float) -> float | None:
         """Versions held at `t`: from the samples before it, at their pace."""

@@ -13,7 +13,7 @@ from outlast_operator import report_words as words
 from outlast_operator.study.cost import PriceTable, cost_rows
 from outlast_operator.study.load import StudyData, is_control
 from outlast_operator.study.statistics import Estimate
-from outlast_operator.study.summary import Group, Summary, final_accuracy, goodput, gradients, outage_s
+from outlast_operator.study.summary import Group, Summary, final_accuracy, goodput, gradients, late_accuracy, outage_s
 from outlast_operator.study.verdicts import Verdict, fallen
 
 Cell = tuple[str, str]  # the mean, and in brackets what surrounds it
@@ -96,7 +96,7 @@ def results(summary: Summary, experiment: str) -> Iterator[Line]:
         lost = group.estimate(gradients("lost"))
         cells = (
             cell(group.estimate(final_accuracy), 1, 100.0),
-            NOTHING if control else cell(summary.against_control(group, final_accuracy), 1, 100.0, signed=True),
+            NOTHING if control else cell(summary.against_control(group, late_accuracy), 1, 100.0, signed=True),
             cell(group.estimate(fallen), 1, 100.0, signed=True),
             cell(group.kept, 2),
             cell(group.time_to_target, 1),

@@ -49,22 +49,24 @@ DIFFERENT = (
 DEFINITIONS = (
     (
         "Against the control",
-        "final accuracy on all test images, less that of the control without failure: same seed, same wall time from "
-        "the first update on.",
+        "mean of the evaluations of the last 5 s, less that of the control without failure: same seed, same wall time "
+        "from the first update on. One snapshot of SGD's jumps by points from the next, the final one too; the mean "
+        "does not. Final accuracy is of the last parameters, on all test images.",
     ),
     (
         "Change at the kill",
-        "accuracy of the first parameters evaluated after the next update, less that of the last before the kill.",
+        "accuracy when the next update came, less accuracy at the kill: the evaluations of the second after the one "
+        "and before the other, carried to it at the pace of the same training without a kill.",
     ),
     (
         "Progress kept",
-        "accuracy gained from the kill until outage, first update and drain are all over (and evaluated), over what "
-        "the control gained in as long from the same update.",
+        "accuracy gained from the kill until outage, first update and drain are all over, over what the control "
+        "gained in as long from the same update.",
     ),
     (
         "Time to the target",
-        "first evaluation at or above it, since the first update; a run that did not get there counts with its whole "
-        "time, marked ≥.",
+        "the first evaluation at which the mean of the second around it is at or above it, since the first update; a "
+        "run that did not get there counts with its whole time, marked ≥.",
     ),
     (
         "Goodput",

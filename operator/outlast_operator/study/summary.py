@@ -157,6 +157,10 @@ def final_accuracy(run: RunMeasures) -> float | None:
     return run.final_accuracy
 
 
+def late_accuracy(run: RunMeasures) -> float | None:
+    return run.late_accuracy
+
+
 def goodput(run: RunMeasures) -> float | None:
     return run.goodput
 

@@ -12,7 +12,16 @@ from outlast_operator.study.cost import PriceTable, cost_rows
 from outlast_operator.study.figures_backlog import cells
 from outlast_operator.study.load import is_control
 from outlast_operator.study.statistics import Estimate
-from outlast_operator.study.summary import Group, Summary, drop, final_accuracy, goodput, gradients, outage_s
+from outlast_operator.study.summary import (
+    Group,
+    Summary,
+    drop,
+    final_accuracy,
+    goodput,
+    gradients,
+    late_accuracy,
+    outage_s,
+)
 
 AROUND = ("mean", "low", "high", "kind", "n", "failed", "censored")
 
@@ -71,7 +80,9 @@ def measures(summary: Summary, experiment: str, groups: Sequence[Group]) -> Tabl
 
 def _measured(summary: Summary, group: Group) -> Iterable[tuple[str, str, int, Estimate | None]]:
     yield "final accuracy", "share", 4, group.estimate(final_accuracy)
+    yield "late accuracy", "share", 4, group.estimate(late_accuracy)
     if not is_control(group.configuration):
+        yield "late accuracy less the control's", "share", 4, summary.against_control(group, late_accuracy)
         yield "final accuracy less the control's", "share", 4, summary.against_control(group, final_accuracy)
     for index in range(group.kills):
         yield f"drop at kill {index + 1}", "share", 4, group.estimate(drop(index))

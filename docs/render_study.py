@@ -1,0 +1,44 @@
+"""Writes explanation/study.md and its figures from the kept study; with a directory, keeps that study first.
+
+python docs/render_study.py            from docs/study, which is kept in the repository
+python docs/render_study.py DIR        keep the study of `outlast study --out DIR` in its place, thinned, then the same
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from outlast_operator.study import tables
+from outlast_operator.study.cost import load_prices
+from outlast_operator.study.docs_page import markdown
+from outlast_operator.study.keep import keep
+from outlast_operator.study.page import assemble
+
+DOCS = Path(__file__).resolve().parent
+
+
+def write(docs: Path) -> list[Path]:
+    """The page, its figures (PNG) and tables, from docs/study. Raises `StudyError` where there is none."""
+    kept, page = docs / "study", docs / "explanation" / "study.md"
+    study = assemble(kept, load_prices())
+    pictures = [p for section in study.sections for p in section.pictures] + [*study.backlog, *study.models]
+    for picture in pictures:
+        picture.files[1].unlink()  # the SVG: a repository needs one of the two
+    written = [tables.write(table, kept / "tables") for table in study.tables]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(markdown(study, page), encoding="utf-8")
+    return [*(picture.files[0] for picture in pictures), *written, page]
+
+
+def main() -> int:
+    if sys.argv[1:]:
+        size = keep(Path(sys.argv[1]), DOCS / "study")
+        print(f"kept {sys.argv[1]} in {DOCS / 'study'}: {size / 1e6:.1f} MB")
+    written = write(DOCS)
+    print(f"wrote {len(written)} files; the page: {written[-1]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

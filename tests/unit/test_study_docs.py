@@ -1,0 +1,105 @@
+"""The study in the documentation: kept small, and the same as the study it was kept from."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from study_builder import Made, make_report, write_backlog, write_study
+
+from outlast_operator.study import figure_style
+from outlast_operator.study.cost import load_prices
+from outlast_operator.study.keep import keep, thinned
+from outlast_operator.study.load import load_study
+from outlast_operator.study.records import StudyError
+from outlast_operator.study.run_curves import role_curves
+from outlast_operator.study.summary import summarise
+from outlast_operator.study.tables import all_tables
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURE = re.compile(r"!\[[^\]]+\]\(([^)]+)\)")
+
+
+@pytest.fixture(autouse=True)
+def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure_style, "PNG_DPI", 20)
+    monkeypatch.setattr(figure_style, "GRID_POINTS", 40)
+
+
+def renderer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("render_study", ROOT / "docs" / "render_study.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def study(directory: Path) -> Path:
+    write_study(
+        directory,
+        seeds=(0, 1),
+        kills=(1,),
+        configurations=("control", "checkpoint", "stateless"),
+        failed=[("stateless", 1, 1)],
+    )
+    return write_backlog(directory, workers=(2,), outages=(100, 375), seeds=(0, 1))
+
+
+def test_a_kept_study_has_the_same_tables(tmp_path: Path) -> None:
+    size = keep(study(tmp_path / "whole"), tmp_path / "kept")
+    assert size < sum(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file())
+    one, other = (
+        all_tables(summarise(load_study(tmp_path / name)), load_prices()) for name in ("whole", "kept")
+    )  # fmt: skip
+    assert one == other
+    assert load_study(tmp_path / "kept").missing == ()
+
+
+def test_thinned_samples_give_the_same_curves() -> None:
+    report = make_report(Made(kills=[10.0], outage_s=5.0))
+    small = thinned(report)
+    assert len(small["resources"]) <= 0.55 * len(report["resources"])
+    for role, field in (("worker", "cpu_s"), ("server", "rss_bytes")):
+        whole, kept = dict(role_curves(report, role, field)), dict(role_curves(small, role, field))
+        assert len(kept) > 20
+        assert sum(kept.values()) / len(kept) == pytest.approx(sum(whole.values()) / len(whole), rel=0.03)
+
+
+def test_a_counter_that_begins_anew_is_kept() -> None:
+    rows = [
+        {"t_s": t, "process": "server-0", "cpu_s": c, "rss_bytes": 1} for t, c in ((1.1, 5.0), (1.5, 0.1), (1.8, 0.2))
+    ]
+    assert [row["cpu_s"] for row in thinned({"resources": rows})["resources"]] == [5.0, 0.1]
+
+
+def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
+    source = study(tmp_path / "whole")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("a cat")
+    with pytest.raises(ValueError, match="holds something else"):
+        keep(source, tmp_path / "photos")
+    with pytest.raises(ValueError, match="is the study itself"):
+        keep(source, source)
+    with pytest.raises(StudyError):
+        keep(tmp_path / "photos", tmp_path / "kept")
+    assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+def test_the_page_has_every_figure_and_what_failed(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    keep(study(tmp_path / "whole"), docs / "study")
+    written = renderer().write(docs)
+    page = docs / "explanation" / "study.md"
+    text = page.read_text()
+    pictures = [(page.parent / target).resolve() for target in PICTURE.findall(text)]
+    assert sorted(pictures) == sorted(path.resolve() for path in written if path.suffix == ".png")
+    assert all(path.exists() for path in pictures)
+    assert not list(docs.rglob("*.svg"))
+    assert "steep, stateless, kills 1, seed 1 | server-0 exited with 1 six times in a row" in text
+    assert not re.search(r"\bnan\b|\bNone\b(?!\.)", text)
+    assert renderer().write(docs) == written
+    assert page.read_text() == text, "the same data must give the same page"
