@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from jobs import Lab, assert_sound, make_job
 
+from outlast.ledger import Fact, read_ledger
+
 pytestmark = pytest.mark.timeout(120)
 
 UPDATES = 240
@@ -92,6 +94,24 @@ def test_local_steps_go_on_through_an_outage(lab: Lab, strategy: str) -> None:
     assert (g["duplicates"], g["lost"] if strategy == "Stateless" else 0) == (0, 0)
     assert g["applied"] > 240 + 100, "a second of two workers' local steps is in it"
     assert len(list(ended.report["failures"])) == 1
+
+
+def test_local_steps_that_were_sent_survive_their_worker(lab: Lab) -> None:
+    """Sent every 0.3 s, acknowledged by Redis; then the worker dies, while there is still no server."""
+    outage = {"mode": "LocalSteps", "sendEverySeconds": 0.3}
+    job = make_job("Stateless", updates=240, recovery={"staleness": {"outage": outage}})
+    ended = lab.run(job, kills=("servers@update=120+4s", "worker-0@after=2s"))
+    assert ended.code == 0, ended.err
+    (servers, worker) = sorted(ended.report["failures"], key=lambda failure: str(failure["target"]))
+    assert worker["t_killed_s"] < servers["t_first_update_s"], "in the outage"
+    dead = list(read_ledger(ended.directory.ledger / "worker-0-1.bin"))
+    local = sum(r.fact is Fact.LOCAL for r in dead)
+    buffered = [r for r in dead if r.fact is Fact.BUFFERED and r.last > r.first]
+    kept = sum(r.last - r.first + 1 for r in buffered)
+    assert len(buffered) >= 2, "differences of weights, one after the other"
+    assert 0.5 * local < kept < local, "all but the last moments' steps"
+    assert (ended.gradients["lost"], ended.gradients["duplicates"]) == (0, 0)
+    assert ended.gradients["applied"] >= 240 - 8 + kept, "what was acknowledged is there"
 
 
 @pytest.mark.parametrize("strategy", ["Chain", "Stateless", "Hybrid"])

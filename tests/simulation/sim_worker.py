@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 STRAGGLER_S = 0.03
 PATIENCE_S = 0.25
 RETRY_S = 0.1
+SEND_SO_FAR = 0.1  # how probable it is that a worker sends its local steps so far, after one of them
 MEMORY = 32  # gradients on their way, at most
 
 
@@ -106,6 +107,8 @@ class SimWorker(Process):
             value = value_of(self.slot, self.step, batch, versions)
             if local and self.session.outage():
                 self._step_locally(value)
+                if self.session.unanswered <= 1 and self.rng.random() < SEND_SO_FAR:
+                    self._send_delta()
                 continue
             if self._local_first:
                 self._send_delta()

@@ -34,7 +34,24 @@ def test_a_pseudo_gradient_is_weights_before_less_weights_after() -> None:
     assert (local.active, local.taken) == (True, 3)
     assert [round(v, 6) for v in flat.flat.tolist()] == [0.7, 2.3]
     assert delta_of(local) == ([0.3, -0.3], (7, 9))
-    assert (local.active, local.taken) == (False, 0)
+    assert (local.active, local.cut_off, local.taken) == (False, True, 3)
+    local.rejoin()
+    assert (local.cut_off, local.taken) == (False, 0)
+
+
+def test_two_pseudo_gradients_of_one_outage_add_up_to_the_one_of_all() -> None:
+    _, _, whole = worker(momentum=0.9)
+    _, _, parted = worker(momentum=0.9)
+    for step in (1, 2, 3, 4):
+        whole.step(step)
+    parted.step(1)
+    first = delta_of(parted)
+    for step in (2, 3, 4):
+        parted.step(step)
+    second = delta_of(parted)
+    assert (first[1], second[1], parted.taken) == ((1, 1), (2, 4), 4)
+    added = [round(a + b, 6) for a, b in zip(first[0], second[0], strict=True)]
+    assert added == pytest.approx(delta_of(whole)[0], abs=2e-6), "momentum goes on from one to the next"
 
 
 def test_steps_are_taken_at_a_multiple_of_the_rate_which_stays_the_jobs_own() -> None:
@@ -60,6 +77,7 @@ def test_momentum_of_an_earlier_outage_is_forgotten() -> None:
     local.step(1)
     local.step(2)
     first = delta_of(local)[0]
+    local.rejoin()
     local.step(3)
     assert (first, delta_of(local)[0]) == ([0.29, -0.29], [0.1, -0.1])
 

@@ -46,7 +46,8 @@ recovery:
   checkpoint: {everyUpdates: 100, everySeconds: , keep: 3, restoreFrom: , volume: }
   chain: {ack: Tail, replicateEveryUpdates: 1}
   buffer: {maxBytes: 4Gi, whenFull: Block, dtype: float32, durability: Always, url: }
-  staleness: {policy: InverseStaleness, clipNorm: , reducedRate: {above: , lr: }, outage: {mode: , scaleRate: true}}
+  staleness: {policy: InverseStaleness, clipNorm: , reducedRate: {above: , lr: },
+    outage: {mode: , scaleRate: true, sendEverySeconds: 5}}
   failover: {heartbeatSeconds: 0.5, timeoutSeconds: 2, assumeDeadSeconds: 30, delaySeconds: 0}
 security: {tls: {secretName: }}
 runPolicy: {backoffLimit: , activeDeadlineSeconds: , ttlSecondsAfterFinished: , cleanPodPolicy: }

@@ -3,7 +3,9 @@
     pseudo-gradient = weights before - weights after          identity: the interval of its steps
 
 (local SGD, DiLoCo). It starts from the weights last pulled, so steps that were sent but not acknowledged, or wait in
-the buffer, are no part of it.
+the buffer, are no part of it. In a long outage a worker sends what it has moved so far every few seconds, and goes on
+from where it is: pseudo-gradients of successive intervals add up to the one of all, and what Redis has acknowledged
+survives the worker.
 
 Servers divide pseudo-gradients by the number of workers N: the sum of N that all went the same way would go N times
 too far. So as not to fall behind N workers that train together, each takes its steps at N times the learning rate
@@ -25,23 +27,32 @@ class LocalSteps:
     def __init__(self, model: FlatModel, optimizer: torch.optim.Optimizer) -> None:
         self._model, self._optimizer = model, optimizer
         self._before = torch.zeros_like(model.flat)
-        self._first = 0
+        self._begun = 0  # the outage's first step
+        self._first = 0  # the first that no pseudo-gradient holds yet
         self._last = 0
 
     @property
+    def cut_off(self) -> bool:
+        """Whether the weights at hand are the worker's own."""
+        return self._begun > 0
+
+    @property
     def active(self) -> bool:
+        """Whether there are steps that no pseudo-gradient holds yet."""
         return self._first > 0
 
     @property
     def taken(self) -> int:
         """Steps since the outage began."""
-        return self._last - self._first + 1 if self.active else 0
+        return self._last - self._begun + 1 if self.cut_off else 0
 
     def step(self, step: int, times: float = 1.0) -> None:
         """Apply the gradients at hand with the local optimizer, at `times` its learning rate, as step `step`."""
+        if not self.cut_off:
+            self._optimizer.state.clear()  # momentum of an earlier outage has nothing to do with this one
+            self._begun = step
         if not self.active:
             self._before.copy_(self._model.flat)
-            self._optimizer.state.clear()  # momentum of an earlier outage has nothing to do with this one
             self._first = step
         rates = [group["lr"] for group in self._optimizer.param_groups]
         try:
@@ -54,9 +65,14 @@ class LocalSteps:
         self._last = step
 
     def take_delta(self, out: torch.Tensor) -> tuple[int, int]:
-        """Write the pseudo-gradient, float32 [numel], into `out`; returns its interval of steps and begins anew."""
+        """Write the pseudo-gradient, float32 [numel], into `out`; returns its interval. The next one begins here."""
         torch.sub(self._before.cpu(), self._model.flat.cpu(), out=out)
         self._model.collect_buffers(out)
         interval = (self._first, self._last)
-        self._first = self._last = 0
+        self._first = 0
         return interval
+
+    def rejoin(self) -> None:
+        """The outage is over: the weights at hand are about to be the servers' again."""
+        assert not self.active, "steps would be lost that no pseudo-gradient holds"
+        self._begun = 0

@@ -16,6 +16,7 @@ import copy
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -110,7 +111,8 @@ class Optimizer(torch.optim.Optimizer):
             config, self.spec, self._model.manifest, description, self._model.flat.detach().cpu().clone()
         )
         self._local = LocalSteps(self._model, self.inner) if self.spec.local_steps else None
-        self._scale_rate = self.spec.recovery.staleness.outage.scale_rate
+        outage = self.spec.recovery.staleness.outage
+        self._scale_rate, self._send_every_s = outage.scale_rate, outage.send_every_seconds
         self._gave_up = False  # the last wait was in vain: do not wait again before something comes in
         publish(config, self._client.samples)
         self._client.start()
@@ -325,16 +327,25 @@ class Optimizer(torch.optim.Optimizer):
         client = self._client
         assert client is not None
         if not client.session.outage():
-            if local.active:
-                self._send_delta(local)
+            if local.cut_off:
+                if local.active:
+                    self._send_delta(local)
+                local.rejoin()
                 self._load()
             return False
         parameters = [p for group in self.param_groups for p in group["params"]]
         self._checked(float(nn.utils.clip_grad_norm_(parameters, self._clip or math.inf)))
+        if not local.active:
+            self._local_since = time.monotonic()
         local.step(self._step, self._local_rate(local, client))
         client.record(Fact.COMPUTED, self._step, self._step)
         client.record(Fact.LOCAL, self._step, self._step)
         self._step += 1
+        # One at a time: while Redis is away steps are gathered in one difference, and take no more memory.
+        overdue = time.monotonic() - self._local_since >= self._send_every_s
+        if overdue and client.session.unanswered <= self._in_flight:
+            self._send_delta(local)
+        self._check_stopped()
         return True
 
     def _local_rate(self, local: LocalSteps, client: Client) -> float:

@@ -267,6 +267,11 @@ class Outage(FieldsModel):
         description="LocalSteps: take local steps at the learning rate times the number of workers, so that the "
         "average of all workers' steps moves as far as all their gradients would have; false for the rate as it is.",
     )
+    send_every_seconds: Seconds = Field(
+        default=5.0,
+        description="LocalSteps: seconds after which a worker that is still cut off writes to Redis what its steps "
+        "have moved so far. It is acknowledged then; a worker that dies loses the steps since.",
+    )
 
 
 class Staleness(FieldsModel):
