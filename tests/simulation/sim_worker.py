@@ -111,7 +111,9 @@ class SimWorker(Process):
                     self._send_delta()
                 continue
             if self._local_first:
+                self._step_locally(value)  # computed on weights of its own: part of the difference
                 self._send_delta()
+                continue
             yield from self._send(value)
         self.world.trace(self.name, "ends", "fenced" if self.fenced else "finished")
         self.world.exited(self, 0)
@@ -128,7 +130,8 @@ class SimWorker(Process):
 
     def _submit(self, first: int, last: int, value: int, kind: Kind) -> Outgoing:
         versions = tuple(max(0, s.version) for s in self.staged)
-        item = Outgoing(first, last, versions, max(s.history for s in self.staged), value, kind)
+        share = 1.0 / self.data.slots if kind is Kind.DELTA else 1.0
+        item = Outgoing(first, last, versions, max(s.history for s in self.staged), value, kind, share)
         self.session.submit(item)
         self._open.append(item)
         self.settle()

@@ -100,7 +100,7 @@ def test_delay_compensation_corrects_for_the_way_since_the_pull() -> None:
 def test_pseudo_gradients_are_averaged_past_the_learning_rate() -> None:
     made = server(ReplicaSettings(strategy="Stateless", slots=2))
     for slot in range(2):
-        made.take([Gradient(slot, 1, 5, 0, torch.tensor([0.5]), Kind.DELTA)])
+        made.take([Gradient(slot, 1, 5, 0, torch.tensor([0.5]), Kind.DELTA, 0.5)])
     assert (float(made.vector[0]), made.version) == (-0.5, 2)
 
 

@@ -109,9 +109,10 @@ def test_an_entry_carries_every_decision() -> None:
     assert (entry.version, entry.rate, entry.parts[0].weight) == (3, 0.05, 0.5), "one update staler than usual"
 
 
-def test_a_pseudo_gradient_is_divided_by_the_workers_and_passes_the_optimizer() -> None:
-    world = chain("a", slots=4)
-    (entry,) = world.step("a", Push("t", 1, 1, gradient(0, 3, last=7, kind=Kind.DELTA))).apply
+def test_a_pseudo_gradient_counts_for_the_share_it_came_with_and_passes_the_optimizer() -> None:
+    """Four workers took its steps; that there is one now must not make it four times as large."""
+    world = chain("a", slots=1)
+    (entry,) = world.step("a", Push("t", 1, 1, gradient(0, 3, last=7, kind=Kind.DELTA, lr_scale=0.25))).apply
     assert (entry.kind, entry.parts[0].weight, entry.rate, entry.version) == (Kind.DELTA, 0.25, 1.0, 1)
     assert status(world, "a")["applied"] == 5
 

@@ -7,11 +7,12 @@ the buffer, are no part of it. In a long outage a worker sends what it has moved
 from where it is: pseudo-gradients of successive intervals add up to the one of all, and what Redis has acknowledged
 survives the worker.
 
-Servers divide pseudo-gradients by the number of workers N: the sum of N that all went the same way would go N times
+A pseudo-gradient counts for one over the number of workers N: the sum of N that all went the same way would go N times
 too far. So as not to fall behind N workers that train together, each takes its steps at N times the learning rate
 (`outage.scaleRate`; the linear scaling rule of Goyal et al., 2017). A rate that N asynchronous workers train at bears
 that: their gradients are 2N-1 updates old, and on a quadratic of curvature c a rate with such a delay is stable below
-2 sin(pi / (8N - 2)) / c, one without any below 2 / c, which is more than N times as much.
+2 sin(pi / (8N - 2)) / c, one without any below 2 / c, which is more than N times as much. That is SGD's arithmetic. The
+length of Adam's steps does not follow the gradient's, and nothing of the kind is known of it: Adam's rate stays.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ class LocalSteps:
     def cut_off(self) -> bool:
         """Whether the weights at hand are the worker's own."""
         return self._begun > 0
+
+    @property
+    def first(self) -> int:
+        """The first step that no pseudo-gradient holds yet; 0 for none."""
+        return self._first
 
     @property
     def active(self) -> bool:
@@ -63,6 +69,13 @@ class LocalSteps:
             for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate  # schedulers go on from the job's own
         self._last = step
+
+    def retreat(self) -> None:
+        """Back to where the last pseudo-gradient ends (or to the weights last pulled): the steps since led astray."""
+        assert self.active
+        self._model.load(self._before)
+        self._optimizer.state.clear()
+        self._first = 0
 
     def take_delta(self, out: torch.Tensor) -> tuple[int, int]:
         """Write the pseudo-gradient, float32 [numel], into `out`; returns its interval. The next one begins here."""

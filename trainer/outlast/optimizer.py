@@ -16,6 +16,7 @@ import copy
 import logging
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -38,6 +39,7 @@ from outlast.tensors import FlatModel
 log = logging.getLogger("outlast.optimizer")
 
 _LOOK_AGAIN_S = 0.005  # BoundedStaleness with Stateless: between two looks at the slowest slot's clock
+_HAND_OVER_S = 1.0  # how long a worker that is told to end in an outage waits for Redis
 _PATIENCE_S = 0.25  # Stateless, Hybrid: how long a worker waits for an answer before it computes on
 
 
@@ -54,10 +56,10 @@ class TrainingError(RuntimeError):
 
 
 class Superseded(SystemExit):
-    """Another process has taken over this worker's slot."""
+    """Another process has taken over this worker's slot, or will: this one was told to end (`code` says so)."""
 
-    def __init__(self) -> None:
-        super().__init__(0)
+    def __init__(self, code: int = 0) -> None:
+        super().__init__(code)
 
 
 joined: list[Optimizer] = []  # those of this process that are in a job: `run_script` sees them out
@@ -83,6 +85,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__([dict(g) for g in self.inner.param_groups], dict(self.inner.defaults))
         self.param_groups = self.inner.param_groups  # a scheduler that changes ours changes what we send
         self.finished = False
+        self._leaving = False
         self._client: Client | None = None
         if config is None and ENVIRONMENT_VARIABLE not in os.environ:
             log.info("no TrainingJob around: %s runs locally", cls.__name__)
@@ -326,33 +329,57 @@ class Optimizer(torch.optim.Optimizer):
         """In an outage: take the step here. Returns False when there is a server to send to."""
         client = self._client
         assert client is not None
-        if not client.session.outage():
-            if local.cut_off:
-                if local.active:
-                    self._send_delta(local)
-                local.rejoin()
-                self._load()
+        over = not client.session.outage()
+        if over and not local.cut_off:
             return False
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        self._checked(float(nn.utils.clip_grad_norm_(parameters, self._clip or math.inf)))
-        if not local.active:
-            self._local_since = time.monotonic()
-        local.step(self._step, self._local_rate(local, client))
+        # Also the last one, when the outage is over: it was computed on weights of our own, and would pass for fresh.
         client.record(Fact.COMPUTED, self._step, self._step)
-        client.record(Fact.LOCAL, self._step, self._step)
+        if self._is_sound(local):
+            if not local.active:
+                self._local_since = time.monotonic()
+            local.step(self._step, self._local_rate(local, client))
+            client.record(Fact.LOCAL, self._step, self._step)
         self._step += 1
         # One at a time: while Redis is away steps are gathered in one difference, and take no more memory.
         overdue = time.monotonic() - self._local_since >= self._send_every_s
-        if overdue and client.session.unanswered <= self._in_flight:
+        free = client.session.unanswered <= self._in_flight
+        if local.active and (over or self._leaving or (overdue and free)):
             self._send_delta(local)
+        if self._leaving:
+            self._leave(client)
         self._check_stopped()
+        if over:
+            local.rejoin()
+            self._load()
         return True
+
+    def _is_sound(self, local: LocalSteps) -> bool:
+        """Whether the gradient can be stepped along; else local steps led astray, and those not sent are undone."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self._clip or math.inf))
+        if math.isfinite(norm) or not local.active:
+            self._checked(norm)
+            return True
+        log.warning("step %d: the gradient is not finite; back to where step %d began", self._step, local.first)
+        local.retreat()
+        return False
+
+    def hand_over(self) -> bool:
+        """This process is to end. False: it holds nothing of its own; else the next `step()` sends that and ends."""
+        self._leaving = self._client is not None and self._local is not None and self._local.cut_off
+        return self._leaving
+
+    def _leave(self, client: Client) -> None:
+        kept = client.wait_until(lambda: client.session.unanswered == 0, _HAND_OVER_S)
+        log.info("told to end in an outage; Redis has our local steps: %s", kept)
+        raise Superseded(128 + signal.SIGTERM)
 
     def _local_rate(self, local: LocalSteps, client: Client) -> float:
         """What multiplies the learning rate of the next local step: the number of workers, and the job's schedule."""
         slots = self.data.slots
         version = max(0, *client.versions) + local.taken * slots  # where all workers together would be by now
-        return rate_at(self.spec.training.optimizer.schedule, version) * (slots if self._scale_rate else 1)
+        times = slots if self._scale_rate and isinstance(self.inner, torch.optim.SGD) else 1
+        return rate_at(self.spec.training.optimizer.schedule, version) * times
 
     def _send_delta(self, local: LocalSteps) -> None:
         client = self._client
@@ -360,7 +387,7 @@ class Optimizer(torch.optim.Optimizer):
         lease = client.take()
         assert lease is not None
         first, last = local.take_delta(lease.tensor)
-        client.submit(first, last, lease, Kind.DELTA, 1.0)
+        client.submit(first, last, lease, Kind.DELTA, 1.0 / self.data.slots)
 
 
 def _take_apart(

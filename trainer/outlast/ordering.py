@@ -5,7 +5,8 @@ Rules:
    never by offset (another run of Redis counts from 0 again).
 2. Async and SSP: every contribution raises the version by one. Sync: one round of N slots does, in slot order.
 3. A group of buffered gradients is one optimizer step, never more than `group_max`, never past `stop_updates`. A
-   pseudo-gradient stands alone, divided by the number of workers, past the optimizer.
+   pseudo-gradient stands alone, times the share that it came with (one over the workers of its outage), past the
+   optimizer.
 4. The barrier counts slots, not processes: a newer process of a slot replaces what the older one sent.
 """
 
@@ -83,7 +84,8 @@ class Ordering:
         """One pushed (or, for a pseudo-gradient, buffered) contribution as an entry of its own."""
         if c.kind is Kind.DELTA:
             s = self.state
-            parts = (Part(c.payload, 1.0 / s.data.slots, c.identity),)
+            # Its share is the worker's word: the number of workers that its rate was meant for may have changed since.
+            parts = (Part(c.payload, c.lr_scale, c.identity),)
             return Entry(s.last_seq + 1, Kind.DELTA, s.version + 1, (c.identity,), 1.0, parts, offset=offset)
         return self._update([c], 1, offset)
 

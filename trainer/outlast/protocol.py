@@ -42,7 +42,7 @@ class Contribution:
     history: int  # of that version
     payload: Any
     kind: Kind = Kind.UPDATE
-    lr_scale: float = 1.0  # the worker's learning rate over the spec's (its scheduler, if it has one)
+    lr_scale: float = 1.0  # the worker's learning rate over the spec's (its scheduler, if it has one); DELTA: its share
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from outlast.tensors import ManifestMismatch
 log = logging.getLogger("outlast.worker")
 
 EXIT_CONFIGURATION = 3
+_LAST_WORDS_S = 1.8  # a local run kills 2 s after SIGTERM
 
 
 def train(task: LoadedTask, config: ProcessConfig, spec: JobSpec) -> None:
@@ -96,6 +98,16 @@ FAULTS: dict[type[BaseException], str] = {
 }
 
 
+def end_as_planned() -> None:
+    """SIGTERM: end now; where an outage's local steps are here alone, once Redis has them, or after `_LAST_WORDS_S`."""
+    told = [optimizer.hand_over() for optimizer in joined]
+    if not any(told):
+        os._exit(128 + signal.SIGTERM)  # nothing here needs saving
+    deadline = threading.Timer(_LAST_WORDS_S, os._exit, (128 + signal.SIGTERM,))
+    deadline.daemon = True  # the step at hand may take longer than anybody waits
+    deadline.start()
+
+
 def main() -> None:
     """Run the worker that `OUTLAST_CONFIG` describes."""
     config = ProcessConfig.from_environment()
@@ -104,7 +116,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(spec.training.consistency == "Sync", warn_only=True)
     sys.setswitchinterval(0.0005)  # the threads that send and receive must not wait for the loop's Python
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))  # nothing of a worker needs saving
+    signal.signal(signal.SIGTERM, lambda *_: end_as_planned())
     fail_stop()
     if config.extras.get("slots_file"):
         ExtraSlots(config).start()

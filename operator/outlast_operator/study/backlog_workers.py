@@ -171,7 +171,7 @@ class LocalFleet:
             if first:
                 out = held.weights - model.flat.flat
                 model.flat.collect_buffers(out)
-                found.append(Gradient(slot, first, last, held.version, out, Kind.DELTA))
+                found.append(Gradient(slot, first, last, held.version, out, Kind.DELTA, 1.0 / self._fleet.workers))
         return found
 
 

@@ -259,13 +259,13 @@ class Outage(FieldsModel):
     mode: OutageMode | None = Field(
         default=None,
         description="What a worker computes in an outage: StaleGradients (all at the last weights it pulled), or "
-        "LocalSteps (it goes on with local optimizer steps and sends their sum). Left out: LocalSteps where workers "
-        "compute on (Stateless, Hybrid), unless training.consistency is Sync.",
+        "LocalSteps (it goes on with local optimizer steps and sends their sum, which counts as one update). Left out: "
+        "LocalSteps where workers compute on (Stateless, Hybrid), unless training.consistency is Sync.",
     )
     scale_rate: bool = Field(
         default=True,
-        description="LocalSteps: take local steps at the learning rate times the number of workers, so that the "
-        "average of all workers' steps moves as far as all their gradients would have; false for the rate as it is.",
+        description="LocalSteps with SGD: take local steps at the learning rate times the number of workers, so that "
+        "the average of all workers' steps moves as far as all their gradients would have; false: the rate as it is.",
     )
     send_every_seconds: Seconds = Field(
         default=5.0,

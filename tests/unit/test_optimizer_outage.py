@@ -1,0 +1,167 @@
+"""`outlast.Optimizer` in an outage: which steps it takes itself, when it sends them, and what it holds back."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from outlast.api.config import ProcessConfig, ServerAddress
+from outlast.optimizer import Optimizer, Superseded, TrainingError, joined
+from outlast.protocol import DataPlan, Kind
+
+SLOTS = 4
+
+
+class FakeClient:
+    """A client whose servers are there or not, as the test says. Everything sent stays in `sent`."""
+
+    made: FakeClient
+
+    def __init__(self, config: Any, spec: Any, manifest: Any, optimizer: Any, initial: torch.Tensor) -> None:
+        FakeClient.made = self
+        self.down = False
+        self.session = SimpleNamespace(outage=lambda: self.down, unanswered=0, buffer_down=False, finished=False)
+        self.data, self.clocks, self.appender = DataPlan(slots=SLOTS), dict[int, int](), None
+        self.fenced, self.failure, self.versions, self.arrivals = False, None, (3,), 1
+        self.samples = list
+        self.weights = initial.clone()
+        self.sent: list[tuple[Kind, int, int, list[float], float]] = []
+        self.facts: list[tuple[str, int]] = []
+
+    def start(self) -> None: ...
+    def request_weights(self) -> None: ...
+
+    def synchronise(self) -> int:
+        return 3
+
+    def copy_weights(self, out: torch.Tensor) -> None:
+        out.copy_(self.weights)
+
+    def take(self, timeout_s: float | None = None) -> Any:
+        return SimpleNamespace(tensor=torch.zeros_like(self.weights))
+
+    def record(self, fact: Any, first: int, last: int) -> None:
+        self.facts.append((fact.name, first))
+
+    def submit(self, first: int, last: int, lease: Any, kind: Kind, scale: float) -> Any:
+        self.sent.append((kind, first, last, [round(v, 5) for v in lease.tensor.tolist()], scale))
+        return SimpleNamespace(outcome=None)
+
+    def wait_until(self, ready: Any, timeout_s: float | None = None) -> bool:
+        return bool(ready())
+
+
+class Worker:
+    """One parameter that begins at 1; `step(g)` steps along the gradient g."""
+
+    def __init__(self, every_s: float = 1e6, cls: type[torch.optim.Optimizer] = torch.optim.SGD) -> None:
+        spec = {
+            "training": {"task": "a.b", "stopAfter": {"updates": 9}, "optimizer": {"name": cls.__name__, "lr": 0.01}},
+            "workers": {"replicas": SLOTS},
+            "recovery": {"strategy": "Hybrid", "staleness": {"outage": {"sendEverySeconds": every_s}}},
+        }
+        servers = ((ServerAddress("server-0", "tcp:h:1"),),)
+        config = ProcessConfig("job", "uid", "token", "worker", "worker-0", spec, servers)
+        self.p = nn.Parameter(torch.tensor([1.0]))
+        self.optimizer = Optimizer([self.p], cls, config, lr=0.01)
+        self.client = FakeClient.made
+
+    def step(self, gradient: float) -> None:
+        self.p.grad = torch.tensor([gradient])
+        self.optimizer.step()
+
+    @property
+    def weight(self) -> float:
+        return round(float(self.p.detach()), 5)
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("outlast.optimizer.Client", FakeClient)
+    yield
+    joined.clear()
+
+
+def test_in_an_outage_nothing_is_sent_and_all_is_stepped_at_the_rate_of_all_workers() -> None:
+    worker = Worker()
+    worker.client.down = True
+    worker.step(1.0)
+    worker.step(1.0)
+    assert worker.client.sent == []
+    assert worker.weight == 1.0 - 2 * 0.01 * SLOTS
+
+
+def test_the_last_gradient_of_an_outage_is_part_of_the_difference_not_sent_as_fresh() -> None:
+    worker = Worker()
+    worker.client.down = True
+    worker.step(1.0)
+    worker.client.down = False
+    worker.client.weights.fill_(0.5)
+    worker.client.arrivals += 1
+    worker.step(1.0)
+    assert worker.client.sent == [(Kind.DELTA, 1, 2, [0.08], 1 / SLOTS)]
+    assert worker.weight == 0.5, "the servers' weights, for the next gradient"
+    worker.step(2.0)
+    assert worker.client.sent[1] == (Kind.UPDATE, 3, 3, [2.0], 1.0)
+
+
+def test_what_was_moved_is_sent_every_few_seconds_one_at_a_time() -> None:
+    worker = Worker(every_s=1e-9)
+    worker.client.down = True
+    worker.step(1.0)
+    worker.client.session.unanswered = 2  # Redis is slow, or away
+    worker.step(1.0)
+    worker.step(1.0)
+    worker.client.session.unanswered = 0
+    worker.step(1.0)
+    assert [(first, last, moved) for _, first, last, moved, _ in worker.client.sent] == [
+        (1, 1, [0.04]),
+        (2, 4, [0.12]),
+    ]
+    worker.client.down = False
+    worker.step(1.0)
+    assert worker.client.sent[2][:4] == (Kind.DELTA, 5, 5, [0.04])
+
+
+def test_told_to_end_in_an_outage_it_hands_its_steps_over() -> None:
+    worker = Worker()
+    assert not worker.optimizer.hand_over(), "nothing is here alone"
+    worker.client.down = True
+    worker.step(1.0)
+    assert worker.optimizer.hand_over()
+    with pytest.raises(Superseded) as ended:
+        worker.step(1.0)
+    assert ended.value.code == 143
+    assert worker.client.sent == [(Kind.DELTA, 1, 2, [0.08], 1 / SLOTS)]
+
+
+def test_a_local_gradient_that_is_not_finite_costs_the_steps_since_the_last_sent_alone() -> None:
+    worker = Worker(every_s=1e-9)
+    worker.client.down = True
+    worker.step(1.0)  # sent
+    worker.client.session.unanswered = 2
+    worker.step(1.0)
+    worker.step(math.inf)
+    assert worker.weight == 0.96
+    worker.client.session.unanswered = 0
+    worker.step(1.0)
+    assert [sent[1:4] for sent in worker.client.sent] == [(1, 1, [0.04]), (4, 4, [0.04])]
+
+
+def test_a_gradient_that_is_not_finite_at_weights_of_the_servers_ends_the_job() -> None:
+    worker = Worker()
+    worker.client.down = True
+    with pytest.raises(TrainingError, match="not finite"):
+        worker.step(math.nan)
+
+
+def test_adams_rate_stays() -> None:
+    worker = Worker(cls=torch.optim.Adam)
+    worker.client.down = True
+    worker.step(1.0)
+    assert worker.weight == 0.99
