@@ -28,6 +28,7 @@ from outlast_operator.study.run_curves import Outage, RunCurves, interpolated, r
 BUFFERED = ("Stateless", "Hybrid")
 SETTLED_S = 1.0  # after a drain, for samples to show it
 AROUND_S = 1.0  # evaluations of so many seconds are averaged: one alone jumps by points
+LEAST_WINDOW_S = 0.5  # in less, progress cannot be told from noise
 LATE_S = 5.0  # the same at the end, at most a quarter of the run
 LEAST_BEYOND = 20  # gradients; less is what is on its way
 
@@ -133,6 +134,7 @@ def _outage(
         held = ahead + (steps_beyond_version(mine, outage) if buffered else 0.0)
         recovery = accuracy_after(mine, recovered, until, reference, held)
         gained = None if recovery is None else recovery - base
+        gained = gained if window_s >= LEAST_WINDOW_S else None
         control_gained = None if control is None else _control_gained(control, updates, window_s)
     return OutageMeasures(
         version=version,
