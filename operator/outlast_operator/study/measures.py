@@ -70,6 +70,11 @@ class RunMeasures:
         return max(0.0, self.worker_s - self.idle_s - self.recomputed_s)
 
     @property
+    def evaluated(self) -> bool:
+        """Whether any accuracy is known: without one, a target was not missed but never looked for."""
+        return bool(self.curves.evaluations)
+
+    @property
     def gains(self) -> tuple[float, float] | None:
         """(gained, gained by the control) over all outages; None when one of them could not be measured."""
         both = [(o.gained, o.control_gained) for o in self.outages]
