@@ -20,13 +20,14 @@ BUFFER, CHECKPOINT = "BufferHealthy", "CheckpointAvailable"
 Finding = tuple[bool | None, str, str]  # status, reason, message
 
 
-def show(turn: Turn, shards: list[Shard], suspended: bool = False) -> None:
-    """Put conditions and state into the draft."""
+def show(turn: Turn, shards: list[Shard], suspending: str | None = None) -> None:
+    """Put conditions and state into the draft. `suspending`: what a suspension waits for, "" when it is done."""
+    suspended = suspending == ""
     primary = _primary(shards)
     stopped = (True, "Suspended", "everything is stopped, the state is kept")
     findings: dict[str, Finding] = {
         READY: _ready(turn, primary),
-        SUSPENDED: stopped if suspended else _not_suspended(turn),
+        SUSPENDED: stopped if suspended else _not_suspended(suspending),
         COMPLETE: _outcome(turn, "Succeeded"),
         FAILED: _outcome(turn, "Failed"),
         PRIMARY: primary,
@@ -89,8 +90,8 @@ def _ready(turn: Turn, primary: Finding) -> Finding:
     return True, "Training", "heads serve and workers run"
 
 
-def _not_suspended(turn: Turn) -> Finding:
-    return (False, "Suspending", "waiting for a checkpoint") if turn.spec.suspend else (False, "NotSuspended", "")
+def _not_suspended(suspending: str | None) -> Finding:
+    return (False, "Suspending", suspending) if suspending else (False, "NotSuspended", "")
 
 
 def _outcome(turn: Turn, outcome: str) -> Finding:

@@ -6,8 +6,9 @@ Rules:
     `stopAfter.updates` that they were started with; where it was lowered since, it is we who tell them.
  2. Succeeded: all heads are finished, all workers and the evaluator are done, and a checkpoint holds the result (it is
     waited for at most `CHECKPOINT_PATIENCE_S`, and the end says if it is missing).
- 3. Suspended: workers stop first; then, when a checkpoint holds exactly what the heads hold, everything else does.
-    There is no limit to that wait, because what is stopped is lost otherwise.
+ 3. Suspended: workers stop first; then the heads apply what Redis still holds, to the end of its log; then, when a
+    checkpoint holds exactly what the heads hold, everything else stops. There is no limit to these waits, because what
+    is stopped is lost otherwise (the job's own Redis goes with its pod).
  4. What ends a job is ended with SIGTERM, and with SIGKILL after `TERM_PATIENCE_S`.
 """
 
@@ -23,6 +24,7 @@ from outlast_operator.views import Shard
 from outlast_operator.workers import all_done, evaluated
 
 CHECKPOINT_PATIENCE_S = 60.0
+DRAIN_PATIENCE_S = 60.0  # at the end of a job, for a Redis that does not come back
 TERM_PATIENCE_S = 2.0
 
 
@@ -76,8 +78,23 @@ def _may_finish(turn: Turn, s: Shard) -> bool:
     applied = goal in ("epochs", "workers") and not policy(turn.spec).needs_redis  # workers leave when all is
     if s.head is None or applied or goal in ("seconds", "accuracy") or _has_all_updates(turn, s):
         return True
-    still = f"still:{s.shard}:{s.head.epoch}:{s.head.version}"
-    return turn.lasted(still, True, turn.spec.recovery.failover.timeout_seconds)
+    since = turn.since(f"still:{s.shard}:{s.head.epoch}")
+    assert since is not None
+    drained = not policy(turn.spec).needs_redis or _is_drained(turn, s, since)
+    if not drained and not turn.lasted(f"undrained:{s.shard}", True, DRAIN_PATIENCE_S):
+        return False
+    # A time of the server's own, not a timer that a new version starts anew: each of those would be a write.
+    applied_t = 0.0 if s.head.applied_t is None else s.head.applied_t + s.head.clock_offset_s
+    return turn.due(max(since, applied_t) + turn.spec.recovery.failover.timeout_seconds)
+
+
+def _is_drained(turn: Turn, s: Shard, since: float) -> bool:
+    """Whether the head has applied all that stood in the buffer's log at the time `since`, or will admit no more."""
+    if s.head is None:
+        return False
+    margin_s = turn.spec.recovery.failover.heartbeat_seconds  # times of another host are known to a few milliseconds
+    end_t = s.head.log_end_t
+    return s.head.finished or (end_t is not None and end_t + s.head.clock_offset_s >= since + margin_s)
 
 
 def _has_all_updates(turn: Turn, s: Shard) -> bool:
@@ -163,16 +180,35 @@ def end_computing(turn: Turn) -> bool:
     return not computing
 
 
-def end_saved(turn: Turn, shards: list[Shard]) -> bool:
-    """Suspending: end the servers once a checkpoint holds what they hold. Returns whether everything has ended."""
+def what_is_unsaved(turn: Turn, shards: list[Shard]) -> str:
+    """Suspending, and nobody computes any more: what the servers must still do; "" when they may be ended."""
+    if not turn.status.views or all(_holds_nothing_yet(s) for s in shards):
+        return ""
+    buffered = policy(turn.spec).needs_redis
+    if not buffered and not any(p.alive for p in turn.observed.processes.values()):
+        return ""  # what the newest checkpoint holds is all that there is
+    since = turn.since("computing ended")
+    assert since is not None
+    if any(s.head is None or s.head.restoring is not None for s in shards):
+        return "waiting for a server that holds the state of each shard"
+    undrained = [s for s in shards if buffered and not _is_drained(turn, s, since)]
+    if undrained and not turn.observed.redis.up:
+        return "waiting for Redis to answer: it may hold acknowledged gradients"
+    if undrained:
+        return "waiting until what Redis holds is applied"
+    return "" if _request_checkpoints(turn, shards) else "waiting for a checkpoint"
+
+
+def _holds_nothing_yet(s: Shard) -> bool:
+    return s.head is not None and not s.head.initialised and s.head.restoring is None
+
+
+def end_rest(turn: Turn) -> str:
+    """Suspending, and all is saved: end everything. Returns what is waited for, or ""."""
     rest = [p for p in turn.observed.processes.values() if p.alive]
-    nothing_yet = not turn.status.views or all(s.head is not None and not s.head.initialised for s in shards)
-    if rest and not is_stopping(turn) and not nothing_yet and not _request_checkpoints(turn, shards):
-        turn.explain("suspending: waiting for a checkpoint")
-        return False
     turn.since(_STOPPING)
     _end(turn, rest, "the job is suspended")
-    return not rest
+    return "waiting for all processes to end" if rest else ""
 
 
 def note_resumption(turn: Turn) -> None:

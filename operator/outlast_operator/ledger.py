@@ -106,9 +106,10 @@ def _advance(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
 
 
 def _learn_cause(turn: Turn, f: Failover) -> Failover:
-    """Its connection was closed first; how it ended is known when its exit is, which may be after it was replaced."""
+    """Its connection was closed first; how it ended is known when its exit is, which may be after it was replaced.
+    Of one that was dropped for another reason (its peers could not reach it) the end is our own doing."""
     process = turn.process(f.target)
-    if f.cause != "Unreachable" or process is None or process.boot != f.boot or process.alive:
+    if f.cause != "Unreachable" or f.message or process is None or process.boot != f.boot or process.alive:
         return f
     return replace(f, cause=how_it_ended(process), signal=process.exit_signal, message=process.reason)
 

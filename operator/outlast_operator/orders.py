@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from outlast.api.view import Member
@@ -46,7 +46,7 @@ class Orders:
         self._under_way: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
-    def send(self, order: Order, watch: ServerWatch | None, pool: ThreadPoolExecutor) -> None:
+    def send(self, order: Order, watch: ServerWatch | None, pool: Executor) -> None:
         """Through `watch`, which listens to `order.to`; without one the order is planned again."""
         key = (order.to.boot, order.what)
         with self._lock:

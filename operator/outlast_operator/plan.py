@@ -58,17 +58,17 @@ def plan(spec: JobSpec, observed: ObservedJob, now: float) -> Plan:
         turn.record(observed_generation=observed.generation)
     remember_the_dead(turn)
     shards = survey(turn)
-    suspended = False
+    suspending: str | None = None
     if turn.status.outcome is None:
         finish.check_fatal(turn, shards)
     if turn.status.outcome is None and spec.suspend:
-        suspended = _suspend(turn, shards)
+        suspending = _suspend(turn, shards)
     elif turn.status.outcome is None:
         _train(turn, shards)
     if turn.status.outcome is not None:
         turn.actions = [a for a in turn.actions if isinstance(a, Emit)]
         finish.end_all(turn, f"the job has {turn.status.outcome}")
-    conditions.show(turn, shards, suspended)
+    conditions.show(turn, shards, suspending)
     return _conclude(turn, shards)
 
 
@@ -84,15 +84,22 @@ def _train(turn: Turn, shards: list[Shard]) -> None:
     write_ledger(turn, shards)
 
 
-def _suspend(turn: Turn, shards: list[Shard]) -> bool:
-    """Whether everything has been stopped. Until the state is saved, losses are answered as ever."""
+def _suspend(turn: Turn, shards: list[Shard]) -> str:
+    """What is waited for; "" when everything has been stopped. Until the state is saved, losses are answered as ever:
+    a server that was lost is started again, for somebody must apply what Redis holds."""
     if not finish.is_stopping(turn) and turn.status.views:
         _keep_servers(turn, shards)
         write_ledger(turn, shards)
-    if not (finish.end_computing(turn) and finish.end_saved(turn, shards)):
-        return False
-    finish.note_pause(turn)
-    return True
+    waits = "" if finish.end_computing(turn) else "waiting for workers and evaluator to end"
+    if finish.is_stopping(turn):
+        waits = finish.end_rest(turn)
+    elif not waits:
+        waits = finish.what_is_unsaved(turn, shards) or finish.end_rest(turn)
+    if waits:
+        turn.explain(f"suspending: {waits}")
+    else:
+        finish.note_pause(turn)
+    return waits
 
 
 def _keep_servers(turn: Turn, shards: list[Shard]) -> None:

@@ -60,11 +60,9 @@ def _why_end(turn: Turn, s: Shard, process: Process) -> str | None:
     """Why a living server must be ended, or None."""
     view = turn.status.views.get(s.shard)
     probe = turn.observed.probes.get(process.name)
-    if probe is not None and (probe.t_heard < process.t_started or process.boot not in (None, probe.boot)):
-        probe = None  # an earlier start's
+    if probe is not None and probe.boot != process.boot:
+        probe = None  # an earlier start's, which may still speak: removed by force, it leaves when its host hears of it
     boot = next((b for b, instance in turn.status.boots.items() if instance == process.instance), process.boot)
-    if boot is None and probe is not None:
-        boot = probe.boot
     refused = probe is not None and probe.refused
     if refused and not turn.lasted(f"refused:{process.instance}", True, turn.spec.recovery.failover.timeout_seconds):
         return None  # most likely it has just ended, and how will be known in a moment

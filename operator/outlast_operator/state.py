@@ -116,10 +116,14 @@ class Probe:
     applied_total: int = 0
     duplicates: int = 0
     clocks: dict[int, int] = field(default_factory=dict)
+    absent: dict[int, float] = field(default_factory=dict)  # slot -> when its last connection ended; server's clock
     views: dict[int, ViewTimes] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     pushed_bytes: int = 0
     pulled_bytes: int = 0
+    restoring: str | None = None  # what it loads its state from at this moment
+    applied_t: float | None = None  # when it last applied an entry; the server's clock, as the next
+    log_end_t: float | None = None  # all that the buffer's log held then has been applied
     backlog: int = 0
     buffer_bytes: int = 0
     t: float = 0.0
@@ -138,6 +142,7 @@ class Probe:
             CheckpointRef(str(c["name"]), int(c["history"]), int(c["version"])) for c in raw.get("checkpoints", ())
         )
         values["clocks"] = {int(k): int(v) for k, v in raw.get("clocks", {}).items()}
+        values["absent"] = {int(k): float(v) for k, v in raw.get("absent", {}).items()}
         values["views"] = {
             int(k): ViewTimes(v.get("installed_t"), v.get("first_update_t")) for k, v in raw.get("views", {}).items()
         }

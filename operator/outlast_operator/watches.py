@@ -25,6 +25,7 @@ log = logging.getLogger("outlast.watches")
 
 CLOSED = (ConnectionRefusedError, ConnectionResetError, BrokenPipeError)
 RETRY_S = 0.05  # between two attempts to connect: a started server answers within this of being ready
+REDIS_RETRY_S = (0.05, 2.0)  # the first, and the longest after ever longer ones
 
 
 class ServerWatch:
@@ -98,7 +99,7 @@ class ServerWatch:
         """What of a status a plan may answer at once."""
         return (
             probe.boot, probe.epoch, probe.history, probe.role, probe.serving, probe.initialised, probe.slots,
-            probe.caught_up, probe.broken, probe.leaving, probe.left, probe.finished, probe.checkpoints,
+            probe.caught_up, probe.absent, probe.broken, probe.leaving, probe.left, probe.finished, probe.checkpoints,
             probe.restore_error, probe.config_error, probe.evaluation, probe.refused,
             [epoch for epoch, times in probe.views.items() if times.first_update_t is not None],
             self._goal_version is not None and probe.version >= self._goal_version,
@@ -120,10 +121,12 @@ class RedisWatch:
         self._stopped.set()
 
     def _run(self) -> None:
+        retry_s, longest_s = REDIS_RETRY_S
         while not self._stopped.is_set():
             run_id = redis_run_id(self._url, timeout_s=self._interval_s * 2)
             state = RedisState(up=run_id is not None, run_id=run_id or self.state.run_id)
             if state != self.state:
                 self.state = state
                 self._wake()
-            self._stopped.wait(self._interval_s if state.up else RETRY_S)
+            self._stopped.wait(self._interval_s if state.up else retry_s)
+            retry_s = REDIS_RETRY_S[0] if state.up else min(2 * retry_s, longest_s)

@@ -6,7 +6,8 @@ Rules:
  2. A worker that exits with 0 is done, if it was started since the last rollback (an older one may have been told of an
     end that was rolled back); with 3 the job fails; else it is restarted (backoff.py).
  3. In Sync and BoundedStaleness the others wait for every slot: one that has had no running worker for
-    `workers.graceSeconds` is given to a living worker too, as another incarnation of it.
+    `workers.graceSeconds` is given to a living worker too, as another incarnation of it. A worker that is no longer
+    connected by a head's word (its node is lost, which a cluster takes minutes to tell) is none.
  4. Once the goal is reached nobody is started again but the evaluator, which still owes the final evaluation.
 """
 
@@ -28,7 +29,7 @@ def worker_name(slot: int) -> str:
 def plan_workers(turn: Turn, shards: list[Shard]) -> None:
     clocks = slot_clocks(shards)
     for slot in range(turn.spec.workers.replicas):
-        _plan_slot(turn, slot, None if clocks is None else clocks.get(slot, 0))
+        _plan_slot(turn, slot, None if clocks is None else clocks.get(slot, 0), _absent_since(shards, slot))
         if turn.status.outcome is not None:
             return
     for process in turn.observed.processes.values():
@@ -42,6 +43,14 @@ def slot_clocks(shards: list[Shard]) -> dict[int, int] | None:
     return head.clocks if head is not None and head.initialised else None
 
 
+def _absent_since(shards: list[Shard], slot: int) -> float | None:
+    """When the slot's last connection to a head ended, if no other was made since."""
+    times = [
+        s.head.absent[slot] + s.head.clock_offset_s for s in shards if s.head is not None and slot in s.head.absent
+    ]
+    return max(times, default=None)
+
+
 def all_done(turn: Turn) -> bool:
     return all(worker_name(slot) in turn.status.done for slot in range(turn.spec.workers.replicas))
 
@@ -50,7 +59,7 @@ def _slot(process: Process) -> int:
     return int(process.name.rsplit("-", 1)[1])
 
 
-def _plan_slot(turn: Turn, slot: int, clock: int | None) -> None:
+def _plan_slot(turn: Turn, slot: int, clock: int | None, t_absent: float | None) -> None:
     name = worker_name(slot)
     process = turn.process(name)
     recorded = turn.status.incarnations.get(slot, 0)
@@ -68,7 +77,9 @@ def _plan_slot(turn: Turn, slot: int, clock: int | None) -> None:
     elif may_start(turn, name):
         _start(turn, slot, process)
         return
-    _lend(turn, slot, process is not None and process.phase == "running")
+    # A worker that was started since is on its way.
+    is_cut_off = process is not None and t_absent is not None and process.t_started < t_absent
+    _lend(turn, slot, process is not None and process.phase == "running" and not is_cut_off)
 
 
 def _start(turn: Turn, slot: int, process: Process | None) -> None:

@@ -19,7 +19,7 @@ from e2e_figures import Figures
 from e2e_jobs import Job, make_job
 from e2e_release import NAMESPACES, RELEASE, SYSTEM, install
 
-TEST_TIMEOUT_S = 600
+TEST_TIMEOUT_S = 900
 BUILD = ROOT / "build"
 KEEP = os.environ.get("OUTLAST_E2E_KEEP", "") not in ("", "0")
 

@@ -23,6 +23,8 @@ SCRIPTS = ROOT / "scripts" / "cluster"
 SESSION_VARIABLE = "OUTLAST_TEST_SESSION"  # tests/conftest.py ends what carries it; the cluster outlives the tests
 GROUP, VERSION, PLURAL = "outlast.dev", "v1alpha1", "trainingjobs"
 POLL_S = 0.05
+# Pods end within seconds of their grace (30 s, where nobody shortens it); the rest is for a kubelet that is late.
+END_S = 120.0
 
 Json = dict[str, Any]
 T = TypeVar("T")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 import secrets
@@ -11,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from e2e_cluster import GROUP, VERSION, Cluster, Json, wait_until
+from e2e_cluster import END_S, GROUP, VERSION, Cluster, Json, wait_until
 from e2e_environment import folder_of, template
 
 from outlast.applied import Applied, Identity
@@ -39,7 +40,7 @@ class Job:
 
     def delete(self) -> None:
         self.cluster.kubectl("delete", "tjob", self.name, "-n", self.namespace, "--wait=true")
-        wait_until("the end of the job's pods", lambda: not self.pods(), 60)
+        wait_until("the end of the job's pods", lambda: not self.pods(), END_S)
 
     def remove_files(self) -> None:
         for folder in (self.ledger, self.checkpoints):
@@ -152,7 +153,7 @@ def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **s
                 "evaluate": {"everySeconds": 30, "samples": 500},
             },
             "servers": {"replicas": REPLICAS[strategy], "template": pod},
-            "workers": {"replicas": 2, "template": pod},
+            "workers": {"replicas": 2, "template": copy.deepcopy(pod)},  # _merge changes one of them alone
             "recovery": {
                 "strategy": strategy,
                 "checkpoint": {

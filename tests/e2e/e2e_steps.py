@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
 
-from e2e_cluster import Json, wait_until
+from e2e_cluster import END_S, Cluster, Json, wait_until
 from e2e_faults import Moment
 from e2e_jobs import Job, seconds_of
 
@@ -43,7 +44,7 @@ def stop(job: Job) -> None:
     """Suspend: the last member writes a checkpoint, and then nothing changes any more."""
     job.cluster.patch(job.namespace, job.name, {"suspend": True})
     job.wait_condition("Suspended", timeout_s=90)
-    wait_until("the end of all processes", lambda: not job.living("server") and not job.living("worker"), 90)
+    wait_until("the end of all processes", lambda: not job.living("server") and not job.living("worker"), END_S)
 
 
 def busy_seconds(job: Job) -> dict[str, float]:
@@ -63,3 +64,10 @@ def updates_go_on(job: Job, timeout_s: float = 60) -> None:
     """Wait for an acknowledgement later than now."""
     now = time.monotonic()
     wait_until(f"{job.name}: a later update", lambda: job.first_fact_after(now, *ACKNOWLEDGED), timeout_s)
+
+
+def events_of(cluster: Cluster, namespace: str, name: str) -> str:
+    """What was told of a job, one message after another."""
+    selector = f"involvedObject.kind=TrainingJob,involvedObject.name={name}"
+    told = json.loads(cluster.kubectl("get", "events", "-n", namespace, "--field-selector", selector, "-o", "json"))
+    return "\n".join(event["message"] for event in told["items"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import e2e_faults as faults
 import pytest
@@ -50,6 +51,18 @@ def test_the_leading_operator_dies_in_a_failover(
     ends_right(job, epoch, figures, f"operator killed {delay_s:g} s after the head")
 
 
+def test_both_operators_die_in_a_failover(
+    cluster: Cluster, release: str, start_job: StartJob, figures: Figures
+) -> None:
+    job, _ = start_training(start_job, "Chain")
+    epoch, names = job.view()["epoch"], operators(cluster, release)
+    assert len(names) == 2
+    faults.kill_process(cluster, job.head())
+    lose_operators(cluster, release, names)
+    wait_until("another leader", lambda: leader(cluster, release) not in ("", *names), 60)
+    ends_right(job, epoch, figures, "both operators killed with the head")
+
+
 def test_a_server_dies_while_no_operator_is_there(
     cluster: Cluster, release: str, start_job: StartJob, figures: Figures
 ) -> None:
@@ -85,6 +98,29 @@ def test_redis_is_lost(cluster: Cluster, start_job: StartJob) -> None:
     faults.delete_by_force(cluster, redis)
     wait_until("another Redis", lambda: [p for p in job.living("redis") if p.metadata.uid != redis.metadata.uid], 60)
     updates_go_on(job, timeout_s=120)
+
+
+def _replacement(job: Job, lost: Any) -> bool:
+    """Whether another pod of a worker's name is ready."""
+    others = [
+        p for p in job.living("worker") if p.spec.hostname == lost.spec.hostname and p.metadata.uid != lost.metadata.uid
+    ]
+    return any(c.type == "Ready" and c.status == "True" for p in others for c in p.status.conditions or ())
+
+
+def test_a_worker_is_lost(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
+    job, _ = start_training(start_job, "Chain")
+    epoch, lost, other = job.view()["epoch"], job.pod_of("worker-0"), job.pod_of("worker-1")
+    start = time.monotonic()
+    faults.delete_by_force(cluster, lost)
+    wait_until("another worker-0", lambda: _replacement(job, lost), 60)
+    wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
+    updates_go_on(job)
+    figures.time("Chain, a worker lost: pause of the other", job.longest_pause(start, time.monotonic()), at_most=1)
+    assert job.pod_of("worker-1").metadata.uid == other.metadata.uid, "a worker that had not failed was replaced"
+    assert job.view()["epoch"] == epoch, "a lost worker changes no chain"
+    stop(job)
+    figures.number("Chain, a worker lost: acknowledged gradients lost", job.lost(), "==", 0)
 
 
 @pytest.mark.parametrize("roles", [("worker",), ("worker", "server", "evaluator")], ids=["workers", "everything"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from e2e_cluster import Cluster, wait_until
+from e2e_cluster import END_S, Cluster, wait_until
 from e2e_figures import Figures
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
@@ -46,14 +46,40 @@ def test_a_finished_job_is_complete_and_removes_itself(cluster: Cluster, start_j
     assert status["version"] == 300
     assert not job.living("worker"), "workers of a finished job still run"
     wait_until("the end of the job", lambda: cluster.job(job.namespace, job.name) is None, 60)
-    wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), 60)
+    wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), END_S)
+
+
+def test_pods_of_a_finished_job_stay_if_that_is_wished(cluster: Cluster, start_job: StartJob) -> None:
+    policy = {"cleanPodPolicy": "None", "ttlSecondsAfterFinished": 15}
+    job = start_job("Hybrid", training={"stopAfter": {"updates": 200}}, runPolicy=policy)
+    job.wait_condition("Complete", timeout_s=120)
+    roles = {pod.metadata.labels["outlast.dev/role"] for pod in job.pods()}
+    assert {"server", "worker", "redis"} <= roles, roles
+    wait_until("the end of the job", lambda: cluster.job(job.namespace, job.name) is None, 60)
+    wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), END_S)
+
+
+def test_a_later_end_takes_a_suspension(cluster: Cluster, start_job: StartJob) -> None:
+    job = start_job("Chain", training={"stopAfter": {"updates": 100_000}})
+    job.wait_whole()
+    cluster.patch(job.namespace, job.name, {"training": {"stopAfter": {"updates": 200_000}}})
+    job.wait_condition("SpecAccepted", "False")
+    (message,) = [c["message"] for c in job.status["conditions"] if c["type"] == "SpecAccepted"]
+    assert "spec.training.stopAfter.updates" in message
+    assert "suspend" in message
+    cluster.patch(job.namespace, job.name, {"suspend": True})
+    job.wait_condition("SpecAccepted")
+    job.wait_condition("Suspended", timeout_s=90)
+    cluster.patch(job.namespace, job.name, {"suspend": False})
+    job.wait_whole()
+    updates_go_on(job)
 
 
 def test_a_deleted_job_leaves_nothing(cluster: Cluster, start_job: StartJob) -> None:
     job, _ = start_training(start_job, "Hybrid")
     assert children(cluster, job.namespace, job.name)
     cluster.kubectl("delete", "tjob", job.name, "-n", job.namespace, "--wait=true")
-    wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), 90)
+    wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), END_S)
 
 
 def children(cluster: Cluster, namespace: str, job: str) -> list[str]:

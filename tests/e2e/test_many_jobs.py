@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 
-from e2e_cluster import Cluster, wait_until
+from e2e_cluster import END_S, Cluster, wait_until
 from e2e_faults import processes_of
 from e2e_figures import Figures
 from e2e_release import operator_pods
@@ -85,4 +85,4 @@ def test_fifty_jobs_at_once(cluster: Cluster, namespace: str, release: str, figu
         cluster.kubectl(
             "delete", "tjob", "-n", namespace, "-l", f"outlast.dev/e2e={prefix}", "--wait=true", timeout_s=120
         )
-        wait_until("the end of their pods", lambda: not cluster.pods(namespace), 120, poll_s=1)
+        wait_until("the end of their pods", lambda: not cluster.pods(namespace), END_S, poll_s=1)

@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from outlast.api.spec import TrainingJob
@@ -58,7 +59,12 @@ def real(policy: str, seed: int, down_s: float, updates: int) -> tuple[dict[str,
 
 def simulated(policy: str, seed: int, outage: int, later: int) -> BacklogRecord:
     unit = Unit(2, seed, (outage,), later, TEST_IMAGES, True, start_version=KILLED_AT, policies=(BY_NAME[policy],))
-    return Experiment(unit).run()[0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker has; several that wait for each other on a busy machine take very long
+    try:
+        return Experiment(unit).run()[0]
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.slow

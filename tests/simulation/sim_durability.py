@@ -248,6 +248,7 @@ class LogReader:
         self._stateless = spec.recovery.strategy == "Stateless"
         self.used = self._stateless or (spec.recovery.strategy == "Hybrid" and spec.training.consistency != "Sync")
         self.backlog = 0
+        self.end_t: float | None = None
         self._claimed: tuple[int, str] | None = None
         self._epoch = self._after = 0
         self._trim = self._trimmed = 0
@@ -288,11 +289,13 @@ class LogReader:
             if not self._closed:
                 self._closed = yield from redis.call(server, lambda m: m.close(epoch, shard))
             return False
+        asked_t = server.now
         items = yield from redis.call(server, lambda m: m.read(shard, self._after, GROUP))
         if not items and self._stateless and redis.model.stats().bytes > redis.model.max_bytes // 2:
             server.durability.snapshot_later()  # only a snapshot makes room
         self.backlog = len(items)
         if not items:
+            self.end_t = asked_t
             yield Wait(None, server.now + IDLE_S / 10)
             return True
         found = yield from redis.call(server, lambda m: [m.fetch(shard, i) for i in items])

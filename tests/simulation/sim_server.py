@@ -91,6 +91,7 @@ class SimServer(Process):
         self.epochs: dict[int, dict[str, float | None]] = {}
         self.leaving = self.left = False
         self.restore_error: str | None = None
+        self.applied_t: float | None = None
         self.changes = 0
         self._status: dict[str, Any] = {}
         self._held: Ready | None = None  # a Ready that waits for Redis, with the lock
@@ -173,6 +174,7 @@ class SimServer(Process):
             entry.parts = ()
         if entry.kind is Kind.INIT:
             self.parameters = Parameters(entry.payload)
+        self.applied_t = self.now
         assert self.parameters is not None, f"{self.name} applies {entry.seq} to nothing"
         self.world.checkers.applying(self, entry, self.parameters.apply(entry))
         times = self.epochs.get(self.replica.epoch)
@@ -393,6 +395,8 @@ class SimServer(Process):
                 "config_error": None,
                 "views": {str(e): dict(t) for e, t in self.epochs.items()},
                 "backlog": self.log_reader.backlog,
+                "applied_t": self.applied_t,
+                "log_end_t": self.log_reader.end_t,
             }
         return {**self._status, "t": self.now, "leaving": self.leaving, "left": self.left}
 

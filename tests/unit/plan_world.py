@@ -79,6 +79,9 @@ class FakeServer:
     sealed: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
     restore_error: str | None = None
+    applied_t: float | None = None
+    log_end_t: float | None = None
+    absent: dict[int, float] = field(default_factory=dict)
     views: dict[int, ViewTimes] = field(default_factory=dict)
 
     @property
@@ -109,6 +112,7 @@ class World:
         self.unreadable: set[str] = set()
         self.redis_keeps = True
         self.buffer: dict[int, tuple[int, int]] = {}  # Stateless: shard -> (history, version) that Redis holds
+        self.log: dict[int, int] = {}  # shard -> gradients in Redis's log that no head has applied yet
         self.acknowledged: dict[tuple[int, int], int] = {}  # (shard, history) -> version
         self.history: list[JobStatus] = []
         self.executed: list[Action] = []
@@ -127,13 +131,18 @@ class World:
                 self.heard[name] = self._probe(s)
         return ObservedJob(
             status=self.status,
-            processes={**{n: s.process for n, s in self.servers.items()}, **self.others},
+            processes={**{n: self._known(s) for n, s in self.servers.items()}, **self.others},
             probes=dict(self.heard),
             redis=RedisState(up=self._alive("redis"), run_id=None),
             held=dict(self.held),
             dead=frozenset(self.dead),
             t_operator_start=self.t_operator_start,
         )
+
+    def _known(self, s: FakeServer) -> Process:
+        """As a runtime learns a process's boot: from a word of its own."""
+        word = self.heard.get(s.process.name)
+        return replace(s.process, boot=s.boot) if word is not None and word.boot == s.boot else s.process
 
     @property
     def status(self) -> JobStatus:
@@ -352,7 +361,9 @@ class World:
             slots=s.slots, caught_up=s.sealed, leaving=s.leaving,
             finished=s.finishing or (updates is not None and s.initialised and s.version >= updates),
             broken=s.broken, checkpoints=tuple(reversed(self.checkpoints)), restore_error=s.restore_error,
-            clocks={0: s.version}, views=dict(s.views), evaluation=self.evaluation,
+            clocks={0: s.version}, views=dict(s.views), evaluation=self.evaluation, applied_t=s.applied_t,
+            log_end_t=s.log_end_t, absent=dict(s.absent), backlog=self.log.get(s.shard, 0),
+            restoring=view.restore if view is not None and s.restore_error is not None else None,
         )  # fmt: skip
 
     def _install(self, s: FakeServer, view: View) -> None:
@@ -404,12 +415,14 @@ class World:
             return
         if not head.initialised and any(s.initialised for s in chain):
             self.wrongs.append(f"an empty head leads members that hold state: {view}")
+        if not self._is_fed(head):
+            return
         top = max(s.version for s in chain)
         partly = any(s.initialised for s in chain) and not all(s.initialised for s in chain[: len(boots)])
         if partly and view.restore is not None:
             return
         for s in chain:
-            s.initialised, s.version, s.history = True, top + 1, view.history
+            s.initialised, s.version, s.history, s.applied_t = True, top + 1, view.history, self.now
         if head.views[view.epoch].first_update_t is None:
             head.views[view.epoch] = replace(head.views[view.epoch], first_update_t=self.now)
         if top + 1 <= self.acknowledged.get((head.shard, view.history), 0):
@@ -426,6 +439,16 @@ class World:
                 other.initialised, other.version, other.history = True, tail.version, tail.history
                 ready.append(j.boot)
         tail.sealed = tuple(ready)
+
+    def _is_fed(self, head: FakeServer) -> bool:
+        """Whether there is a gradient to apply: a worker computes, or Redis holds one."""
+        held = self.log.get(head.shard, 0)
+        if self._alive("redis") and held == 0:
+            head.log_end_t = self.now
+        elif self._alive("redis") and head.initialised:
+            self.log[head.shard] = held - 1
+            return True
+        return any(p.role == "worker" and p.alive for p in self.others.values())
 
     def _save(self, s: FakeServer) -> None:
         if not s.initialised:

@@ -132,3 +132,34 @@ def test_an_invalid_job_says_so_once() -> None:
     again = invalid_status({**job(), "status": shown}, "spec.x: is wrong", 2000.0)
     assert again == shown
     assert shown_refusal({**job(), "status": shown}) == "spec.x: is wrong"
+
+
+SUSPENDED = {"conditions": [{"type": "Suspended", "status": "True"}]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field"),
+    [
+        ({"updates": 10}, {"updates": 20}, "updates"),
+        ({"updates": 10}, {"seconds": 9}, "updates"),
+        ({"epochs": 2}, {"epochs": 3}, "epochs"),
+        ({"epochs": 2}, {"epochs": 1}, "epochs"),
+        ({"updates": 10}, {"updates": 10, "epochs": 1}, "epochs"),
+        ({"updates": 10}, {"updates": 5}, ""),
+        ({"seconds": 5}, {"seconds": 9, "updates": 10}, ""),
+        ({"updates": 10, "seconds": 5}, {"updates": 10, "seconds": 50}, ""),
+    ],
+)
+def test_an_end_that_processes_cannot_follow_takes_a_suspension(before: Json, after: Json, field: str) -> None:
+    accepted = accept(job(training__stopAfter=before), None).spec
+    running = accept(job(training__stopAfter=after, workers__replicas=4), accepted)
+    assert running.spec is not None
+    assert running.spec.workers.replicas == 4
+    if field:
+        assert f"spec.training.stopAfter.{field}: cannot be followed by processes" in running.message
+        assert "suspend: true" in running.message
+        assert getattr(running.spec.training.stop_after, field) == before.get(field), "in force as it was"
+    else:
+        assert running.refused == ()
+    assert accept(job(training__stopAfter=after, suspend=True), accepted).refused == ()
+    assert accept({**job(training__stopAfter=after), "status": SUSPENDED}, accepted).refused == ()

@@ -298,6 +298,15 @@ def test_logs(api: ApiServer, client: Client) -> None:
         list(client.logs("mnist", "server-7"))
 
 
+def test_logs_of_a_container_that_the_template_named(api: ApiServer, client: Client) -> None:
+    named = pod("worker-1", "mnist-worker-1-fffff")
+    named["metadata"]["annotations"]["outlast.dev/container"] = "trainer"
+    api.answers[f"GET {PODS}"] = [(200, {"items": [named]})]
+    api.answers[f"GET {PODS}/mnist-worker-1-fffff/log"] = [(200, "here\n")]
+    assert list(client.logs("mnist", "worker-1")) == ["here"]
+    assert api.asked[-1][1] == "container=trainer"
+
+
 def test_errors_are_words(api: ApiServer, client: Client) -> None:
     with pytest.raises(JobError, match="there is no TrainingJob absent in namespace team"):
         client.get("absent")

@@ -14,6 +14,7 @@ from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.executor import KILL_GRACE_S, REDIS_RESTARTS, Executor, read_slots
 from outlast_operator.kubernetes.observer import Observer, Secrets, Sight
+from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.manifests.names import JobRef, pod_name
 from outlast_operator.manifests.pods import Images
 from outlast_operator.state import AssignSlot, KillProcess, StartProcess, StartRedis, TermProcess
@@ -43,8 +44,8 @@ class Operator:
             Images("t", "r"),
             self.observer,
             events,
-            (AtOnce(), AtOnce()),
-            lambda: self.now,  # type: ignore[arg-type]
+            Pools(AtOnce(), AtOnce(), AtOnce()),
+            lambda: self.now,
         )
 
     def look(self) -> Sight:
@@ -240,6 +241,15 @@ def test_pods_that_have_ended_stay_unless_all_are_to_go(policy: str, left: int) 
     operator = Operator(FakeApi(), runPolicy={"cleanPodPolicy": policy})
     operator.do(SERVER)
     operator.becomes(operator.pods()[0], terminated={"exitCode": 0})
+    operator.executor.clean_up(operator.look())
+    assert len(operator.api.deletions) == 1 - left
+
+
+@pytest.mark.parametrize(("policy", "left"), [("All", 0), ("Running", 0), ("None", 1)])
+def test_a_pod_whose_image_cannot_be_pulled_does_not_stay_on_its_node(policy: str, left: int) -> None:
+    operator = Operator(FakeApi(), runPolicy={"cleanPodPolicy": policy})
+    operator.do(SERVER)
+    operator.becomes(operator.pods()[0], waiting={"reason": "InvalidImageName", "message": "no name"})
     operator.executor.clean_up(operator.look())
     assert len(operator.api.deletions) == 1 - left
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,10 @@ from outlast_operator.kubernetes import loop as loop_module
 from outlast_operator.kubernetes.api import ApiError
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.clock import Pulse
-from outlast_operator.kubernetes.loop import HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
+from outlast_operator.kubernetes.loop import FIRST_RETRY_S, HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
+from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
+from outlast_operator.kubernetes.status import read_record
 from outlast_operator.manifests.pods import Images
 from outlast_operator.state import StartProcess
 
@@ -36,7 +39,7 @@ class World:
         self.cache.put_job(made)
         self.leads = True
         self.tools = Tools(
-            self.api, self.cache, Images("t", "r"), AtOnce(), AtOnce(),  # type: ignore[arg-type]
+            self.api, self.cache, Images("t", "r"), Pools(AtOnce(), AtOnce(), AtOnce()),  # type: ignore[arg-type]
             lambda: self.now, lambda: self.leads,
         )  # fmt: skip
         self.loop = JobLoop(self.tools, made)
@@ -140,7 +143,7 @@ def test_a_change_that_is_refused_is_said_and_the_job_goes_on() -> None:
 def test_a_typing_error_does_not_bring_the_first_spec_back() -> None:
     world = World()
     world.settle()
-    world.edit(training={**world.spec["training"], "stopAfter": {"updates": 500}}, workers={"replicas": 5})
+    world.edit(training={**world.spec["training"], "stopAfter": {"updates": 5}}, workers={"replicas": 5})
     world.settle()
     world.edit(workers={"replicas": 0})
     world.loop = JobLoop(world.tools, world.job)  # nothing is known but what is recorded
@@ -148,7 +151,7 @@ def test_a_typing_error_does_not_bring_the_first_spec_back() -> None:
     runtime = world.loop._runtime
     assert runtime is not None
     assert runtime.acceptance.spec is not None
-    assert runtime.acceptance.spec.training.stop_after.updates == 500
+    assert runtime.acceptance.spec.training.stop_after.updates == 5
     assert runtime.acceptance.spec.workers.replicas == 5
     assert world.condition("SpecAccepted")["status"] == "False"
 
@@ -290,3 +293,97 @@ def test_a_template_that_the_api_server_refuses_ends_in_failed() -> None:
 )
 def test_who_manages_a_job(spec: Json, ours: bool) -> None:
     assert managed_by_us({"spec": spec}) is ours
+
+
+def test_pods_that_are_kept_hold_up_neither_the_ttl_nor_our_rest() -> None:
+    policy = {"activeDeadlineSeconds": 60, "cleanPodPolicy": "None", "ttlSecondsAfterFinished": 300}
+    world = World(runPolicy=policy, recovery={"strategy": "Hybrid"})
+    world.settle()
+    pods = world.api.names("pods")
+    world.now += 61.0
+    world.settle()
+    assert world.status["state"] == "Failed"
+    assert world.api.deletions == [], "the very turn that records the end keeps to the policy"
+    version, t_end = world.job["metadata"]["resourceVersion"], world.now
+    assert world.loop._turn() == t_end + 300.0, "nothing is to be done before"
+    assert (world.api.names("pods"), world.job["metadata"]["resourceVersion"]) == (pods, version)
+    world.now = t_end + 301.0
+    world.settle()
+    assert world.api.names("trainingjobs") == []
+
+
+def test_a_job_that_has_ended_is_removed_though_a_pod_does_not_end() -> None:
+    world = World(runPolicy={"activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 2})
+    world.settle()
+    world.now += 61.0
+    world.settle()
+    assert world.api.names("pods"), "they are asked to end, and nobody says that they have"
+    world.now += 3.0
+    world.settle()
+    assert world.api.names("trainingjobs") == []
+
+
+def test_a_start_that_was_refused_is_known_to_the_next_operator() -> None:
+    """Else the dead pod before it is counted once more, and two operators replace it by two pods."""
+    world = World()
+    world.settle()
+    (first,) = (name for name in world.api.names("pods") if "server-0" in name)
+    pod = world.api.get("", "n", "pods", first)
+    pod["status"] = {"containerStatuses": [{"name": "outlast", "state": {"terminated": {"exitCode": 1}}}]}
+    world.cache.put_pod(world.api.replace("", "n", "pods", first, pod))
+    refusal = ApiError(403, "Forbidden", "exceeded quota: team")
+    world.api.refuse = lambda plural, body: refusal if plural == "pods" else None
+    world.settle()
+    world.now += 0.01
+    world.settle()
+    attempt = record(world).attempts["server-0"]
+    assert attempt.instance.startswith("refused-")
+    world.loop = JobLoop(world.tools, world.job)
+    world.now += 0.01
+    world.settle()
+    assert record(world).attempts["server-0"] == attempt
+    world.api.refuse = lambda plural, body: None
+    world.now += 60.0
+    world.settle()
+    (made,) = (name for name in world.api.names("pods") if "server-0" in name and name != first)
+    pod = world.api.get("", "n", "pods", made)
+    pod["status"] = {"containerStatuses": [{"name": "outlast", "state": {"terminated": {"exitCode": 1}}}]}
+    world.cache.put_pod(world.api.replace("", "n", "pods", made, pod))
+    world.loop = JobLoop(world.tools, world.job)
+    world.settle()
+    assert record(world).attempts["server-0"].instance == pod["metadata"]["uid"], "what replaced it is counted"
+
+
+def record(world: World) -> Any:
+    return read_record(world.job).status
+
+
+def test_a_turn_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.settle()
+    looks, pods = [], world.cache.pods
+    monkeypatch.setattr(world.cache, "pods", lambda uid: looks.append(uid) or pods(uid))
+    assert world.loop._turn() is not None
+    assert len(looks) == 2, "the observer, and who labels"
+
+
+def test_a_rival_that_writes_each_time_before_us_is_given_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, pauses = World(), list[float]()
+    monkeypatch.setattr(world.loop._stopped, "wait", pauses.append)
+    replace_it, rival = world.api.replace, itertools.count()
+
+    def replace_after_the_rival(group: str, namespace: str, plural: str, name: str, body: Json, part: str = "") -> Json:
+        if next(rival) < 8:
+            mark = {"metadata": {"annotations": {"rival": str(next(rival))}}}
+            world.api.patch(group, namespace, plural, name, mark)
+        return replace_it(group, namespace, plural, name, body, part)
+
+    monkeypatch.setattr(world.api, "replace", replace_after_the_rival)
+    world.loop._turn()
+    world.loop._turn()
+    world.loop._turn()
+    assert pauses == [], "a conflict or two are answered at once"
+    world.settle()
+    assert len(pauses) == 1
+    assert FIRST_RETRY_S <= pauses[0] <= 2 * FIRST_RETRY_S
+    assert world.status["state"] == "Pending"

@@ -13,7 +13,7 @@ from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.observer import Observer, Secrets
 from outlast_operator.kubernetes.pods import STUCK_S
 from outlast_operator.manifests.names import JobRef
-from outlast_operator.state import Probe
+from outlast_operator.state import Probe, RedisState
 
 Json = dict[str, Any]
 T0 = 1_767_225_600.0  # 2026-01-01T00:00:00Z
@@ -200,3 +200,55 @@ def test_of_pods_that_are_long_gone_nothing_is_remembered(world: World) -> None:
         assert sight.processes["server-0"].proven_dead
     assert len(world.observer._known) < 5
     assert len(world.observer._dead) < 5
+
+
+class Asked:
+    """In place of a watch of Redis."""
+
+    def __init__(self, url: str, *_: Any) -> None:
+        self.url, self.closed, self.state = url, False, RedisState(True, f"run-{len(REDIS)}")
+        REDIS.append(self)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+REDIS: list[Asked] = []
+
+
+@pytest.fixture
+def hybrid(monkeypatch: pytest.MonkeyPatch) -> World:
+    REDIS.clear()
+    monkeypatch.setattr(module, "ServerWatch", Line)
+    monkeypatch.setattr(module, "RedisWatch", Asked)
+    return World("Hybrid")
+
+
+def redis_pod(world: World, uid: str, ip: str, **state: Any) -> Json:
+    pod = world.pod(uid, ip, **state)
+    pod["metadata"]["labels"]["outlast.dev/role"] = "redis"
+    pod["metadata"]["annotations"]["outlast.dev/process"] = "redis"
+    pod["status"]["containerStatuses"][0]["name"] = "redis"
+    return pod
+
+
+def test_a_redis_that_is_gone_is_not_asked_any_more(hybrid: World) -> None:
+    """Whoever has its address next would be told the job's password."""
+    hybrid.cache.put_pod(redis_pod(hybrid, "r1", "10.0.0.7", running={}))
+    assert hybrid.look().redis == RedisState(True, "run-0")
+    hybrid.cache.remove_pod(redis_pod(hybrid, "r1", "10.0.0.7", running={}))
+    assert hybrid.look().redis == RedisState(False, "run-0")
+    assert REDIS[0].closed
+    hybrid.cache.put_pod(redis_pod(hybrid, "r2", "10.0.0.8", created="00:01:01", running={}))
+    assert hybrid.look().redis == RedisState(True, "run-1")
+    assert [watch.closed for watch in REDIS] == [True, False]
+    assert "10.0.0.8" in REDIS[1].url
+
+
+def test_the_redis_of_a_job_that_has_ended_is_not_asked_any_more(hybrid: World) -> None:
+    hybrid.cache.put_pod(redis_pod(hybrid, "r1", "10.0.0.7", running={}))
+    hybrid.look()
+    assert hybrid.observer.look(ended=True).redis.up is False
+    assert REDIS[0].closed
+    hybrid.observer.look(ended=True)
+    assert len(REDIS) == 1

@@ -65,6 +65,18 @@ def test_a_lease_that_was_given_back_is_free(api: FakeApi) -> None:
     assert tries(other, 0.1)
 
 
+def test_who_gives_the_lease_back_acts_no_more() -> None:
+    """What its loops are in the middle of would go on beside the next leader."""
+    api, now = FakeApi(), 0.0
+    one = Leadership(api, "n", "outlast-operator", "one", lambda leading: None, lambda: now)  # type: ignore[arg-type]
+    one._thread.start()
+    while not one.holds:
+        one._turn()
+    one.stop()
+    assert holder(api) == ""
+    assert not one.holds
+
+
 def test_a_lease_that_somebody_deleted_is_made_anew(api: FakeApi) -> None:
     one = member(api, "one")
     assert tries(one, 0.0)

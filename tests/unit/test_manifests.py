@@ -246,6 +246,13 @@ def test_what_is_no_template_is_named(template: Json) -> None:
         pod(template=template)
 
 
+@pytest.mark.parametrize(("max_bytes", "memory"), [(1 << 30, "1089Mi"), (4 << 30, "4353Mi")])
+def test_redis_requests_what_its_log_may_grow_to(max_bytes: int, memory: str) -> None:
+    job = spec(recovery={"strategy": "Stateless", "buffer": {"maxBytes": max_bytes}})
+    made = children.redis_pod(JOB, job, IMAGES, None)
+    assert made["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "100m", "memory": memory}
+
+
 def test_redis_keeps_what_the_job_asks_for_and_hides_its_password() -> None:
     made = children.redis_pod(JOB, spec(recovery={"strategy": "Stateless"}), IMAGES, None)
     script = made["spec"]["containers"][0]["command"][2]

@@ -8,9 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from plan_world import World, make_spec
+from plan_world import TICK_S, World, make_spec
 
 from outlast_operator.backoff import LONGEST_DELAY_S, count_exit
+from outlast_operator.finish import DRAIN_PATIENCE_S
 from outlast_operator.plan import plan
 from outlast_operator.runtime import Conflict, Runtime, run_turn
 from outlast_operator.state import (
@@ -231,7 +232,6 @@ def test_a_refused_connection_is_a_loss_at_once_and_its_cause_is_learnt_later(en
     assert world.members() == ["server-0", "server-2"]
     assert not of(world, KillProcess)
     if ends:
-        lost.process = replace(lost.process, boot=lost.boot)
         world.kill("server-1")
     world.run(1.9)
     assert world.status.failovers[0].cause == cause
@@ -246,6 +246,24 @@ def test_a_server_restarted_under_its_name_is_not_the_member() -> None:
     result = world.turn()
     assert [m.name for m in result.status.views[0].members] == ["server-1", "server-2"]
     assert not [j for j in result.status.views[0].joining if j.boot == world.status.views[0].members[0].boot]
+
+
+@pytest.mark.parametrize("strategy", ["Stateless", "Chain"])
+def test_the_last_words_of_one_that_was_removed_do_not_end_its_replacement(strategy: str) -> None:
+    world = running(strategy)
+    old = world.heard["server-0"]
+    world.kill("server-0")  # its pod is gone at once, its process a moment later
+    world.turn()
+    new = world.servers["server-0"]
+    assert new.process.alive
+    new.paused = True  # it starts, and has said nothing yet
+    world.advance(1.0)
+    world.heard["server-0"] = replace(old, t_heard=world.now, leaving=True, left=True)
+    world.run(1.0)
+    assert not of(world, KillProcess)
+    new.paused = False
+    world.run(2.0)
+    assert world.status.views[0].members[-1].boot == new.boot
 
 
 def test_an_operators_start_counts_as_the_last_heartbeat() -> None:
@@ -712,6 +730,29 @@ def test_sync_lends_a_slot_without_a_worker_after_grace_seconds() -> None:
     assert world.status.adopted == {}
 
 
+def test_sync_lends_the_slot_of_a_worker_whose_node_is_lost() -> None:
+    """Its pod runs by the API server's word for minutes; that it is not connected any more the head knows."""
+    world = running(training__consistency="Sync", workers__replicas=2, workers__graceSeconds=5)
+    world.head().absent[1] = world.now
+    world.run(4.8)
+    assert not of(world, AssignSlot)
+    world.run(0.5)
+    assert of(world, AssignSlot)[0] == AssignSlot(1, 2, "worker-0")
+
+
+@pytest.mark.parametrize("back", ["connected again", "started anew"])
+def test_a_worker_that_comes_back_keeps_its_slot(back: str) -> None:
+    world = running(training__consistency="Sync", workers__replicas=2, workers__graceSeconds=5)
+    world.head().absent[1] = world.now
+    world.run(2.0)
+    if back == "connected again":
+        world.head().absent.clear()
+    else:  # and loads its data before it connects
+        world.kill("worker-1")
+    world.run(10.0)
+    assert not of(world, AssignSlot)
+
+
 def test_more_workers_are_started_and_the_heads_told() -> None:
     world = running()
     world.spec = make_spec(workers__replicas=3)
@@ -841,6 +882,98 @@ def test_suspend_saves_stops_everything_and_resumes_without_loss(strategy: str) 
     assert world.head().version > version
     assert world.status.failovers == ()
     assert world.status.incarnations == {0: 2}
+
+
+def suspended_with_a_backlog(strategy: str, gradients: int) -> World:
+    """A job that is told to pause while Redis holds what workers were acknowledged and no head has applied."""
+    world = running(strategy)
+    world.log[0] = gradients
+    world.spec = make_spec(strategy, suspend=True)
+    return world
+
+
+@pytest.mark.parametrize("strategy", ["Stateless", "Hybrid"])
+def test_suspending_applies_what_redis_holds_before_anything_but_workers_ends(strategy: str) -> None:
+    world = suspended_with_a_backlog(strategy, 40)
+    while world.log[0] > 0:
+        world.run(TICK_S)
+        assert world.others["redis"].alive
+        assert world.head().process.alive
+        assert condition(world, "Suspended").reason == "Suspending"
+    assert not world.others["worker-0"].alive
+    assert condition(world, "Suspended").message == "waiting until what Redis holds is applied"
+    version = world.head().version
+    world.run(6.0)
+    assert world.status.state == "Suspended"
+    assert not any(p.alive for p in world.others.values())
+    assert world.checkpoints[-1].version == version
+
+
+@pytest.mark.parametrize("also", [(), ("redis", "worker-0")])
+@pytest.mark.parametrize("strategy", ["Stateless", "Hybrid"])
+def test_suspending_without_a_server_waits_for_one_that_applies_what_redis_holds(
+    strategy: str, also: tuple[str, ...]
+) -> None:
+    world = suspended_with_a_backlog(strategy, 40)
+    for name in (*world.servers, *also):
+        world.kill(name)
+        world.held[name] = world.now + 3.0
+    world.run(2.0)
+    assert world.log[0] == 40
+    assert not world.others["worker-0"].alive
+    assert world.others["redis"].alive != bool(also)
+    assert condition(world, "Suspended").message == "waiting for a server that holds the state of each shard"
+    world.run(8.0)
+    assert world.log[0] == 0
+    assert world.status.state == "Suspended"
+    assert not any(p.alive for p in world.others.values())
+
+
+def test_suspending_waits_for_a_redis_that_is_away() -> None:
+    world = suspended_with_a_backlog("Hybrid", 40)
+    world.kill("redis")
+    world.held["redis"] = world.now + 5.0
+    world.run(4.0)
+    assert condition(world, "Suspended").message == "waiting for Redis to answer: it may hold acknowledged gradients"
+    assert world.head().process.alive
+    world.run(8.0)
+    assert (world.log[0], world.status.state) == (0, "Suspended")
+
+
+def test_a_server_that_still_restores_is_not_taken_for_one_that_holds_nothing() -> None:
+    world = suspended_with_a_backlog("Stateless", 40)
+    world.head().initialised, world.head().restore_error = False, "Redis is loading"
+    world.end("worker-0", code=0)
+    world.run(1.0)
+    assert world.head().process.alive
+    assert world.others["redis"].alive
+
+
+def test_a_backlog_that_is_applied_at_the_end_is_no_news_with_each_version() -> None:
+    world = running("Hybrid", training__stopAfter={"epochs": 1})
+    world.log[0] = 100
+    finish_workers(world)
+    world.turn()
+    assert world.status.goal == "epochs"
+    writes = len(world.history)
+    world.run(100 * TICK_S)
+    assert world.log[0] == 0
+    assert len(world.history) <= writes + 3
+    assert not of(world, FinishJob), "what Redis holds is applied first"
+    world.run(3.0)
+    assert world.status.outcome == "Succeeded"
+
+
+def test_a_redis_that_does_not_come_back_holds_the_end_up_for_a_while_only() -> None:
+    world = running("Hybrid", training__stopAfter={"epochs": 1})
+    world.log[0] = 100
+    world.kill("redis")
+    world.held["redis"] = world.now + 1000.0
+    finish_workers(world)
+    world.run(DRAIN_PATIENCE_S - 1.0)
+    assert not of(world, FinishJob)
+    world.run(5.0)
+    assert of(world, FinishJob)
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from outlast_operator.cli import study as command
 from outlast_operator.study import conduct, execute, experiments, records
 from outlast_operator.study.conduct import Asked, Conductor, Made
 from outlast_operator.study.execute import Outcome
+from outlast_operator.study.machine import busy
 from outlast_operator.study.records import PlannedRun, StudyError
 
 
@@ -139,6 +140,11 @@ def test_a_directory_belongs_to_one_machine(tmp_path: Path, runs: Runs, monkeypa
     monkeypatch.setattr(conduct, "this_machine", lambda: other)
     with pytest.raises(StudyError, match="this machine has 96"):
         conducted(tmp_path)
+
+
+@pytest.mark.parametrize(("load", "cores", "warns"), [(0.4, 2, False), (0.6, 2, True), (3.0, 16, False)])
+def test_a_machine_that_others_use_is_told(load: float, cores: int, warns: bool) -> None:
+    assert bool(busy(load, cores)) is warns
 
 
 def test_a_report_without_accuracy_is_told_by_its_loss() -> None:

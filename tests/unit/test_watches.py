@@ -14,7 +14,8 @@ from outlast import transport
 from outlast.api.messages import ProtocolError
 from outlast.transport import PeerTimeout, PeerUnreachable, connect
 from outlast_operator import watches
-from outlast_operator.watches import ServerWatch
+from outlast_operator.state import RedisState
+from outlast_operator.watches import REDIS_RETRY_S, RedisWatch, ServerWatch
 
 PATIENCE_S = 10.0
 STATUS = {"name": "server-0", "boot": "b", "t": 1.0}
@@ -117,3 +118,30 @@ def test_without_descriptors_nothing_is_said_of_the_peer(monkeypatch: pytest.Mon
     monkeypatch.setattr(transport.socket, "socket", none_left)
     with pytest.raises(PeerUnreachable):
         connect("tcp:127.0.0.1:7", "job", "t", {})
+
+
+class Pauses(threading.Event):
+    """Instead of waiting, notes for how long; over after so many."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number, self.noted = number, list[float]()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.noted.append(timeout)
+        if len(self.noted) == self.number:
+            self.set()
+        return self.is_set()
+
+
+def test_a_redis_that_is_away_is_asked_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = RedisWatch.__new__(RedisWatch)  # without its thread
+    watch.state, watch._url, watch._interval_s, watch._wake = RedisState(), "redis://10.0.0.1:6379/0", 0.5, lambda: None
+    answers = [None] * 8 + ["run"]
+    monkeypatch.setattr(watches, "redis_run_id", lambda *_, **__: answers.pop(0) if answers else None)
+    watch._stopped = pauses = Pauses(11)
+    watch._run()
+    first, longest = REDIS_RETRY_S
+    assert pauses.noted[:4] == [first, 2 * first, 4 * first, 8 * first]
+    assert pauses.noted[7:] == [longest, 0.5, first, 2 * first], "back, and away again"

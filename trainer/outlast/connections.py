@@ -22,6 +22,7 @@ from outlast.api.view import View
 from outlast.memory import TensorPool
 from outlast.parameters import Snapshot
 from outlast.payloads import InitialState, unflatten
+from outlast.presence import Presence, end_when_lost
 from outlast.protocol import (
     Acknowledged,
     Contribution,
@@ -82,6 +83,7 @@ class Serving:
         self._heartbeat_s = server.spec.recovery.failover.heartbeat_seconds
         self._pool: TensorPool | None = None
         self.readers = Readers()
+        self.presence = Presence()
 
     def make_pool(self, numel: int, spec: JobSpec) -> None:
         if self._pool is None or self._pool.numel != numel:
@@ -95,7 +97,8 @@ class Serving:
     def serve(self, connection: Connection, hello: dict[str, Any]) -> None:
         role = hello.get("role")
         if role in ("worker", "evaluator"):
-            self._serve_worker(Sharing(connection, bool(hello.get("shared_memory"))))
+            end_when_lost(connection.sock)
+            self._serve_worker(Sharing(connection, bool(hello.get("shared_memory"))), counts=role == "worker")
         elif role == "peer":
             self._serve_peer(connection, hello)
         elif role == "control":
@@ -105,12 +108,15 @@ class Serving:
 
     # --- workers ---
 
-    def _serve_worker(self, reader: Sharing) -> None:
+    def _serve_worker(self, reader: Sharing, counts: bool) -> None:
+        """`counts`: it fills a slot, which is absent when it goes."""
         connection = reader.connection
         try:
             while True:
                 header, meta = connection.receive()
                 self.readers.ends(connection)  # it has taken the weights that the last answer showed it
+                if counts and header.op in (Op.PUSH, Op.PULL) and self.presence.speaks(connection, header.slot):
+                    self.server.notify()
                 if header.op == Op.PUSH:
                     self._push(reader, header, meta)
                 elif header.op == Op.PULL:
@@ -119,6 +125,8 @@ class Serving:
                     self._control(connection, header, meta)
         finally:
             self.readers.ends(connection)
+            if self.presence.ends(connection):
+                self.server.notify()
 
     def _push(self, reader: Sharing, header: Header, meta: dict[str, Any]) -> None:
         if header.flags & Flag.SHARED:
@@ -403,7 +411,7 @@ class Serving:
 def _notable(status: dict[str, Any]) -> tuple[Any, ...]:
     keys = (
         "epoch", "role", "serving", "initialised", "caught_up", "leaving", "left", "finished", "broken", "checkpoints",
-        "restore_error", "config_error", "views", "evaluation", "slots",
+        "restore_error", "config_error", "views", "evaluation", "slots", "absent",
     )  # fmt: skip
     return tuple(repr(status.get(key)) for key in keys)
 

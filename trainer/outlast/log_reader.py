@@ -94,6 +94,7 @@ class LogReader:
         self._stats: BufferStats | None = None
         self._stats_at = 0.0
         self._backlog = 0
+        self._end_t: float | None = None  # when the log was asked for more, and had none
         self._busy_at = 0.0  # when the log last gave us something
         self._snapshot_offset = 0  # the last snapshot taken to make room
         self._wake = threading.Event()
@@ -105,6 +106,10 @@ class LogReader:
     def backlog(self) -> int:
         """Gradients in the log that are not applied yet; Stateless keeps applied ones until a snapshot covers them."""
         return self._backlog
+
+    def end_t(self) -> float | None:
+        """All that the log held at this time (our clock) has been taken from it; without a log, now."""
+        return time.monotonic() if self.log is None else self._end_t
 
     def buffer_bytes(self) -> int:
         return 0 if self._stats is None else self._stats.bytes
@@ -185,9 +190,11 @@ class LogReader:
                 self._closed = gradient_log.close(epoch, server.shard)
             return False
         limit = _GROUP if server.serving.pool is None else max(1, min(_GROUP, server.serving.pool.limit // 3))
+        asked_t = time.monotonic()
         items = gradient_log.read(server.shard, self._after, limit, _BLOCK_MS)
         self._make_room(idle=not items)
         if not items:
+            self._end_t = asked_t
             return True
         contributions = self._fetch(items)
         pending = 0

@@ -110,6 +110,7 @@ class Server:
         self.replayed = 0  # gradients applied from the buffer
         self.error: str | None = None
         self.restore_error: str | None = None
+        self.applied_t: float | None = None  # when the newest entry was applied
         self.serving = Serving(self)
         self.durability = Durability(self)
         self.log_reader = LogReader(self)
@@ -214,6 +215,7 @@ class Server:
             self.notify()
 
     def _apply(self, entry: Entry) -> None:
+        self.applied_t = time.monotonic()
         payload = entry.payload
         if entry.parts:
             payload = entry.payload = self._combine(entry)
@@ -439,6 +441,9 @@ class Server:
             "pid": os.getpid(),
             **self.replica.status(),
             "serving": self.replica.serving and not self.log_reader.rebuilding,
+            "absent": {str(slot): t for slot, t in self.serving.presence.absent().items()},
+            "applied_t": self.applied_t,
+            "log_end_t": self.log_reader.end_t(),
             "broken": list(self.broken),
             "checkpoints": self.durability.available(),
             "restore_error": self.restore_error,

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -91,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _study(arguments: argparse.Namespace, console: Console, answer: dict[str, Any]) -> int:
     from outlast_operator.study.conduct import Conductor
+    from outlast_operator.study.machine import busy
     from outlast_operator.study.progress import in_words
 
     asked = _asked(arguments)
@@ -103,6 +105,8 @@ def _study(arguments: argparse.Namespace, console: Console, answer: dict[str, An
         return EXIT_OK
     _check_tools(asked, arguments.prices)
     console.print(f"this takes about {in_words(total_s)}; an interrupted study is gone on with by the same command")
+    if warning := busy(os.getloadavg()[0], conductor.study.machine.cores):
+        console.print(f"note: {warning}", style="yellow", highlight=False)
     with _terminated_as_interrupted():
         made = conductor.conduct(backlog_s)
         if asked.backlog:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outlast.api.errors import FieldError, SpecError
-from outlast.api.immutable import changed_immutables
+from outlast.api.immutable import changed_immutables, changed_while_running
 from outlast.api.spec import JobSpec, TrainingJob
 
 Json = dict[str, Any]
@@ -46,9 +46,16 @@ def accept(job: Json, accepted: JobSpec | None) -> Acceptance:
     if accepted is None:
         return Acceptance(written.spec, (), warnings)
     changed = changed_immutables(accepted, written.spec)
+    if not (written.spec.suspend or _is_suspended(job)):
+        changed += changed_while_running(accepted, written.spec)
     if not changed:
         return Acceptance(written.spec, (), warnings)
     return Acceptance(_restore(written.spec, accepted, changed, job), tuple(changed), warnings)
+
+
+def _is_suspended(job: Json) -> bool:
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return any(c.get("type") == "Suspended" and c.get("status") == "True" for c in conditions)
 
 
 def _keep(accepted: JobSpec, job: Json) -> JobSpec:

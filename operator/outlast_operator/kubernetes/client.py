@@ -28,7 +28,8 @@ from outlast.api.crd import PLURAL
 from outlast.api.spec import TrainingJob
 from outlast_operator.kubernetes.api import CORE, JOBS, TIMEOUT, Api, ApiError, Json
 from outlast_operator.kubernetes.job_report import make_report
-from outlast_operator.manifests.names import CONTAINER, JOB_LABEL, NAME_ANNOTATION, REDIS_CONTAINER
+from outlast_operator.kubernetes.pods import our_container
+from outlast_operator.manifests.names import JOB_LABEL, NAME_ANNOTATION
 
 SILENCE_S = 60.0  # a watch that has said nothing for so long is begun anew
 ENDED = ("Succeeded", "Failed")
@@ -161,7 +162,7 @@ class Client:
             raise JobError(f"{self.namespace}/{name} has no process {process}; {there}")
         older = previous and len(pods) > 1
         pod = pods[-2] if older else pods[-1]
-        query = {"container": REDIS_CONTAINER if process == "redis" else CONTAINER}
+        query = {"container": our_container(pod, process)}  # a template may have named it
         query |= {"follow": "true"} if follow else {}
         query |= {"tailLines": str(tail)} if tail is not None else {}
         query |= {"previous": "true"} if previous and not older else {}

@@ -14,13 +14,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from outlast_operator.kubernetes.api import CORE, JOBS, PLURAL, Api, ApiError
 from outlast_operator.kubernetes.cache import Cache, Key
 from outlast_operator.kubernetes.clock import Pulse
 from outlast_operator.kubernetes.loop import JobLoop, managed_by_us
+from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.kubernetes.runtime import Tools
 from outlast_operator.manifests.names import JOB_LABEL
 from outlast_operator.manifests.pods import Images
@@ -48,7 +48,7 @@ class Controller:
         self.api = api
         self.cache = Cache(self._changed)
         self._pulse = Pulse()
-        self._tools = Tools(api, self.cache, images, *_pools(), t_resumed=self._pulse.t_resumed, may_act=may_act)
+        self._tools = Tools(api, self.cache, images, Pools.make(), t_resumed=self._pulse.t_resumed, may_act=may_act)
         self._namespaces = None if namespaces is None else list(namespaces)
         self._on_lost = on_lost if on_lost is not None else lambda: os._exit(1)
         self._loops: dict[Key, JobLoop] = {}
@@ -196,10 +196,6 @@ class Controller:
             pods += its_pods.get("items") or []
             oldest += [_version(listed), _version(its_pods)]
         return jobs, pods, min(oldest)
-
-
-def _pools() -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
-    return ThreadPoolExecutor(32, thread_name_prefix="to-server"), ThreadPoolExecutor(8, thread_name_prefix="slow")
 
 
 def _version(listed: Json) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class _Told:
 class Events:
     """Events of one job."""
 
-    def __init__(self, api: Api, ref: JobRef, pool: ThreadPoolExecutor, clock: Callable[[], float]) -> None:
+    def __init__(self, api: Api, ref: JobRef, pool: Executor, clock: Callable[[], float]) -> None:
         self._api, self._ref, self._pool, self._clock = api, ref, pool, clock
         self._told: dict[tuple[str, str], _Told] = {}
         self._lock = threading.Lock()

@@ -13,15 +13,16 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor as Pool
 from typing import Any
 
 from outlast.api.view import Member, View
 from outlast_operator.kubernetes.api import CORE, Api, ApiError
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.events import Events
-from outlast_operator.kubernetes.observer import Observer, Sight
+from outlast_operator.kubernetes.observer import REFUSED, Observer, Sight, refused_start
 from outlast_operator.kubernetes.pods import PodView
+from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.manifests.children import redis_pod
 from outlast_operator.manifests.names import CHAIN_LABEL, NAMED_LABEL, SLOTS_ANNOTATION, JobRef, is_owned
 from outlast_operator.manifests.pods import Images, process_pod, with_slots
@@ -33,7 +34,6 @@ from outlast_operator.state import (
     FinishJob,
     InstallView,
     KillProcess,
-    Process,
     RequestCheckpoint,
     SetSlots,
     StartProcess,
@@ -61,12 +61,12 @@ class Executor:
         images: Images,
         observer: Observer,
         events: Events,
-        pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
+        pools: Pools,
         clock: Callable[[], float],
     ) -> None:
         self._api, self._cache, self._ref, self._images = api, cache, ref, images
         self._observer, self._events, self._clock = observer, events, clock
-        self._quick, self._slow = pools
+        self._pools = pools
         self._orders = Orders()
         self._under_way: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
@@ -87,7 +87,7 @@ class Executor:
             case InstallView() | SetSlots() | FinishJob() | RequestCheckpoint():
                 order = order_of(action)
                 assert order is not None
-                self._send(order, self._slow if isinstance(action, RequestCheckpoint) else self._quick)
+                self._send(order, self._pools.saving if isinstance(action, RequestCheckpoint) else self._pools.orders)
             case AssignSlot():
                 self._assign(action, sight)
             case Emit(type_, reason, message):
@@ -157,17 +157,9 @@ class Executor:
         self._refusals += 1
         now = self._clock()
         self._events.tell("Warning", "PodRefused", f"{name}: {message}")
-        self._observer.refused_starts[name] = Process(
-            name=name,
-            role=role,  # type: ignore[arg-type]
-            instance=f"refused-{self._refusals}-{now:.3f}",
-            phase="exited",
-            incarnation=incarnation,
-            exit_code=code,
-            proven_dead=True,
-            t_started=now,
-            t_exited=now,
-            reason=message,
+        instance = f"{REFUSED}{self._refusals}-{now:.3f}"
+        self._observer.refused_starts[name] = refused_start(
+            name, role, instance, now, incarnation=incarnation, exit_code=code, reason=message
         )
 
     def _start_redis(self, replaces: str | None, sight: Sight) -> None:
@@ -202,7 +194,7 @@ class Executor:
         process = self._observer.boot_of(view.uid)
         if view.role == "server" and process is not None:
             member = Member(view.name, process, view.address)
-            self._send(Order(member, "leave", lambda control: control.leave()), self._quick)
+            self._send(Order(member, "leave", lambda control: control.leave()), self._pools.orders)
 
     def _delete(self, view: PodView, grace_s: int | None) -> None:
         try:
@@ -223,16 +215,17 @@ class Executor:
             self._cache.remove_pod(existing[uid])
 
     def clean_up(self, sight: Sight) -> None:
-        """After the end: with cleanPodPolicy All, pods that have ended too; else those that only a sidecar keeps."""
+        """After the end: with cleanPodPolicy All, pods that have ended too; else those that only a sidecar keeps, and
+        those whose image the kubelet would try for ever, on a node that others could use."""
         policy = self._observer.spec.run_policy.clean_pod_policy
         for view in sight.pods.values():
-            unwanted = policy == "All" or (policy == "Running" and view.lingers)
+            unwanted = policy == "All" or (policy == "Running" and (view.lingers or view.never_ran))
             if unwanted and not view.alive and not view.deleting:
                 self._delete(view, None)
 
     # --- servers and labels ---
 
-    def _send(self, order: Order, pool: ThreadPoolExecutor) -> None:
+    def _send(self, order: Order, pool: Pool) -> None:
         self._orders.send(order, self._observer.watch_of(order.to.boot), pool)
 
     def _assign(self, action: AssignSlot, sight: Sight) -> None:
@@ -278,7 +271,7 @@ class Executor:
                 with self._lock:
                     self._under_way.discard(key)
 
-        self._slow.submit(run)
+        self._pools.api.submit(run)
 
 
 def read_slots(text: str) -> dict[int, int]:

@@ -59,7 +59,7 @@ class Leadership:
     @property
     def holds(self) -> bool:
         """Whether nobody else can lead at this moment, on our own clock."""
-        return self.leading and self._clock() - self._renewed < DEADLINE_S
+        return self.leading and not self._stopped.is_set() and self._clock() - self._renewed < DEADLINE_S
 
     def stop(self) -> None:
         """Give the Lease back, if it is ours."""

@@ -23,6 +23,7 @@ from outlast_operator.manifests.names import JobRef, checkpoint_claim, is_owned,
 from outlast_operator.manifests.pods import PASSWORD_KEY, TOKEN_KEY
 from outlast_operator.plan import plan
 from outlast_operator.runtime import Conflict, is_over, run_turn
+from outlast_operator.state import ObservedJob
 
 log = logging.getLogger("outlast.kubernetes")
 
@@ -32,6 +33,7 @@ IDLE_S = 10.0  # between two looks at a job in which nothing speaks
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 10.0
 RUNNING_RETRY_S = 1.0  # the longest, of a job that runs: nobody wakes us when the API server is back
 LONGEST_SLEEP_S = 3600.0
+CONFLICTS_AT_ONCE = 3
 
 
 class JobLoop:
@@ -42,7 +44,8 @@ class JobLoop:
         meta = job["metadata"]
         self.ref = JobRef(meta["name"], meta["namespace"], meta["uid"], meta.get("labels") or {})
         self._tools = tools
-        self._events = Events(tools.api, self.ref, tools.slow, tools.now)
+        self._pools = tools.pools.for_one_job()
+        self._events = Events(tools.api, self.ref, self._pools.api, tools.now)
         self._runtime: KubernetesRuntime | None = None
         self._generation: int | None = None
         self._woken = threading.Event()  # while there is no runtime to wake
@@ -127,6 +130,12 @@ class JobLoop:
         self._stopped.wait(FIRST_RETRY_S)  # whatever wakes us: an API server that is ill is not asked without a pause
         self._sleep(self._tools.now() + min(FIRST_RETRY_S * 2 ** min(self.failing, 10), longest_s) - FIRST_RETRY_S)
 
+    def _give_way(self, conflicts: int) -> None:
+        """One conflict is answered at once. Who meets one after another has a rival, and neither gets on by haste."""
+        if conflicts > CONFLICTS_AT_ONCE:
+            longest_s = min(FIRST_RETRY_S * 2 ** min(conflicts - CONFLICTS_AT_ONCE, 10), RUNNING_RETRY_S)
+            self._stopped.wait(longest_s * random.SystemRandom().uniform(0.5, 1.0))
+
     def _sleep(self, until: float | None) -> None:
         """`until` None: go on at once."""
         if until is None or self._stopped.is_set():
@@ -160,14 +169,19 @@ class JobLoop:
             log.info("%s/%s: %s", self.ref.namespace, self.ref.name, turn.reason)
             self._reason = turn.reason
         if changed:
+            self._give_way(runtime.conflicts)
             return None
         runtime.after_turn(turn.status)
-        observed = runtime.observe()
-        if is_over(observed):
-            return self._finished(observed.status.t_completed or now)
+        observed = runtime.observed  # what this turn has set off wakes the next
         running = any(p.alive for p in observed.processes.values())
         look_again = now + (spec.recovery.failover.heartbeat_seconds if running else IDLE_S)
-        return look_again if turn.wake_at is None else min(look_again, turn.wake_at)
+        if turn.wake_at is not None:
+            look_again = min(look_again, turn.wake_at)
+        if observed.status.outcome is None:
+            return look_again
+        finished = self._finished(observed.status.t_completed or now)  # whoever still runs, or is kept by its policy
+        kept = spec.run_policy.clean_pod_policy == "None" and not _is_to_leave(observed)
+        return finished if kept or is_over(observed) else min(look_again, finished)
 
     def _finished(self, t_completed: float) -> float:
         assert self._runtime is not None
@@ -202,7 +216,7 @@ class JobLoop:
             if record.status.outcome is None:
                 self._tell_warnings(record.status.t_start is None, acceptance)
             its_secrets = self._ensure_children(acceptance)
-            self._runtime = KubernetesRuntime(self._tools, self.ref, acceptance, its_secrets, self._events)
+            self._runtime = KubernetesRuntime(self._tools, self.ref, acceptance, its_secrets, self._events, self._pools)
         else:
             self._runtime.take(acceptance)
         if acceptance.message != shown_refusal(job) and not (fresh and record.spec is None):
@@ -255,6 +269,11 @@ class JobLoop:
             self._events.tell("Warning", "NameTaken", message)
             raise ApiError(409, "NameTaken", message)
         return existing
+
+
+def _is_to_leave(observed: ObservedJob) -> bool:
+    """Whether a server lives that can be asked to leave; nobody else is ended where pods are to be kept."""
+    return any(p.role == "server" and p.alive and p.boot is not None for p in observed.processes.values())
 
 
 def managed_by_us(job: Json) -> bool:

@@ -18,10 +18,12 @@ from outlast_operator.backoff import LONG_LIFE_S
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.pods import PodView, Since, parse_time, pull_trouble, read_pod
 from outlast_operator.manifests.children import runs_redis
-from outlast_operator.manifests.names import REDIS_PORT, JobRef
+from outlast_operator.manifests.names import REDIS_PORT, JobRef, pod_name
 from outlast_operator.manifests.pods import redis_url
-from outlast_operator.state import Probe, Process, RedisState
+from outlast_operator.state import Attempt, Probe, Process, RedisState
 from outlast_operator.watches import RedisWatch, ServerWatch
+
+REFUSED = "refused-"  # begins the instance of a start that the API server refused
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,14 @@ class Observer:
         self._known: dict[str, _Known] = {}
         self._watches: dict[str, ServerWatch] = {}  # pod uid -> watch
         self._redis: tuple[str, RedisWatch] | None = None  # url, watch
+        self._last_run: str | None = None  # of the Redis before
         self._dead: set[str] = set()
         self._last_probes: dict[str, Probe] = {}
         self.refused_starts: dict[str, Process] = {}  # name -> a start that the API server refused
         self.spec = spec
 
-    def look(self) -> Sight:
+    def look(self, ended: bool = False) -> Sight:
+        """`ended`: the job has its outcome, and needs no Redis any more."""
         now = self._clock()
         existing, gone = self._cache.pods(self._ref.uid)
         pods = self._read(existing, now, False)
@@ -108,9 +112,20 @@ class Observer:
                 processes[name] = process
         self._forget_all_but({*existing, *gone, *self._watches})
         shown = {p.instance for p in processes.values()}
-        return Sight(
-            processes, self._probes(newest), self._redis_state(newest), frozenset(self._dead - shown), pods, newest
-        )
+        redis = self._redis_state(None if ended else self._redis_url(newest.get("redis")))
+        return Sight(processes, self._probes(newest), redis, frozenset(self._dead - shown), pods, newest)
+
+    def recall_refusals(self, attempts: dict[str, Attempt]) -> None:
+        """Starts that were refused before our time, by the record. They have been counted, and what replaces them is
+        named after them; the dead pod before each must not be taken for the newest start, and counted once more."""
+        existing, gone = self._cache.pods(self._ref.uid)
+        views = [view for obj in (*existing.values(), *gone.values()) if (view := read_pod(obj, 0.0, Since()))]
+        for name, attempt in attempts.items():
+            if not attempt.instance.startswith(REFUSED):
+                continue
+            followers = (v for v in views if v.name == name)
+            if not any(v.pod == pod_name(self._ref, name, attempt.instance, v.incarnation) for v in followers):
+                self.refused_starts[name] = refused_start(name, name.partition("-")[0], attempt.instance, self._clock())
 
     def _forget_all_but(self, uids: set[str]) -> None:
         """Of the others the record says what must be known."""
@@ -247,14 +262,15 @@ class Observer:
 
     # --- redis ---
 
-    def _redis_state(self, newest: dict[str, PodView]) -> RedisState:
-        url = self._redis_url(newest.get("redis"))
+    def _redis_state(self, url: str | None) -> RedisState:
+        """Watch the Redis at `url` and no other: who has an old one's address by now must not be told its password."""
+        if self._redis is not None and self._redis[0] != url:
+            self._redis[1].close()
+            self._last_run = self._redis[1].state.run_id
+            self._redis = None
         if url is None:
-            last = self._redis[1].state.run_id if self._redis is not None else None
-            return RedisState(False, last)
-        if self._redis is None or self._redis[0] != url:
-            if self._redis is not None:
-                self._redis[1].close()
+            return RedisState(False, self._last_run)
+        if self._redis is None:
             self._redis = (url, RedisWatch(url, self.spec.recovery.failover.heartbeat_seconds, self._wake))
         return self._redis[1].state
 
@@ -265,6 +281,20 @@ class Observer:
         if view is None or not view.alive or not view.address:
             return None
         return redis_url(f"{view.ip}:{REDIS_PORT}", self._secrets.redis_password)
+
+
+def refused_start(name: str, role: str, instance: str, now: float, **more: Any) -> Process:
+    """A start that the API server refused, as a process that failed to start."""
+    return Process(
+        name,
+        role,  # type: ignore[arg-type]
+        instance,
+        "exited",
+        proven_dead=True,
+        t_started=now,
+        t_exited=now,
+        **{"incarnation": 0, **more},
+    )
 
 
 def _life_s(view: PodView, known: _Known) -> float:

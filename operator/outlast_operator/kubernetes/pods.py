@@ -126,11 +126,11 @@ def read_pod(pod: Json, now: float, since: Since, gone: bool = False, trouble: s
 
 def _container_status(pod: Json, role: str) -> Json:
     """The status of the container that runs our process; empty where the kubelet has not told of it yet."""
-    ours, statuses = _our_container(pod, role), (pod.get("status") or {}).get("containerStatuses") or ()
+    ours, statuses = our_container(pod, role), (pod.get("status") or {}).get("containerStatuses") or ()
     return next((dict(c) for c in statuses if c.get("name") == ours), {})
 
 
-def _our_container(pod: Json, role: str) -> str:
+def our_container(pod: Json, role: str) -> str:
     """Its name. The kubelet sorts statuses by name, and others may put sidecars before ours: no order says anything."""
     ours = REDIS_CONTAINER if role == "redis" else CONTAINER
     return str((pod["metadata"].get("annotations") or {}).get(CONTAINER_ANNOTATION, ours))

@@ -12,7 +12,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +23,7 @@ from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.executor import Executor
 from outlast_operator.kubernetes.observer import Observer, Secrets, Sight
+from outlast_operator.kubernetes.pools import Pools
 from outlast_operator.kubernetes.status import Record, read_record, to_status
 from outlast_operator.manifests.names import JobRef
 from outlast_operator.manifests.pods import Images
@@ -52,8 +52,7 @@ class Tools:
     api: Api
     cache: Cache
     images: Images
-    quick: ThreadPoolExecutor  # for what servers must hear at once
-    slow: ThreadPoolExecutor  # for what may take its time: checkpoints, events, labels
+    pools: Pools
     now: Callable[[], float] = clock.now
     may_act: Callable[[], bool] = lambda: True  # whether we lead for certain, at this moment
     t_resumed: Callable[[], float] = lambda: -math.inf  # when this process was last held up, see clock.Pulse
@@ -67,18 +66,21 @@ class Tools:
 class KubernetesRuntime:
     """One job. `observe`, `write_status`, `execute` and `wait` belong to its loop; `wake` to anybody."""
 
-    def __init__(self, tools: Tools, ref: JobRef, acceptance: Acceptance, secrets: Secrets, events: Events) -> None:
+    def __init__(
+        self, tools: Tools, ref: JobRef, acceptance: Acceptance, secrets: Secrets, events: Events, pools: Pools
+    ) -> None:
+        """`pools`: the job's shares."""
         assert acceptance.spec is not None, "only a job with a spec in force has a runtime"
         self._tools, self._ref = tools, ref
         self.acceptance = acceptance
         self.events = events
         self.t_operator_start = tools.now()
+        self.conflicts = 0  # writes in a row that somebody else's came before
         self._woken = threading.Event()
         self._observer = Observer(tools.cache, ref, acceptance.spec, secrets, self.wake, tools.now)
-        self._executor = Executor(
-            tools.api, tools.cache, ref, tools.images, self._observer, events, (tools.quick, tools.slow), tools.now
-        )
+        self._executor = Executor(tools.api, tools.cache, ref, tools.images, self._observer, events, pools, tools.now)
         self._sight: Sight | None = None
+        self._observed: ObservedJob | None = None
         self._job: Json = {}
         self._record: Record | None = None
         self._recorded: tuple[str, Record] | None = None  # resource version -> what it holds: read once
@@ -112,10 +114,12 @@ class KubernetesRuntime:
         self._job = self._current()
         self._record = self._read(self._job)
         self.t_operator_start = max(self.t_operator_start, self._tools.t_resumed())  # also in the middle of a request
-        sight = self._observer.look()
+        if self._sight is None:
+            self._observer.recall_refusals(self._record.status.attempts)
+        sight = self._observer.look(ended=self._record.status.outcome is not None)
         self._sight = sight
         self._tell_who_waits(sight)
-        return ObservedJob(
+        self._observed = ObservedJob(
             status=self._record.status,
             processes=sight.processes,
             probes=sight.probes,
@@ -124,6 +128,13 @@ class KubernetesRuntime:
             t_operator_start=self.t_operator_start,
             generation=int(self._job["metadata"].get("generation") or 0),
         )
+        return self._observed
+
+    @property
+    def observed(self) -> ObservedJob:
+        """As `observe` last answered."""
+        assert self._observed is not None, "there was a turn"
+        return self._observed
 
     def write_status(self, status: JobStatus, expected_version: str | None) -> str:
         self._tools.check_lead()
@@ -132,8 +143,14 @@ class KubernetesRuntime:
         assert expected_version == self._job["metadata"]["resourceVersion"], "a status is written after its observation"
         record = Record(status, self.acceptance.spec)  # of what may not change it has the accepted values
         shown = to_status(record, self._ref, self.acceptance, self._job, self._sight.active_workers())
-        version = self._replace(shown)
-        self._recorded = (version, replace(record, status=replace(status, resource_version=version)))
+        try:
+            version = self._replace(shown)
+        except Conflict:
+            self.conflicts += 1
+            raise
+        self.conflicts = 0
+        self._record = replace(record, status=replace(status, resource_version=version))  # what is done now follows it
+        self._recorded = (version, self._record)
         return version
 
     def execute(self, action: Action) -> None:

@@ -116,12 +116,18 @@ def redis_pod(job: JobRef, spec: JobSpec, images: Images, replaces: str | None) 
         mounts=[{"name": "outlast-data", "mountPath": _DATA}, {"name": "outlast-tmp", "mountPath": TMP}],
         volumes=[{"name": "outlast-data", "emptyDir": {}}, {"name": "outlast-tmp", "emptyDir": {"medium": "Memory"}}],
         readiness={"tcpSocket": {"port": REDIS_PORT}, "periodSeconds": 5},
-        requests={"cpu": "100m", "memory": "256Mi"},
+        requests={"cpu": "100m", "memory": _memory(spec)},
         hostname="redis",
     )
     pod = merge({"spec": {"containers": [{"name": REDIS_CONTAINER}]}}, ours)
     pod["spec"]["restartPolicy"] = "Always"
     return pod
+
+
+def _memory(spec: JobSpec) -> str:
+    """What the log may grow to, and slack. A pod that uses more than it requests is the first that a node evicts, and
+    with it goes what was acknowledged. Snapshots are not in it: nobody knows the model's size before a worker told."""
+    return f"{-(-redis_maxmemory(spec.recovery.buffer.max_bytes, 0) >> 20)}Mi"
 
 
 def _redis_script(spec: JobSpec) -> str:

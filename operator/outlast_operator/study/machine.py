@@ -14,6 +14,7 @@ import outlast
 from outlast_operator.study.records import Machine
 
 GIT_PATIENCE_S = 5.0
+BUSY = 0.25  # of the cores, by others: more shows in every figure
 
 
 def this_machine() -> Machine:
@@ -27,6 +28,16 @@ def this_machine() -> Machine:
         torch=_version("torch"),
         outlast=outlast.__version__,
         commit=_commit(),
+    )
+
+
+def busy(load: float, cores: int) -> str:
+    """A warning in words where the load average says that others use this machine's cores; else empty."""
+    if load <= BUSY * cores:
+        return ""
+    return (
+        f"this machine is busy: a load average of {load:.1f} on {cores} cores; whatever else runs slows some runs and "
+        "not others, and the study takes longer. Better wait until it is idle"
     )
 
 

@@ -3,8 +3,8 @@
 Rules. (1) A field is immutable when processes were started with it and cannot follow a change. Editable at any time are
 suspend, training.stopAfter, workers.*, servers.template (for pods made from then on), runPolicy and cost. Of stopAfter
 all is followed at once but epochs, and updates that are raised: processes end by what they were started with, so these
-take a suspension. (2) The API server refuses a change by CEL (crd.py) except in opaque objects; the operator compares
-everything.
+are refused until the job is suspended (else it would end where it was to end before, without a word). (2) The API
+server refuses a change by CEL (crd.py) except in opaque objects; the operator compares everything.
 """
 
 from __future__ import annotations
@@ -35,6 +35,26 @@ IMMUTABLE: tuple[str, ...] = (
     "security",
 )
 IMMUTABLE_MESSAGE = "cannot be changed in a job that exists; delete the job and create it anew"
+
+
+FIXED_WHILE_RUNNING_MESSAGE = (
+    "cannot be followed by processes that were started with {before}; set suspend: true with it, and suspend: false "
+    "when the job is suspended"
+)
+
+
+def changed_while_running(before: JobSpec, after: JobSpec) -> list[FieldError]:
+    """What of `after` only processes that are started anew would follow."""
+    old, new = before.training.stop_after, after.training.stop_after
+    changed: list[tuple[str, int | None, int | None]] = []
+    if old.updates is not None and (new.updates is None or new.updates > old.updates):
+        changed.append(("updates", old.updates, new.updates))
+    if old.epochs != new.epochs:
+        changed.append(("epochs", old.epochs, new.epochs))
+    return [
+        FieldError(f"spec.training.stopAfter.{name}", now, FIXED_WHILE_RUNNING_MESSAGE.format(before=then or "none"))
+        for name, then, now in changed
+    ]
 
 
 def changed_immutables(before: JobSpec, after: JobSpec) -> list[FieldError]:

@@ -1,0 +1,185 @@
+"""What is wrong is refused with its reason: by the API server where it knows CEL, by the operator elsewhere."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+
+import pytest
+import yaml
+from e2e_cluster import END_S, Cluster, Json, wait_until
+from e2e_steps import StartJob, events_of, start_training, updates_go_on
+from test_spec import INVALID, job
+
+# Never reach an operator: unknown fields, which the API server prunes (or kubectl refuses, from 1.25 on), and what
+# JSON has no number for. Judged by the spec's own tests.
+ELSEWHERE = ("unknown field", "not a finite number")
+BAD = [case for case in INVALID if not any(words in case[1] for words in ELSEWHERE)]
+
+
+def try_to_apply(cluster: Cluster, namespace: str, name: str, spec: Json) -> str:
+    """What is said against it at once; empty if the API server takes it."""
+    document = {
+        "apiVersion": "outlast.dev/v1alpha1",
+        "kind": "TrainingJob",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
+    try:
+        cluster.kubectl("create", "-f", "-", stdin=json.dumps(document))
+    except AssertionError as refused:
+        return str(refused)
+    return ""
+
+
+def _patch(cluster: Cluster, namespace: str, name: str, spec: Json) -> str:
+    """What is said against a change at once; empty if the API server takes it."""
+    try:
+        cluster.kubectl("patch", "tjob", name, "-n", namespace, "--type=merge", "-p", json.dumps({"spec": spec}))
+    except AssertionError as refused:
+        return str(refused)
+    return ""
+
+
+def said_later(cluster: Cluster, namespace: str, name: str) -> Callable[[], str]:
+    """Why the operator holds the job to be Failed; empty as long as it does not."""
+
+    def said() -> str:
+        status = (cluster.job(namespace, name) or {}).get("status") or {}
+        return next(
+            (c["message"] for c in status.get("conditions", []) if c["type"] == "Failed" and c["status"] == "True"), ""
+        )
+
+    return said
+
+
+def test_invalid_jobs_get_a_message_that_names_the_field(cluster: Cluster, namespace: str) -> None:
+    assert len(BAD) >= 25
+    prefix = f"bad-{secrets.token_hex(2)}"
+    taken = {}
+    try:
+        for i, (text, message) in enumerate(BAD):
+            at_once = try_to_apply(cluster, namespace, f"{prefix}-{i}", yaml.safe_load(job(text))["spec"])
+            if not at_once:
+                taken[f"{prefix}-{i}"] = message
+                continue
+            field = message.split(": ")[0]
+            # The schema blames a missing field on the object that lacks it.
+            assert field in at_once or field.rpartition(".")[0] in at_once, f"{text}: {at_once}"
+        assert taken, "the API server refused them all, so the operator was not asked"
+        for name, message in taken.items():
+            words = wait_until(f"a word against {name}: {message}", said_later(cluster, namespace, name), 30)
+            assert message in words.splitlines()
+            assert not cluster.pods(namespace, job_name=name), f"{name} is not valid and has pods"
+        name, message = next(iter(taken.items()))
+        wait_until("an Event", lambda: message.partition(": ")[0] in events_of(cluster, namespace, name), 30)
+    finally:
+        names = [f"{prefix}-{i}" for i in range(len(BAD))]
+        cluster.kubectl("delete", "tjob", "-n", namespace, "--ignore-not-found", *names)
+
+
+def test_a_mended_job_starts(cluster: Cluster, start_job: StartJob, namespace: str) -> None:
+    wrong = {"heartbeatSeconds": 3.0, "timeoutSeconds": 4.0}
+    made = start_job("Chain", recovery={"failover": {}})
+    made.delete()
+    if refused := try_to_apply(cluster, namespace, made.name, _with(made.document["spec"], wrong)):
+        assert "spec.recovery.failover" in refused  # and there is nothing to mend
+        return
+    wait_until("its refusal", said_later(cluster, namespace, made.name), 30)
+    cluster.patch(namespace, made.name, {"recovery": {"failover": None}})
+    made.wait_whole()
+    updates_go_on(made)
+
+
+def _with(spec: Json, failover: Json) -> Json:
+    return {**spec, "recovery": {**spec["recovery"], "failover": failover}}
+
+
+def test_a_change_of_what_may_not_change_is_refused_and_training_goes_on(cluster: Cluster, start_job: StartJob) -> None:
+    made, _ = start_training(start_job, "Chain")
+    epoch = made.view()["epoch"]
+    at_once = _patch(cluster, made.namespace, made.name, {"training": {"seed": 7}})
+    if at_once:
+        assert "spec.training.seed" in at_once
+        return
+    made.wait_condition("SpecAccepted", "False")
+    (message,) = [c["message"] for c in made.status["conditions"] if c["type"] == "SpecAccepted"]
+    assert "spec.training.seed" in message
+    wait_until("an Event", lambda: message.split("\n")[0] in events_of(cluster, made.namespace, made.name), 30)
+    updates_go_on(made)
+    assert made.view()["epoch"] == epoch
+
+
+def test_a_name_too_long_for_its_children_is_refused_at_once(cluster: Cluster, namespace: str) -> None:
+    name = "long-" + "x" * 58
+    spec = yaml.safe_load(job(""))["spec"]
+    try:
+        at_once = try_to_apply(cluster, namespace, name, spec)
+        words = at_once or wait_until("its refusal", said_later(cluster, namespace, name), 30)
+        assert "name" in words
+        assert name in words
+        assert not cluster.pods(namespace, job_name=name)
+    finally:
+        cluster.kubectl("delete", "tjob", "-n", namespace, "--ignore-not-found", name)
+
+
+def test_a_foreign_pod_with_our_labels_is_left_alone(
+    cluster: Cluster, start_job: StartJob, namespace: str, version: str
+) -> None:
+    made, _ = start_training(start_job, "Chain")
+    ours = made.pod_of("server-2")
+    name = f"{made.name}-stranger"
+    stranger = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": ours.metadata.labels},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "outlast", "image": f"outlast/e2e-base:{version}", "command": ["sleep", "3600"]}],
+        },
+    }
+    cluster.apply(stranger)
+    try:
+        wait_until("the stranger to run", lambda: phase(cluster, namespace, name) == "Running", 60)
+        cluster.core.delete_namespaced_pod(ours.metadata.name, namespace, grace_period_seconds=0)
+        made.wait_whole(beyond_epoch=1)
+        updates_go_on(made)
+        cluster.patch(namespace, made.name, {"suspend": True})
+        made.wait_condition("Suspended", timeout_s=90)
+        cluster.kubectl("delete", "tjob", made.name, "-n", namespace, "--wait=true")
+        wait_until("the end of its own pods", lambda: len(made.pods()) == 1, END_S)
+        assert phase(cluster, namespace, name) == "Running"
+    finally:
+        cluster.kubectl("delete", "pod", name, "-n", namespace, "--ignore-not-found", "--wait=true")
+
+
+def phase(cluster: Cluster, namespace: str, pod: str) -> str:
+    return cluster.kubectl("get", "pod", pod, "-n", namespace, "-o", "jsonpath={.status.phase}")
+
+
+@pytest.mark.parametrize(
+    ("image", "said"), [("outlast/no-such-image:0", "cannot be pulled"), ("Not An Image", "no valid name")]
+)
+def test_an_image_that_cannot_be_pulled_ends_in_failed(
+    cluster: Cluster, start_job: StartJob, image: str, said: str
+) -> None:
+    template = {"spec": {"containers": [{"name": "outlast", "image": image}]}}
+    made = start_job(
+        "Chain",
+        servers={"template": template},
+        workers={"template": template},
+        runPolicy={"backoffLimit": 0},
+    )
+    words = wait_until("its failure", said_later(cluster, made.namespace, made.name), 240)
+    assert said in words
+    assert made.status["state"] == "Failed"
+    wait_until("the end of its pods", lambda: not made.living("server") and not made.living("worker"), END_S)
+
+
+def test_a_task_that_cannot_be_imported_ends_in_failed(cluster: Cluster, start_job: StartJob) -> None:
+    made = start_job("Chain", training={"task": "no_such_package.task"})
+    words = wait_until("its failure", said_later(cluster, made.namespace, made.name), 90)
+    assert "no_such_package" in words
+    wait_until("an Event", lambda: "no_such_package" in events_of(cluster, made.namespace, made.name), 30)
+    wait_until("the end of its pods", lambda: not made.living("server") and not made.living("worker"), END_S)
