@@ -126,6 +126,11 @@ def test_local_steps_count_as_the_gradients_they_hold() -> None:
     assert found.control_gained == pytest.approx(0.0, abs=0.001)  # from 1,500 on nothing is gained, from 1,202 much
 
 
+def test_a_moment_is_too_short_to_keep_progress_in() -> None:
+    """Nobody said how long the outage was to be, and a successor took over at once."""
+    assert measured(Made("Chain", kills=[9.0], accuracy=linear), ordered_s=0.0).gains is None
+
+
 def test_two_kills_are_measured_apart() -> None:
     found = measured(Made(kills=[6.0, 14.0], accuracy=linear)).outages
     assert [o.outage_s for o in found] == [pytest.approx(3.0), pytest.approx(3.0)]

@@ -128,6 +128,18 @@ def read(directory: Path) -> Reader:
     return reader
 
 
+def never_evaluated(directory: Path) -> Path:
+    """A task without an accuracy: curves of gradients, CPU and memory are all there is."""
+    for configuration, kills in (("control", 0), ("stateless", 1)):
+        for seed in range(2):
+            made = Made("Stateless" if kills else "Checkpoint", kills=[4.0] * kills, seed=seed)
+            report = make_report(made)
+            report["series"] = [s for s in report["series"] if s["accuracy"] is None]
+            report["final"] = {"accuracy": None, "loss": None, "version": 0, "digest": ""}
+            write_run(directory, "mine", configuration, kills, seed, report)
+    return directory
+
+
 def several_models(directory: Path) -> Path:
     """One model in two kinds; the plain one falls back further."""
     for experiment, every in (("models-net", 100), ("models-net-plain", 400)):
@@ -144,7 +156,7 @@ def several_models(directory: Path) -> Path:
 
 PARTIAL = (
     quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable,
-    own_task, several_models,
+    own_task, several_models, never_evaluated,
 )  # fmt: skip
 
 

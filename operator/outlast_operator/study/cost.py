@@ -136,7 +136,7 @@ def cost_rows(runs: Sequence[RunMeasures], prices: PriceTable, failed: int = 0) 
     for setup in prices.setups:
         for term in prices.terms if runs else ():
             hourly = hourly_of(runs[0], prices, setup, term)
-            costs = [cost_to_target(run, hourly) for run in runs]
+            costs = [cost_to_target(run, hourly) for run in runs if run.evaluated]
             second = prices.hourly(setup, term, "worker") / 3600.0
             rows.append(
                 CostRow(
@@ -178,6 +178,7 @@ def compare_costs(
     """Paired by seed, the runs of a seed (with one kill, with two) taken together; [] without a pair."""
     others = {(m.run.kills, m.run.seed): m for m in checkpoint}
     pairs = [(m, others[m.run.kills, m.run.seed]) for m in stateless if (m.run.kills, m.run.seed) in others]
+    pairs = [(a, b) for a, b in pairs if a.evaluated and b.evaluated]
     return [_compare(pairs, prices, setup, term) for setup in prices.setups for term in prices.terms] if pairs else []
 
 

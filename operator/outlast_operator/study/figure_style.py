@@ -7,6 +7,8 @@ is imported when something is drawn, never with this module.
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from outlast_operator.study.summary import Group
 WIDTH_IN = 11.0
 PNG_DPI = 150
 GRID_POINTS = 240
+PATH = re.compile(r' d="[^"]+"')
+DECIMALS = re.compile(r"(\.\d\d)\d+")
 
 INK, MUTED, GRID = "#1c2128", "#5b6470", "#e3e6ea"
 CONTROL_COLOUR = "#4d5560"
@@ -141,8 +145,15 @@ def save(drawn: Drawn, directory: Path) -> list[Path]:
     png, svg = directory / f"{drawn.name}.png", directory / f"{drawn.name}.svg"
     with styled():
         drawn.figure.savefig(png, dpi=PNG_DPI, facecolor="white", metadata={"Software": "outlast"})
-        drawn.figure.savefig(svg, facecolor="white", metadata={"Date": None, "Creator": "outlast"})
+        text = io.StringIO()
+        drawn.figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None, "Creator": "outlast"})
+    svg.write_text(lighter(text.getvalue()), encoding="utf-8")
     return [png, svg]
+
+
+def lighter(svg: str) -> str:
+    """The same drawing with its paths to a hundredth of a point: a page carries dozens of them."""
+    return PATH.sub(lambda path: DECIMALS.sub(r"\1", path[0]), svg)
 
 
 # --- over seeds ---

@@ -10,13 +10,13 @@ from outlast_operator.study.cost import PriceTable, hourly_of
 from outlast_operator.study.figure_style import Drawn
 from outlast_operator.study.figures_curves import held
 from outlast_operator.study.load import is_control
-from outlast_operator.study.summary import Group, Summary
+from outlast_operator.study.summary import Group, Summary, curves_of
 
 
 def accuracy_against_cost(summary: Summary, experiment: str, kills: int, prices: PriceTable) -> Drawn | None:
     """A panel for each way of paying, at the price table's first set of machines."""
     groups = [g for g in summary.of(experiment, kills) if "-sync-" not in g.configuration]
-    if not any(g.kills for g in groups):
+    if not any(g.kills for g in groups) or not any(c.evaluations for g in groups for c in curves_of(g)):
         return None
     setup = next(iter(prices.setups))
     with style.styled():

@@ -27,7 +27,7 @@ PAPER_GRADIENTS = "952 (sync checkpointing), 1,070 (async), 1,048 (sync chain), 
 def accuracy(summary: Summary, experiment: str, kills: int) -> Drawn | None:
     """Figures 4 and 5: accuracy over time with so many kills, in %."""
     groups = summary.of(experiment, kills, control=False)
-    if not groups or not kills:
+    if not kills or not any(c.evaluations for g in groups for c in curves_of(g)):
         return None
     with style.styled():
         figure, axes = style.grid_of_panels(len(groups))
@@ -124,7 +124,7 @@ def close_up(summary: Summary, experiment: str, kills: int = 1) -> Drawn | None:
     ]
     sides = [(title, some) for title, some in sides if some]
     ordered_s = summary.data.outage_s(experiment)
-    if not sides or ordered_s <= 0:
+    if ordered_s <= 0 or not any(c.evaluations for _, some in sides for g in some for c in curves_of(g)):
         return None
     start, end = -CLOSE_UP_BEFORE * ordered_s, CLOSE_UP_AFTER * ordered_s
     with style.styled():

@@ -26,8 +26,8 @@ from outlast_operator.study.load import TARGET_ACCURACY, StudyRun
 from outlast_operator.study.run_curves import Outage, RunCurves, interpolated, run_curves
 
 BUFFERED = ("Stateless", "Hybrid")
-SETTLED_S = 1.0  # after a drain, for samples to show it
 AROUND_S = 1.0  # evaluations of so many seconds are averaged: one alone jumps by points
+LEAST_WINDOW_S = 0.5  # in less, progress cannot be told from noise
 LATE_S = 5.0  # the same at the end, at most a quarter of the run
 LEAST_BEYOND = 20  # gradients; less is what is on its way
 
@@ -67,6 +67,11 @@ class RunMeasures:
     @property
     def useful_s(self) -> float:
         return max(0.0, self.worker_s - self.idle_s - self.recomputed_s)
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether any accuracy is known: without one, a target was not missed but never looked for."""
+        return bool(self.curves.evaluations)
 
     @property
     def gains(self) -> tuple[float, float] | None:
@@ -117,7 +122,7 @@ def _outage(
 ) -> OutageMeasures:
     outage = mine.outages[index]
     version = mine.version_at(outage.killed)
-    ahead = sum(steps_beyond_version(mine, earlier) for earlier in mine.outages[:index]) if buffered else 0.0
+    ahead = sum(steps_beyond_version(mine, earlier) for earlier in range(index)) if buffered else 0.0
     until = mine.outages[index + 1].killed if index + 1 < len(mine.outages) else float("inf")
     before = [e for e in mine.evaluations if e.t <= outage.killed]
     after = [e for e in mine.evaluations if outage.back is not None and outage.back <= e.t < until]
@@ -130,9 +135,10 @@ def _outage(
         window_s = recovered - outage.killed
         back = accuracy_after(mine, outage.back, until, reference, ahead)
         drop = None if back is None else base - back
-        held = ahead + (steps_beyond_version(mine, outage) if buffered else 0.0)
+        held = ahead + (steps_beyond_version(mine, index) if buffered else 0.0)
         recovery = accuracy_after(mine, recovered, until, reference, held)
         gained = None if recovery is None else recovery - base
+        gained = gained if window_s >= LEAST_WINDOW_S else None
         control_gained = None if control is None else _control_gained(control, updates, window_s)
     return OutageMeasures(
         version=version,
@@ -151,13 +157,14 @@ def recovered_at(outage: Outage, ordered_s: float) -> float:
     return max(t for t in (outage.killed + ordered_s, outage.back, outage.drained) if t is not None)
 
 
-def steps_beyond_version(mine: RunCurves, outage: Outage) -> float:
+def steps_beyond_version(mine: RunCurves, index: int) -> float:
     """Gradients of an outage that came as local steps: a delta holds many and is one update.
 
-    What was computed from the kill until a second after the drain, less what the version grew by; 0 where every
+    What was computed from the kill until the next one (or the end), less what the version grew by; 0 where every
     gradient was an update of its own.
     """
-    end = max(t for t in (outage.killed, outage.back, outage.drained) if t is not None) + SETTLED_S
+    outage = mine.outages[index]
+    end = mine.outages[index + 1].killed if index + 1 < len(mine.outages) else mine.end
     grown = [interpolated(mine.version, t) for t in (outage.killed, end)]
     computed = [interpolated(mine.gradients, t) for t in (outage.killed, end)]
     if any(v is None for v in (*grown, *computed)):

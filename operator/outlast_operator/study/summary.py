@@ -47,8 +47,9 @@ class Group:
     @property
     def time_to_target(self) -> Estimate | None:
         """Seconds; a run that did not reach it counts with its whole time, and as censored."""
-        seconds = [r.trained_s if r.time_to_target_s is None else r.time_to_target_s for r in self.runs]
-        return estimate(seconds, self.failed, sum(r.time_to_target_s is None for r in self.runs))
+        runs = [r for r in self.runs if r.evaluated]
+        seconds = [r.trained_s if r.time_to_target_s is None else r.time_to_target_s for r in runs]
+        return estimate(seconds, self.failed, sum(r.time_to_target_s is None for r in runs))
 
     @property
     def kept(self) -> Estimate | None:
