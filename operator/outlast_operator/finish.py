@@ -191,7 +191,8 @@ def what_is_unsaved(turn: Turn, shards: list[Shard]) -> str:
     assert since is not None
     if any(s.head is None or s.head.restoring is not None for s in shards):
         return "waiting for a server that holds the state of each shard"
-    undrained = [s for s in shards if buffered and not _is_drained(turn, s, since)]
+    # A shard that no worker has brought its first weights to reads no log; none of its gradients was ever applied.
+    undrained = [s for s in shards if buffered and not _holds_nothing_yet(s) and not _is_drained(turn, s, since)]
     if undrained and not turn.observed.redis.up:
         return "waiting for Redis to answer: it may hold acknowledged gradients"
     if undrained:

@@ -28,8 +28,9 @@ def worker_name(slot: int) -> str:
 
 def plan_workers(turn: Turn, shards: list[Shard]) -> None:
     clocks = slot_clocks(shards)
+    cut_off = _cut_off(turn, shards)
     for slot in range(turn.spec.workers.replicas):
-        _plan_slot(turn, slot, None if clocks is None else clocks.get(slot, 0), _absent_since(shards, slot))
+        _plan_slot(turn, slot, None if clocks is None else clocks.get(slot, 0), cut_off)
         if turn.status.outcome is not None:
             return
     for process in turn.observed.processes.values():
@@ -51,6 +52,13 @@ def _absent_since(shards: list[Shard], slot: int) -> float | None:
     return max(times, default=None)
 
 
+def _cut_off(turn: Turn, shards: list[Shard]) -> frozenset[int]:
+    """Slots whose process seems to run, and has been connected no more since some time after its start."""
+    running = {_slot(p): p for p in turn.observed.processes.values() if p.role == "worker" and p.phase == "running"}
+    absent = {slot: _absent_since(shards, slot) for slot in running}
+    return frozenset(slot for slot, t in absent.items() if t is not None and running[slot].t_started < t)
+
+
 def all_done(turn: Turn) -> bool:
     return all(worker_name(slot) in turn.status.done for slot in range(turn.spec.workers.replicas))
 
@@ -59,7 +67,7 @@ def _slot(process: Process) -> int:
     return int(process.name.rsplit("-", 1)[1])
 
 
-def _plan_slot(turn: Turn, slot: int, clock: int | None, t_absent: float | None) -> None:
+def _plan_slot(turn: Turn, slot: int, clock: int | None, cut_off: frozenset[int]) -> None:
     name = worker_name(slot)
     process = turn.process(name)
     recorded = turn.status.incarnations.get(slot, 0)
@@ -77,9 +85,7 @@ def _plan_slot(turn: Turn, slot: int, clock: int | None, t_absent: float | None)
     elif may_start(turn, name):
         _start(turn, slot, process)
         return
-    # A worker that was started since is on its way.
-    is_cut_off = process is not None and t_absent is not None and process.t_started < t_absent
-    _lend(turn, slot, process is not None and process.phase == "running" and not is_cut_off)
+    _lend(turn, slot, process is not None and process.phase == "running" and slot not in cut_off, cut_off)
 
 
 def _start(turn: Turn, slot: int, process: Process | None) -> None:
@@ -120,11 +126,12 @@ def _count_worker(turn: Turn, process: Process, clock: int | None) -> None:
         turn.tell("WorkerLost", f"{process.name} ended with {how}; it is restarted", warning=True)
 
 
-def _lend(turn: Turn, slot: int, filled: bool) -> None:
+def _lend(turn: Turn, slot: int, filled: bool, cut_off: frozenset[int]) -> None:
     waits_for_all = turn.spec.training.consistency in ("Sync", "BoundedStaleness")
     empty = not filled and turn.status.t_running is not None and turn.status.goal is None and waits_for_all
     adopter = turn.status.adopted.get(slot)
-    if adopter is not None and adopter not in _running_slots(turn):
+    running = [k for k in _running_slots(turn) if k not in cut_off]
+    if adopter is not None and adopter not in running:
         turn.record(
             adopted={k: v for k, v in turn.status.adopted.items() if k != slot},
             incarnations={**turn.status.incarnations, slot: turn.status.incarnations[slot] + 1},  # the lender's is used
@@ -133,7 +140,7 @@ def _lend(turn: Turn, slot: int, filled: bool) -> None:
     if not turn.lasted(f"slot:{slot}", empty, turn.spec.workers.grace_seconds):
         return
     if adopter is None:
-        free = [k for k in _running_slots(turn) if k not in turn.status.adopted.values()] or _running_slots(turn)
+        free = [k for k in running if k not in turn.status.adopted.values()] or running
         if not free:
             return
         adopter = free[0]

@@ -443,11 +443,11 @@ class World:
     def _is_fed(self, head: FakeServer) -> bool:
         """Whether there is a gradient to apply: a worker computes, or Redis holds one."""
         held = self.log.get(head.shard, 0)
-        if self._alive("redis") and held == 0:
+        if self._alive("redis") and head.initialised:  # who has no weights yet reads no log
+            if held > 0:
+                self.log[head.shard] = held - 1
+                return True
             head.log_end_t = self.now
-        elif self._alive("redis") and head.initialised:
-            self.log[head.shard] = held - 1
-            return True
         return any(p.role == "worker" and p.alive for p in self.others.values())
 
     def _save(self, s: FakeServer) -> None:

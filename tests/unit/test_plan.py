@@ -730,14 +730,16 @@ def test_sync_lends_a_slot_without_a_worker_after_grace_seconds() -> None:
     assert world.status.adopted == {}
 
 
-def test_sync_lends_the_slot_of_a_worker_whose_node_is_lost() -> None:
+@pytest.mark.parametrize(("lost", "adopter"), [((1,), "worker-0"), ((0,), "worker-1"), ((0, 1), "worker-2")])
+def test_sync_lends_the_slot_of_a_worker_whose_node_is_lost(lost: tuple[int, ...], adopter: str) -> None:
     """Its pod runs by the API server's word for minutes; that it is not connected any more the head knows."""
-    world = running(training__consistency="Sync", workers__replicas=2, workers__graceSeconds=5)
-    world.head().absent[1] = world.now
+    world = running(training__consistency="Sync", workers__replicas=3, workers__graceSeconds=5)
+    for slot in lost:
+        world.head().absent[slot] = world.now
     world.run(4.8)
     assert not of(world, AssignSlot)
     world.run(0.5)
-    assert of(world, AssignSlot)[0] == AssignSlot(1, 2, "worker-0")
+    assert {a.slot: a.worker for a in of(world, AssignSlot)} == dict.fromkeys(lost, adopter)
 
 
 @pytest.mark.parametrize("back", ["connected again", "started anew"])
@@ -882,6 +884,17 @@ def test_suspend_saves_stops_everything_and_resumes_without_loss(strategy: str) 
     assert world.head().version > version
     assert world.status.failovers == ()
     assert world.status.incarnations == {0: 2}
+
+
+def test_suspending_does_not_wait_for_a_shard_that_got_no_weights_yet() -> None:
+    world = running("Stateless", servers__shards=2)
+    world.spec = make_spec("Stateless", servers__shards=2, suspend=True)
+    while any(p.role == "worker" and p.alive for p in world.others.values()):
+        world.turn()
+    late = world.servers["server-1"]  # the worker ended between two messages
+    late.initialised, late.version, late.log_end_t = False, 0, None
+    world.run(10.0)
+    assert world.status.state == "Suspended", world.plans[-1].reason
 
 
 def suspended_with_a_backlog(strategy: str, gradients: int) -> World:
