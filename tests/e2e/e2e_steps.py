@@ -60,6 +60,13 @@ def busy_seconds(job: Job) -> dict[str, float]:
     return found
 
 
+def idle_shares(job: Job, start: float, before: dict[str, float]) -> list[float]:
+    """What share of the time since `start`, when `busy_seconds` gave `before`, each worker was not busy."""
+    elapsed, after = time.monotonic() - start, busy_seconds(job)
+    assert after.keys() == before.keys(), "a worker was replaced"
+    return [1 - (after[pod] - before[pod]) / elapsed for pod in before]
+
+
 def updates_go_on(job: Job, timeout_s: float = 60) -> None:
     """Wait for an acknowledgement later than now."""
     now = time.monotonic()

@@ -8,7 +8,17 @@ import e2e_faults as faults
 import pytest
 from e2e_cluster import Cluster
 from e2e_figures import KILLS, Figures
-from e2e_steps import StartJob, busy_seconds, first_update_after, start_training, stop, updates_go_on
+from e2e_steps import (
+    StartJob,
+    busy_seconds,
+    first_update_after,
+    idle_shares,
+    start_training,
+    stop,
+    updates_go_on,
+)
+
+UNDISTURBED_S = 10.0
 
 
 @pytest.mark.parametrize("way", list(faults.KILLS))
@@ -62,17 +72,20 @@ def test_a_checkpoint_is_restored(cluster: Cluster, start_job: StartJob, figures
 
 def test_stateless_workers_compute_on(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
     # EverySecond: a disk that syncs some hundred times a second holds workers back, whatever becomes of servers.
-    job, _ = start_training(start_job, "Stateless", recovery={"buffer": {"durability": "EverySecond"}})
+    buffer = {"durability": "EverySecond", "dtype": "bfloat16"}
+    job, _ = start_training(start_job, "Stateless", recovery={"buffer": buffer})
+    start, before = time.monotonic(), busy_seconds(job)
+    time.sleep(UNDISTURBED_S)  # the measured time: what two workers wait for Redis on a machine that they share with it
+    undisturbed = max(idle_shares(job, start, before))
     start, before = time.monotonic(), busy_seconds(job)
     times = []
     for _ in range(KILLS):
         epoch, server = job.view()["epoch"], job.head()
         moment = faults.delete_by_force(cluster, server)
         times.append(first_update_after(job, server.spec.hostname, epoch, moment))
-    elapsed, after = time.monotonic() - start, busy_seconds(job)
-    assert after.keys() == before.keys(), "a worker was replaced"
-    idle = [1 - (after[pod] - before[pod]) / elapsed for pod in before]
-    figures.idle("Stateless, server lost: share of time in which a worker was not busy", max(idle), at_most=0.05)
+    idle = max(idle_shares(job, start, before))
+    figures.idle("Stateless, server lost: share of time in which a worker was not busy", idle, at_most=0.05)
+    figures.idle("Stateless, server lost: the same, beyond that before the loss", idle - undisturbed, at_most=0.05)
     figures.time("Stateless, server lost: kill to first update", times, at_most=30)
     stop(job)
     figures.number("Stateless, server lost: acknowledged gradients lost", job.lost(), "==", 0)
