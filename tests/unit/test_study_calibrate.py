@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from outlast_operator.kills import check_order, parse_kill
 from outlast_operator.study import calibrate, experiments
-from outlast_operator.study.calibrate import ControlRun, calibration, crossing, kill_arguments, read_control
+from outlast_operator.study.calibrate import (
+    ControlRun,
+    calibration,
+    crossing,
+    kill_arguments,
+    kill_offset,
+    read_control,
+)
 from outlast_operator.study.records import StudyError
 
 STEEP, PAPER_TIMES = experiments.full()[:2]
@@ -97,17 +105,29 @@ def test_a_task_that_is_good_at_once_is_not_killed_at_once() -> None:
 
 def test_the_papers_own_times_need_no_calibration() -> None:
     scale = calibration(PAPER_TIMES, [])
-    assert kill_arguments(scale, 2) == ["head@15s+15s", "head@after=30s+15s"]
+    assert kill_arguments(scale, 2, seed=3) == ["head@15s+15s", "head@after=30s+15s"]
     assert (scale.seconds, scale.kill_update) == (PAPER_TIMES.seconds, None)
 
 
 @pytest.mark.parametrize("kills", [0, 1, 2])
 def test_kills_are_what_outlast_run_understands(kills: int) -> None:
     scale = calibration(STEEP, [run()])
-    orders = [parse_kill(text) for text in kill_arguments(scale, kills)]
+    orders = [parse_kill(text) for text in kill_arguments(scale, kills, seed=1)]
     check_order(orders)
     assert len(orders) == kills
     assert all(order.down_s == scale.outage_s for order in orders)
+
+
+def test_kills_fall_all_over_the_time_between_two_checkpoints() -> None:
+    offsets = [kill_offset(seed) for seed in range(5)]
+    assert offsets[0] == 0
+    assert all(0 <= offset < 100 for offset in offsets)
+    phases = sorted(offsets)
+    gaps = [b - a for a, b in pairwise([*phases, phases[0] + 100])]
+    assert max(gaps) <= 40, "five seeds leave no large part of the hundred out"
+    scale = calibration(STEEP, [run()])
+    assert scale.kill_update is not None
+    assert kill_arguments(scale, 1, seed=2)[0].startswith(f"head@update={scale.kill_update + kill_offset(2)}+")
 
 
 def test_calibration_ends_at_the_target_or_with_the_run() -> None:

@@ -67,7 +67,7 @@ def test_calibrates_once_and_makes_every_run_with_the_same_kill(tmp_path: Path, 
     assert "calibration" in runs.made[0]
     scale = records.read_calibrations(tmp_path)["steep"]
     assert (scale.kill_update, scale.rate_per_s) == (500, 100.0)
-    assert {tuple(kills) for kills in runs.kills if kills} == {("head@update=500+3750ms",)}
+    assert {tuple(kills) for kills in runs.kills if kills} == {("head@update=500+3750ms",), ("head@update=537+3750ms",)}
     assert (made.runs, made.failed) == (len(steep.planned().runs), [])
     assert "12/12" in told
     before = len(runs.made)
@@ -100,6 +100,10 @@ def test_a_failed_run_is_recorded_told_and_made_again_only_when_asked(tmp_path: 
     assert len(runs.made) == before
     assert conducted(tmp_path, retry_failed=True)[0].failed == []
     assert len(runs.made) == before + 2
+    again = records.read_run(tmp_path, made.failed[0].planned)
+    assert again is not None
+    assert again.ok
+    assert again.earlier_errors == ["Failed: a test wanted it"], "a failure is not forgotten"
 
 
 def test_a_calibration_that_fails_ends_the_study_with_its_logs(tmp_path: Path, runs: Runs) -> None:

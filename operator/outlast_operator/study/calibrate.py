@@ -24,6 +24,7 @@ from outlast_operator.study.records import Calibration, StudyError
 PAPER_KILL_S = 15.0
 PAPER_OUTAGE_S = 15.0
 PAPER_OUTAGE_GRADIENTS = 375.0
+PHASE, PHASE_STEP = 100, 37  # updates between checkpoints; with a factor prime to it, seeds spread evenly
 SECOND_KILL_OUTAGES = 2.0
 LONGEST_OUTAGE = 1 / 4  # of the run: 375 gradients of a large model would leave nothing of it
 FALLBACK_KILL = 1 / 5  # of the control's updates
@@ -148,9 +149,18 @@ def stop_after(experiment: Experiment) -> dict[str, Any]:
     return {"seconds": experiment.longest_s, "accuracy": experiment.target_accuracy}
 
 
-def kill_arguments(scale: Calibration, kills: int) -> list[str]:
+def kill_offset(seed: int) -> int:
+    """Updates by which a seed's first kill is later, 0 to 99, evenly spread over seeds.
+
+    Checkpoints and the relaxed chain's transfers come every 100 updates: what a kill costs depends on where it falls
+    between two of them. Were that the same for all seeds, no interval would hold it.
+    """
+    return seed * PHASE_STEP % PHASE
+
+
+def kill_arguments(scale: Calibration, kills: int, seed: int) -> list[str]:
     """The `--kill`s of a run: whoever is head, which is the only server where there is one."""
-    when = f"{scale.kill_s:g}s" if scale.kill_update is None else f"update={scale.kill_update}"
+    when = f"{scale.kill_s:g}s" if scale.kill_update is None else f"update={scale.kill_update + kill_offset(seed)}"
     down = _duration(scale.outage_s)
     later = f"head@after={_duration(scale.second_kill_after_s)}+{down}"
     return [f"head@{when}+{down}", *[later] * (kills - 1)][:kills]

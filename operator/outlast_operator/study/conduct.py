@@ -70,6 +70,7 @@ class Conductor:
 
     def _study(self) -> Study:
         asked, machine = self.asked, this_machine()
+        self.commit = machine.commit
         planned = [experiment.planned() for experiment in asked.experiments]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         before = records.read_study(asked.out)
@@ -82,6 +83,11 @@ class Conductor:
             raise StudyError(
                 f"--out {asked.out}: was begun on {before.machine.cores} cores of {before.machine.cpu}, this machine "
                 f"has {machine.cores} of {machine.cpu}; times of two machines cannot be compared, use another directory"
+            )
+        if before.machine.torch != machine.torch:
+            raise StudyError(
+                f"--out {asked.out}: was begun with torch {before.machine.torch}, here it is {machine.torch}; install "
+                "that one, or use another directory"
             )
         for old, new in ((before.experiment(e.name), e) for e in planned):
             if old is not None and (old.task_args, old.optimizer) != (new.task_args, new.optimizer):
@@ -155,7 +161,8 @@ class Conductor:
         experiment, scale = self.by_name[run.experiment], self.scales[run.experiment]
         configuration = configurations.BY_NAME[run.configuration]
         folder = run.folder(self.asked.out)
-        kills = calibrate.kill_arguments(scale, run.kills)
+        kills = calibrate.kill_arguments(scale, run.kills, run.seed)
+        before = records.read_run(self.asked.out, run)
         job = self._job(experiment, run.configuration, run.seed, {"seconds": scale.seconds})
         outcome = execute.execute(job, kills, folder, progress.tick)
         return RunRecord(
@@ -171,6 +178,8 @@ class Conductor:
             model=experiment.model,
             log_tail=outcome.log_tail,
             load_before=outcome.load_before,
+            commit=self.commit,
+            earlier_errors=[] if before is None else [*before.earlier_errors, before.error],
         )
 
     def _job(self, experiment: Experiment, name: str, seed: int, stop_after: dict[str, Any]) -> Any:

@@ -141,6 +141,9 @@ def _judge(code: int | None, output: str, kills: int, folder: Path) -> str:
     if len(failures) > kills:
         found = ", ".join(f"{f['target']} ({f['signal']}, {f['t_killed_s']:.1f} s)" for f in failures)
         return f"{kills} kills were ordered, but these were lost: {found}"
+    dead = [f["target"] for f in failures if f["t_first_update_s"] is None]
+    if dead:
+        return f"no update followed the loss of {', '.join(dead)}: it did not recover before its end"
     if report["final"]["accuracy"] is None and report["final"]["loss"] is None:
         return "its parameters were not evaluated at the end"
     return ""

@@ -164,6 +164,8 @@ class RunRecord(_Record):
     model: str = ""  # what is trained, in words, where an experiment is about that
     log_tail: list[str] = field(default_factory=list)
     load_before: float | None = None  # the machine's load average as it began: others' work shows in it
+    commit: str | None = None  # of the code that made it
+    earlier_errors: list[str] = field(default_factory=list)  # of the attempts before this one
     schema: int = SCHEMA
 
     @property

@@ -73,9 +73,11 @@ def set_up(data: StudyData, experiment: str) -> list[str]:
         found.append(f"{planned.task}, {optimizer}, two workers; seed{'s' if len(planned.seeds) > 1 else ''} {seeds}.")
     if scale is None:
         return found
-    at = f"at update {scale.kill_update:,}" if scale.kill_update is not None else f"after {scale.kill_s:g} s"
-    if scale.kill_update is not None and planned is not None and planned.kill_accuracy is not None:
-        at += f", where the control first reaches {planned.kill_accuracy:g}"
+    if scale.kill_update is None:
+        at = f"after {scale.kill_s:g} s"
+    else:
+        rule = f" ({scale.kill_rule})" if scale.kill_rule else ""
+        at = f"at update {scale.kill_update:,}{rule} and up to 99 updates later, by the seed"
     text = f"The first kill falls {at}; the server is held back for {scale.outage_s:.1f} s"
     if scale.outage_gradients:
         text += f" ({scale.outage_gradients:,.0f} gradients of the control)"

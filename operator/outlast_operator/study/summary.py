@@ -93,6 +93,11 @@ class Summary:
         mine = (g for g in self.groups if g.experiment == experiment and g.configuration == configuration)
         return next((g for g in mine if g.kills == kills and g.runs), None)
 
+    def attempted(self, experiment: str, configuration: str, kills: int) -> Group | None:
+        """Also one of which all runs failed; None when none was made."""
+        mine = (g for g in self.groups if g.experiment == experiment and g.configuration == configuration)
+        return next((g for g in mine if g.kills == kills), None)
+
     def planned_kills(self, experiment: str, kills: int) -> bool:
         """Whether any run with so many kills was made or planned."""
         planned = self.data.planned(experiment)

@@ -22,7 +22,7 @@ def normalisation(summary: Summary) -> Verdict | None:
         f"Of {len(rows)} comparisons {less} show it, {len(told) - less} show the contrary, and in "
         f"{len(rows) - len(told)} the intervals of the two overlap."
     )
-    holds = None if not told or 0 < less < len(told) else bool(less)
+    holds = None if len(told) < len(rows) or 0 < less < len(told) else bool(less)
     return Verdict(QUESTION, holds, answer, "progress kept, one kill", tuple(rows))
 
 
