@@ -43,6 +43,7 @@ class StudyRun:
     label: str = ""
     model: str = ""
     hourly_worker: float = WORKER_HOURLY
+    planned_s: float | None = None  # stopAfter.seconds, from the first update on; None: the job does not say
     report: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -204,6 +205,7 @@ def _run(directory: Path, experiment: str, configuration: str, kills: int, seed:
         status, error = FAILED, "; ".join(unread)
     elif status == OK and not report:
         status, error = FAILED, "no report.json, though run.json says ok"
+    hourly = _in_job(directory / "job.yaml", "cost", "hourly", "worker")
     return StudyRun(
         experiment=experiment,
         configuration=configuration,
@@ -214,17 +216,21 @@ def _run(directory: Path, experiment: str, configuration: str, kills: int, seed:
         command=str(record.get("command") or ""),
         label=str(record.get("label") or ""),
         model=str(record.get("model") or ""),
-        hourly_worker=_hourly_worker(directory / "job.yaml"),
+        hourly_worker=WORKER_HOURLY if hourly is None else hourly,
+        planned_s=_in_job(directory / "job.yaml", "training", "stopAfter", "seconds"),
         report=report if status == OK else {},
     )
 
 
-def _hourly_worker(job: Path) -> float:
+def _in_job(job: Path, *keys: str) -> float | None:
+    """A number of the job's spec; None where the job does not say it, or there is none."""
     try:
-        spec = yaml.safe_load(job.read_text(encoding="utf-8"))["spec"]
-        return float(spec["cost"]["hourly"]["worker"])
+        found = yaml.safe_load(job.read_text(encoding="utf-8"))["spec"]
+        for key in keys:
+            found = found[key]
+        return float(found)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return WORKER_HOURLY  # not said in the job: the spec's default
+        return None
 
 
 def _backlog(root: Path, problems: list[str]) -> Iterator[Backlog]:
