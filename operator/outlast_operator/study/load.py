@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,8 @@ class StudyRun:
     label: str = ""
     model: str = ""
     hourly_worker: float = WORKER_HOURLY
+    commit: str = ""  # of the code that made it; empty: not recorded
+    earlier_errors: tuple[str, ...] = ()  # of the attempts before this one
     planned_s: float | None = None  # stopAfter.seconds, from the first update on; None: the job does not say
     report: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -93,6 +96,16 @@ class StudyData:
 
     def planned(self, experiment: str) -> PlannedExperiment | None:
         return self.about.experiment(experiment) if self.about is not None else None
+
+    @property
+    def commits(self) -> dict[str, int]:
+        """Commit -> how many runs its code made, as far as it was recorded."""
+        return dict(Counter(run.commit for run in self.runs if run.commit))
+
+    @property
+    def retried(self) -> list[StudyRun]:
+        """Runs that had failed before, whatever came of them."""
+        return [run for run in self.runs if run.earlier_errors]
 
     def title(self, experiment: str) -> str:
         planned = self.planned(experiment)
@@ -216,6 +229,8 @@ def _run(directory: Path, experiment: str, configuration: str, kills: int, seed:
         command=str(record.get("command") or ""),
         label=str(record.get("label") or ""),
         model=str(record.get("model") or ""),
+        commit=str(record.get("commit") or ""),
+        earlier_errors=tuple(str(e) for e in record.get("earlier_errors") or ()),
         hourly_worker=WORKER_HOURLY if hourly is None else hourly,
         planned_s=_in_job(directory / "job.yaml", "training", "stopAfter", "seconds"),
         report=report if status == OK else {},
