@@ -217,7 +217,7 @@ def close_to_control(summary: Summary, experiment: str) -> Verdict:
 
 def backlog_kept(summary: Summary, experiment: str) -> Verdict:
     question = (
-        "With the best backlog policy a Stateless worker keeps 0.7 or more of the control's progress through an "
+        "With the default backlog policy a Stateless worker keeps 0.7 or more of the control's progress through an "
         "outage as long as the paper's."
     )
     live = []
