@@ -23,6 +23,7 @@ SECONDS = 30.0
 KILL_UPDATE = 400
 OUTAGE_S = 3.0
 BUFFERED = ("Stateless", "Hybrid")
+JOB = f"spec: {{training: {{stopAfter: {{seconds: {SECONDS}}}}}, cost: {{hourly: {{worker: 2.5, server: 0.1}}}}}}\n"
 HOUR = 2.5 / 3600  # what a worker costs a second
 SERVERS = {"Checkpoint": 1, "Chain": 3, "Stateless": 1, "Hybrid": 3}
 
@@ -212,7 +213,7 @@ def write_run(
     (folder / "run.json").write_text(json.dumps(record | changes))
     if report is not None:
         (folder / "report.json").write_text(json.dumps(report))
-    (folder / "job.yaml").write_text("spec: {cost: {hourly: {worker: 2.5, server: 0.1}}}\n")
+    (folder / "job.yaml").write_text(JOB)
     return folder
 
 

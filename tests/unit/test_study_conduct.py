@@ -146,6 +146,24 @@ def test_a_directory_belongs_to_one_machine(tmp_path: Path, runs: Runs, monkeypa
         conducted(tmp_path)
 
 
+def test_a_directory_belongs_to_one_torch_and_each_run_names_its_commit(
+    tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = replace(conduct.this_machine(), commit="abc1234")
+    monkeypatch.setattr(conduct, "this_machine", lambda: here)
+    runs.stop_after = 5
+    with pytest.raises(KeyboardInterrupt):
+        conducted(tmp_path)
+    runs.stop_after = None
+    here = replace(here, commit="fff0000")
+    conducted(tmp_path)
+    made = [record.commit for record in records.read_runs(tmp_path)]
+    assert (made.count("abc1234"), made.count("fff0000")) == (4, 8)
+    here = replace(here, torch="0.4.1")
+    with pytest.raises(StudyError, match=r"here it is 0\.4\.1"):
+        conducted(tmp_path)
+
+
 @pytest.mark.parametrize(("load", "cores", "warns"), [(0.4, 2, False), (0.6, 2, True), (3.0, 16, False)])
 def test_a_machine_that_others_use_is_told(load: float, cores: int, warns: bool) -> None:
     assert bool(busy(load, cores)) is warns

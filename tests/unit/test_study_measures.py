@@ -155,6 +155,20 @@ def test_the_loss_of_a_worker_is_no_outage_of_the_parameters() -> None:
 # --- the whole run ---
 
 
+def test_a_run_that_stands_still_ends_when_it_was_planned_to() -> None:
+    """Nothing is applied after the kill at 10 s of 30: what came before it is not the end, nor its pace the run's."""
+    made = Made(kills=[10.0], outage_s=20.0, accuracy=linear)
+    job = replace(run(made), planned_s=30.0)
+    found = measure(job, replace(run(CONTROL, "control"), planned_s=30.0), None, 3.0)
+    assert found.trained_s == pytest.approx(30.0, abs=0.01)
+    assert found.late_accuracy is None, "not that of the seconds before the kill"
+    assert found.goodput == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_a_run_that_was_cut_short_ends_with_its_last_sample() -> None:
+    assert run_curves(make_report(CONTROL), planned_s=60.0).end == pytest.approx(30.0, abs=0.01)
+
+
 def test_the_time_to_the_target_and_not_reaching_it() -> None:
     assert measured(Made(accuracy=linear), target=0.8).time_to_target_s == pytest.approx(16.0, abs=0.01)
     assert measured(Made(accuracy=linear, seconds=10.0), target=0.8).time_to_target_s is None

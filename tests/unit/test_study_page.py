@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from study_builder import Made, make_report, write_about, write_backlog, write_run, write_study
 
-from outlast_operator.study import figure_style, figures_curves, figures_points
+from outlast_operator.study import figure_style, figures_curves, figures_points, story
 from outlast_operator.study.cost import load_prices
 from outlast_operator.study.figure_style import STRATEGY_COLOURS, colour_of, strategy_of
 from outlast_operator.study.load import load_study
-from outlast_operator.study.page import render
+from outlast_operator.study.page import Study, html, render
 from outlast_operator.study.records import StudyError
 from outlast_operator.study.story import counts
 from outlast_operator.study.summary import Summary, final_accuracy, summarise
@@ -203,6 +203,26 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     assert "calibration.json: a JSON object is expected" in read(tmp_path).text
 
 
+def test_runs_of_different_code_and_earlier_failures_are_told(tmp_path: Path) -> None:
+    quick_study(tmp_path)
+    for i, path in enumerate(sorted((tmp_path / "runs").glob("*/*/*/*/run.json"))):
+        more = {"commit": "fff0000" if i == 0 else "abc1234", "earlier_errors": ["it hung <twice>"] if i == 1 else []}
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    summary = summarise(load_study(tmp_path))
+    assert dict(story.machine(summary.data))["Different code"].startswith("7 runs by abc1234 and 1 run by fff0000")
+    assert "1 run made again after a failure" in counts(summary.data)
+    (retried,) = [table for table in all_tables(summary, load_prices()) if table.name == "retried"]
+    assert [row[-2:] for row in retried.rows] == [("it hung <twice>", "ok")]
+    study = Study(summary, load_prices(), (), (), (), (), None, (retried,), "steep")
+    assert "it hung &lt;twice&gt;" in html(study)
+
+
+def test_runs_of_one_commit_need_no_words_about_it(tmp_path: Path) -> None:
+    data = load_study(quick_study(tmp_path))
+    assert "Different code" not in dict(story.machine(data))
+    assert "again" not in counts(data)
+
+
 def test_labels_from_files_reach_the_page_as_text(tmp_path: Path) -> None:
     render(own_task(tmp_path))
     assert "<b>big</b> & chained" in read(tmp_path).text
@@ -235,6 +255,15 @@ def test_models_with_and_without_normalisation_are_compared(tmp_path: Path) -> N
     assert found.holds is True  # the plain one keeps nothing
     assert len(found.rows) == 1  # checkpointing applies no backlog
     assert normalisation(summarise(load_study(quick_study(tmp_path / "other")))) is None
+
+
+def test_models_of_which_runs_failed_are_not_compared_by_the_rest(tmp_path: Path) -> None:
+    several_models(tmp_path)
+    write_run(tmp_path, "models-net-plain", "stateless", 1, 3, None, model="models-net-plain")
+    found = normalisation(summarise(load_study(tmp_path)))
+    assert found is not None
+    assert found.holds is None
+    assert "1 of 4 runs failed" in found.rows[0].figure
 
 
 # --- colours ---

@@ -6,13 +6,22 @@ import json
 from pathlib import Path
 
 import pytest
-from study_builder import write_study
+from study_builder import SECONDS, write_backlog, write_study
 
+from outlast_operator.study.cost import load_prices
 from outlast_operator.study.execute import _judge
 from outlast_operator.study.load import load_study
 from outlast_operator.study.statistics import Estimate
 from outlast_operator.study.summary import summarise
-from outlast_operator.study.verdicts import above, ahead_of_checkpointing, below, close_to_control, ordering
+from outlast_operator.study.verdict_cost import cost_claim
+from outlast_operator.study.verdicts import (
+    above,
+    ahead_of_checkpointing,
+    backlog_kept,
+    below,
+    close_to_control,
+    ordering,
+)
 
 FEW = ("control", "paper-async-checkpoint", "chain", "hybrid")
 
@@ -52,3 +61,66 @@ def test_a_run_that_never_recovered_has_failed(tmp_path: Path, first_update: flo
     (tmp_path / "report.json").write_text(json.dumps(report))
     found = _judge(0, json.dumps({"outcome": "Succeeded"}), 1, tmp_path)
     assert (error in found) if error else found == ""
+
+
+def test_what_was_planned_and_is_not_made_yet_keeps_its_row(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=(0, 1, 2), kills=(1,), configurations=FEW)
+    for seed in range(3):
+        (tmp_path / f"runs/steep/hybrid/kills-1/seed-{seed}/run.json").unlink()
+    (tmp_path / "runs/steep/chain/kills-1/seed-2/run.json").unlink()
+    found = ordering(summarise(load_study(tmp_path)), "steep")
+    figures = {row.label: (row.figure, row.met) for row in found.rows}
+    assert figures["Hybrid does not fall"] == ("not measured; 3 of 3 not made yet", None)
+    assert figures["Chain does not fall"][0].endswith("; 1 of 3 not made yet")
+    assert figures["Chain does not fall"][1] is None
+
+
+def test_a_seed_that_was_not_measured_leaves_its_comparison_open(tmp_path: Path) -> None:
+    """Its run succeeded, but nobody evaluated it."""
+    write_study(tmp_path, seeds=(0, 1, 2), kills=(1,), configurations=FEW)
+    path = tmp_path / "runs/steep/hybrid/kills-1/seed-1/report.json"
+    report = json.loads(path.read_text())
+    for sample in report["series"]:
+        sample["accuracy"] = None
+    path.write_text(json.dumps(report))
+    found = close_to_control(summarise(load_study(tmp_path)), "steep")
+    (row,) = [row for row in found.rows if row.label.startswith("Hybrid")]
+    assert row.figure.endswith("; 1 of 3 not measured")
+    assert row.met is None
+
+
+def test_like_is_compared_with_like(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=(0, 1), kills=(1,))
+    found = ahead_of_checkpointing(summarise(load_study(tmp_path)), "steep")
+    pairs = {row.label.removesuffix(", one kill") for row in found.rows}
+    assert pairs == {
+        "sync chain (paper) over sync checkpointing (paper)",
+        "async chain (paper) over async checkpointing (paper)",
+        "stateless (paper) over async checkpointing (paper)",
+        "Chain over Checkpoint",
+        "Stateless over Checkpoint",
+        "Hybrid over Checkpoint",
+    }
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["some failed", "all failed"])
+def test_money_is_not_decided_by_the_runs_that_are_left(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    broken = [("stateless", 1, seed) for seed in seeds]
+    write_study(tmp_path, seeds=(0, 1, 2), kills=(1,), failed=broken)
+    found = cost_claim(summarise(load_study(tmp_path)), load_prices(), "steep")
+    ours = [row for row in found.rows if row.label.startswith("As recommended")]
+    assert ours
+    assert all(row.met is None and f"{len(seeds)} runs of the two failed" in row.figure for row in ours)
+    assert found.holds is not True
+
+
+def test_whole_runs_of_the_default_that_failed_leave_the_backlogs_verdict_open(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=(0, 1, 2), kills=(1,), failed=[("stateless", 1, seed) for seed in range(3)])
+    write_backlog(tmp_path, workers=(2,))
+    found = backlog_kept(summarise(load_study(tmp_path)), "steep")
+    assert found.holds is None, "a simulation alone does not decide"
+
+
+def test_how_long_a_run_was_to_train_is_read_from_its_job(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=(0,), kills=(1,), configurations=FEW)
+    assert {run.planned_s for run in load_study(tmp_path).runs} == {SECONDS}

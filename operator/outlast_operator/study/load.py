@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,9 @@ class StudyRun:
     label: str = ""
     model: str = ""
     hourly_worker: float = WORKER_HOURLY
+    commit: str = ""  # of the code that made it; empty: not recorded
+    earlier_errors: tuple[str, ...] = ()  # of the attempts before this one
+    planned_s: float | None = None  # stopAfter.seconds, from the first update on; None: the job does not say
     report: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -92,6 +96,16 @@ class StudyData:
 
     def planned(self, experiment: str) -> PlannedExperiment | None:
         return self.about.experiment(experiment) if self.about is not None else None
+
+    @property
+    def commits(self) -> dict[str, int]:
+        """Commit -> how many runs its code made, as far as it was recorded."""
+        return dict(Counter(run.commit for run in self.runs if run.commit))
+
+    @property
+    def retried(self) -> list[StudyRun]:
+        """Runs that had failed before, whatever came of them."""
+        return [run for run in self.runs if run.earlier_errors]
 
     def title(self, experiment: str) -> str:
         planned = self.planned(experiment)
@@ -204,6 +218,7 @@ def _run(directory: Path, experiment: str, configuration: str, kills: int, seed:
         status, error = FAILED, "; ".join(unread)
     elif status == OK and not report:
         status, error = FAILED, "no report.json, though run.json says ok"
+    hourly = _in_job(directory / "job.yaml", "cost", "hourly", "worker")
     return StudyRun(
         experiment=experiment,
         configuration=configuration,
@@ -214,17 +229,23 @@ def _run(directory: Path, experiment: str, configuration: str, kills: int, seed:
         command=str(record.get("command") or ""),
         label=str(record.get("label") or ""),
         model=str(record.get("model") or ""),
-        hourly_worker=_hourly_worker(directory / "job.yaml"),
+        commit=str(record.get("commit") or ""),
+        earlier_errors=tuple(str(e) for e in record.get("earlier_errors") or ()),
+        hourly_worker=WORKER_HOURLY if hourly is None else hourly,
+        planned_s=_in_job(directory / "job.yaml", "training", "stopAfter", "seconds"),
         report=report if status == OK else {},
     )
 
 
-def _hourly_worker(job: Path) -> float:
+def _in_job(job: Path, *keys: str) -> float | None:
+    """A number of the job's spec; None where the job does not say it, or there is none."""
     try:
-        spec = yaml.safe_load(job.read_text(encoding="utf-8"))["spec"]
-        return float(spec["cost"]["hourly"]["worker"])
+        found = yaml.safe_load(job.read_text(encoding="utf-8"))["spec"]
+        for key in keys:
+            found = found[key]
+        return float(found)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return WORKER_HOURLY  # not said in the job: the spec's default
+        return None
 
 
 def _backlog(root: Path, problems: list[str]) -> Iterator[Backlog]:

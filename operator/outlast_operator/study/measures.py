@@ -91,9 +91,9 @@ def measure(
 ) -> RunMeasures:
     """`ordered_s`: how long each outage was ordered to be. `run` must have succeeded."""
     assert run.ok, f"{run.configuration}, seed {run.seed} failed: {run.error}"
-    report, mine = run.report, run_curves(run.report)
-    steady = run_curves(control.report) if control is not None else None
-    own = run_curves(undisturbed.report) if undisturbed is not None else None
+    report, mine = run.report, run_curves(run.report, run.planned_s)
+    steady = run_curves(control.report, control.planned_s) if control is not None else None
+    own = run_curves(undisturbed.report, undisturbed.planned_s) if undisturbed is not None else None
     gradients = {str(k): int(v) for k, v in (report.get("gradients") or {}).items() if number(v) is not None}
     buffered = report.get("strategy") in BUFFERED
     worker_s, idle_s, recomputed_s = _worker_seconds(run, mine)

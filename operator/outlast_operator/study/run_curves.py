@@ -4,7 +4,8 @@ Rules. (1) Time zero is the first update: what a process needs to start is no pr
 evaluation stands at the time at which the servers held the parameters it was made of, not when its result arrived
 (that is up to seconds later on busy cores, and would show an outage's effect before or after it happened). After a
 rollback a version has been held twice; then the time is taken that agrees best with how long the run's evaluations
-usually take. (3) Versions between two samples are interpolated, never across a rollback.
+usually take. (3) Versions between two samples are interpolated, never across a rollback. (4) A run ends when it was
+to end: one that stood still before has that time against it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class RunCurves:
     """Times in seconds since the first update."""
 
     zero_s: float  # the first update, since the run's start
-    end: float  # the last growth of the version
+    end: float  # as planned; where no plan is known: the last growth of the version
     version: Curve
     evaluations: tuple[Evaluated, ...]
     gradients: Curve  # computed by the workers
@@ -104,15 +105,17 @@ class RunCurves:
         return 0.0 if version <= 0 else None
 
 
-def run_curves(report: dict[str, Any]) -> RunCurves:
-    """Everything that is drawn or measured over time; empty curves for a report without a series."""
+def run_curves(report: dict[str, Any], planned_s: float | None = None) -> RunCurves:
+    """Everything that is drawn or measured over time; empty curves for a report without a series.
+
+    `planned_s`: how long the run was to train, from its first update on.
+    """
     held = versions(report)
     zero = first_update(held)
-    grown = [b[0] for a, b in pairwise(held) if b[1] > a[1]]
     shift = [(t - zero, v) for t, v in held if t >= zero]
     return RunCurves(
         zero_s=zero,
-        end=max(grown, default=zero) - zero,
+        end=_end(held, planned_s) - zero,
         version=shift,
         evaluations=tuple(
             Evaluated(max(t - zero, 0.0), version, accuracy) for t, version, accuracy in placed(report, held)
@@ -121,6 +124,14 @@ def run_curves(report: dict[str, Any]) -> RunCurves:
         outages=tuple(_outages(report, zero)),
         final_accuracy=number((report.get("final") or {}).get("accuracy")),
     )
+
+
+def _end(held: Curve, planned_s: float | None) -> float:
+    """Since the run's start. A run that was cut short ends with its last sample."""
+    zero = first_update(held)
+    if planned_s is not None and held:
+        return min(zero + planned_s, held[-1][0])
+    return max((b[0] for a, b in pairwise(held) if b[1] > a[1]), default=zero)
 
 
 def first_update(held: Curve) -> float:

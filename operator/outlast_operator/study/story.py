@@ -50,6 +50,8 @@ def counts(data: StudyData) -> str:
     parts = [words.count(ok, "run")]
     if bad:
         parts.append(f"{words.count(bad, 'failed run')}, shown as failed and in no mean")
+    if data.retried:
+        parts.append(f"{words.count(len(data.retried), 'run')} made again after a failure")
     if data.missing:
         parts.append(f"{words.count(len(data.missing), 'planned run')} not made yet")
     if data.backlog:
@@ -138,6 +140,9 @@ def machine(data: StudyData) -> list[tuple[str, str]]:
         ("Task", about.task),
         ("Command", about.command),
     ]
+    if len(data.commits) > 1:
+        made = words.listing([f"{words.count(n, 'run')} by {commit}" for commit, n in sorted(data.commits.items())])
+        rows.append(("Different code", f"{made}: what differs between them may be the code's doing"))
     return [(name, value) for name, value in rows if value]
 
 

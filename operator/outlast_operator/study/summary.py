@@ -26,6 +26,7 @@ class Group:
     kills: int
     runs: tuple[RunMeasures, ...]
     failures: tuple[StudyRun, ...] = ()
+    missing: int = 0  # planned and not made yet
     target: float = 0.8
 
     @property
@@ -94,9 +95,13 @@ class Summary:
         return next((g for g in mine if g.kills == kills and g.runs), None)
 
     def attempted(self, experiment: str, configuration: str, kills: int) -> Group | None:
-        """Also one of which all runs failed; None when none was made."""
+        """Also one of which all runs failed or are still to be made; None when none was planned or made."""
         mine = (g for g in self.groups if g.experiment == experiment and g.configuration == configuration)
-        return next((g for g in mine if g.kills == kills), None)
+        made = next((g for g in mine if g.kills == kills), None)
+        missing = _missing(self.data, experiment, configuration, kills)
+        if made is not None or not missing:
+            return made
+        return Group(experiment, configuration, self.data.label(configuration), kills, (), missing=missing)
 
     def planned_kills(self, experiment: str, kills: int) -> bool:
         """Whether any run with so many kills was made or planned."""
@@ -148,8 +153,14 @@ def _group(data: StudyData, runs: list[StudyRun]) -> Group:
         kills=first.kills,
         runs=measured,
         failures=tuple(run for run in runs if not run.ok),
+        missing=_missing(data, first.experiment, first.configuration, first.kills),
         target=target,
     )
+
+
+def _missing(data: StudyData, experiment: str, configuration: str, kills: int) -> int:
+    wanted = (experiment, configuration, kills)
+    return sum((run.experiment, run.configuration, run.kills) == wanted for run in data.missing)
 
 
 def curves_of(group: Group) -> Iterable[RunCurves]:

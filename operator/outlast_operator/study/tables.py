@@ -53,6 +53,7 @@ def all_tables(summary: Summary, prices: PriceTable) -> list[Table]:
         backlog(summary),
         runs(summary),
         failed(summary),
+        retried(summary),
     ]
     return [table for table in made if table.rows]
 
@@ -163,6 +164,17 @@ def failed(summary: Summary) -> Table:
     return Table(
         "failed", "Runs that failed", ("experiment", "configuration", "kills", "seed", "reason", "command"), tuple(rows)
     )
+
+
+def retried(summary: Summary) -> Table:
+    """A row a failed attempt of a run that was made again."""
+    rows = [
+        (r.experiment, r.configuration, str(r.kills), str(r.seed), str(i), error, r.status)
+        for r in summary.data.retried
+        for i, error in enumerate(r.earlier_errors, start=1)
+    ]
+    columns = ("experiment", "configuration", "kills", "seed", "attempt", "reason", "in the end")
+    return Table("retried", "Earlier failures of runs that were made again", columns, tuple(rows))
 
 
 def _text(value: float | None, digits: int) -> str:

@@ -37,11 +37,18 @@ def cost_claim(summary: Summary, prices: PriceTable, experiment: str) -> Verdict
     decided: list[bool | None] = []
     rows = []
     for one, other, whose in PAIRS:
-        for claim in claims(summary, prices, experiment, one, other):
-            decided.append(claim.holds)
+        lost = _lacking(summary, experiment, (one, other))
+        found = claims(summary, prices, experiment, one, other)
+        if lost and not found:
+            decided.append(None)
+            rows.append(Row(whose, f"not measured; {lost} runs of the two failed or are not made yet"))
+        for claim in found:
+            holds = None if lost else claim.holds
+            decided.append(holds)
             label = f"{whose}, {claim.setup}, {claim.term} (an hour costs {claim.hourly_ratio:.2f} times as much)"
             late = f"; {claim.censored} runs never got there" if claim.censored else ""
-            rows.append(Row(label, share(claim.ratio) + late, claim.holds))
+            late += f"; {lost} runs of the two failed or are not made yet" if lost else ""
+            rows.append(Row(label, share(claim.ratio) + late, holds))
     if not rows:
         return Verdict(question, None, "Runs of Stateless or Checkpoint with a kill are missing.")
     less, more = sum(d is True for d in decided), sum(d is False for d in decided)
@@ -50,7 +57,8 @@ def cost_claim(summary: Summary, prices: PriceTable, experiment: str) -> Verdict
     undecided = f", and {open_} cannot be decided by these seeds" if open_ else ""
     answer = (
         f"To reach {target:.2f} with a kill, stateless costs no more than checkpointing in {less} of {len(decided)} "
-        f"comparisons; it costs more in {more or 'none'}{undecided}."
+        f"comparisons (prices and terms of the same runs, not so many experiments); it costs more in "
+        f"{more or 'none'}{undecided}."
     )
     return Verdict(
         question,
@@ -61,6 +69,11 @@ def cost_claim(summary: Summary, prices: PriceTable, experiment: str) -> Verdict
         "Stateless is paid for as one more machine",
         tuple(rows),
     )
+
+
+def _lacking(summary: Summary, experiment: str, names: tuple[str, str]) -> int:
+    groups = [summary.attempted(experiment, name, kills) for name in names for kills in (1, 2)]
+    return sum(g.failed + g.missing for g in groups if g is not None)
 
 
 def claims(summary: Summary, prices: PriceTable, experiment: str, one: str, other: str) -> list[Claim]:
