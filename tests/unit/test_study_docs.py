@@ -84,6 +84,10 @@ def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
         keep(source, tmp_path / "photos")
     with pytest.raises(ValueError, match="is the study itself"):
         keep(source, source)
+    (source.parent / "study.json").write_text("{}")  # as if a study had been kept around this one
+    with pytest.raises(ValueError, match="or holds it"):
+        keep(source, source.parent)
+    assert (source / "study.json").exists()
     with pytest.raises(StudyError):
         keep(tmp_path / "photos", tmp_path / "kept")
     assert (tmp_path / "photos" / "cat.jpg").exists()

@@ -26,8 +26,8 @@ def keep(study: Path, target: Path) -> int:
     Raises `StudyError` where there is no study, `ValueError` where `target` is the study itself or holds other things.
     """
     load_study(study)
-    if target.resolve() == study.resolve():
-        raise ValueError(f"{target} is the study itself; give another directory to keep it in")
+    if study.resolve().is_relative_to(target.resolve()):
+        raise ValueError(f"{target} is the study itself, or holds it, and is emptied first; give another directory")
     if target.exists() and any(target.iterdir()) and not (target / RECORDS[0]).exists():
         raise ValueError(
             f"{target} holds something else than a study; give an empty directory, or one with a kept study"
