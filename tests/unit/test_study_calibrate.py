@@ -103,6 +103,12 @@ def test_a_task_that_is_good_at_once_is_not_killed_at_once() -> None:
     assert calibration(STEEP, [run(100.0, (0.0, 1.0))]).kill_update == 150
 
 
+def test_no_kill_falls_before_the_first_checkpoint() -> None:
+    scale = calibration(STEEP, [run(60.0, (1.5, 90.0))])
+    assert scale.kill_update == 100
+    assert scale.kill_rule.endswith("but not before the first checkpoint")
+
+
 def test_the_papers_own_times_need_no_calibration() -> None:
     scale = calibration(PAPER_TIMES, [])
     assert kill_arguments(scale, 2, seed=3) == ["head@15s+15s", "head@after=30s+15s"]

@@ -25,6 +25,7 @@ PAPER_KILL_S = 15.0
 PAPER_OUTAGE_S = 15.0
 PAPER_OUTAGE_GRADIENTS = 375.0
 PHASE, PHASE_STEP = 100, 37  # updates between checkpoints; with a factor prime to it, seeds spread evenly
+LONG_PHASES = 10  # checkpoints that a control must be long enough for, if kills are to wait for the first
 SECOND_KILL_OUTAGES = 2.0
 LONGEST_OUTAGE = 1 / 4  # of the run: 375 gradients of a large model would leave nothing of it
 FALLBACK_KILL = 1 / 5  # of the control's updates
@@ -117,6 +118,8 @@ def calibration(experiment: Experiment, runs: Sequence[ControlRun]) -> Calibrati
         rule = f"after a fifth of the control's updates, which do not reach an accuracy of {experiment.kill_accuracy:g}"
     if version < EARLIEST_KILL * updates:
         version, rule = EARLIEST_KILL * updates, f"{rule}, but not before a twentieth of its updates"
+    if version < PHASE and updates >= LONG_PHASES * PHASE:  # a kill before any checkpoint is an experiment of its own
+        version, rule = PHASE, f"{rule}, but not before the first checkpoint"
     targets = [run.to_target_s for run in runs if run.to_target_s is not None]
     to_target_s = median(targets) if len(targets) == len(runs) else None
     seconds = _seconds(experiment, to_target_s)
