@@ -16,13 +16,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from outlast.api.config import ServerAddress
 from outlast.api.spec import JobSpec, TrainingJob
+from outlast.api.spec_fields import BUFFERED
 from outlast_operator.kills import Kill, check_kill, check_order
 from outlast_operator.local_template import local_template
 from outlast_operator.redis_process import RedisMissing, find_redis_server, redis_run_id, redis_url
 from outlast_operator.run_directory import RunConfig, RunDirectory
 
 REDIS_PATIENCE_S = 3.0
-BUFFERED = ("Stateless", "Hybrid")
 
 
 @dataclass(frozen=True)

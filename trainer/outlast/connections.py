@@ -22,7 +22,7 @@ from outlast.api.view import View
 from outlast.memory import TensorPool
 from outlast.parameters import Snapshot
 from outlast.payloads import InitialState, unflatten
-from outlast.presence import Presence, end_when_lost
+from outlast.presence import LOST_S, Presence
 from outlast.protocol import (
     Acknowledged,
     Contribution,
@@ -97,7 +97,7 @@ class Serving:
     def serve(self, connection: Connection, hello: dict[str, Any]) -> None:
         role = hello.get("role")
         if role in ("worker", "evaluator"):
-            end_when_lost(connection.sock)
+            connection.end_when_lost(LOST_S)
             self._serve_worker(Sharing(connection, bool(hello.get("shared_memory"))), counts=role == "worker")
         elif role == "peer":
             self._serve_peer(connection, hello)

@@ -20,7 +20,7 @@ from outlast.api.messages import Header, Op
 from outlast.api.spec import JobSpec
 from outlast.control import ServerControl
 from outlast.evaluation import evaluate_weights
-from outlast.optimizer import _take_apart
+from outlast.optimizer import take_apart
 from outlast.tasks.base import TaskError, load_task
 from outlast.tensors import FlatModel, byte_view, shard_ranges
 from outlast.transport import Connection, connect
@@ -74,7 +74,7 @@ class Evaluator:
         assert training.task is not None
         self.task = load_task(training.task, training.args, training.seed, list(config.extras.get("path", [])))
         self.model: nn.Module = self.task.model().eval()
-        groups, names, buffers = _take_apart(self.model)
+        groups, names, buffers = take_apart(self.model)
         self.flat = FlatModel([[(names[id(p)], p) for p in g["params"]] for g in groups], buffers)
         self.weights = torch.zeros(self.flat.manifest.numel)
         self.puller = Puller(config, self.weights)

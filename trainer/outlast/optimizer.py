@@ -80,7 +80,7 @@ class Optimizer(torch.optim.Optimizer):
         config: ProcessConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        groups, names, buffers = _take_apart(model)
+        groups, names, buffers = take_apart(model)
         self.inner = cls(groups, **kwargs)
         super().__init__([dict(g) for g in self.inner.param_groups], dict(self.inner.defaults))
         self.param_groups = self.inner.param_groups  # a scheduler that changes ours changes what we send
@@ -156,8 +156,7 @@ class Optimizer(torch.optim.Optimizer):
         Outside a job nothing happens: the script's own seeding counts.
         """
         if self._client is not None:
-            mixed = (self.spec.training.seed * 1_000_003 + self.config.slot) * 1_000_003 + self._step
-            torch.manual_seed(mixed % 2**63)
+            torch.manual_seed(seed_of(self.spec.training.seed, self.config.slot, self._step))
 
     # --- the torch interface ---
 
@@ -390,7 +389,12 @@ class Optimizer(torch.optim.Optimizer):
         client.submit(first, last, lease, Kind.DELTA, 1.0 / self.data.slots)
 
 
-def _take_apart(
+def seed_of(seed: int, slot: int, step: int) -> int:
+    """What torch is seeded with for one gradient: another for each (slot, step), the same whoever computes it."""
+    return ((seed * 1_000_003 + slot) * 1_000_003 + step) % 2**63
+
+
+def take_apart(
     model: nn.Module | Iterable[Any],
 ) -> tuple[list[dict[str, Any]], dict[int, str], list[tuple[str, torch.Tensor]]]:
     """(param groups, names by id(parameter), buffers) of a module, of parameters or of param groups."""

@@ -40,6 +40,7 @@ class PeerUnreachable(ConnectionError):
     """This host could not dial the peer: no route, no descriptor. Of the peer itself that says nothing."""
 
 
+_ASK_S = 3  # between two questions to a peer that says nothing
 _NOBODY_LISTENS = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT)  # ENOENT: of a Unix socket
 
 
@@ -87,6 +88,20 @@ class Connection:
     def set_timeout(self, receive_s: float | None, send_s: float | None = None) -> None:
         _set_timeout(self.sock, socket.SO_RCVTIMEO, receive_s)
         _set_timeout(self.sock, socket.SO_SNDTIMEO, send_s)
+
+    def end_when_lost(self, lost_s: float) -> None:
+        """Let the kernel end this connection so long after its peer's host last answered. A local peer has no host."""
+        if self._local:
+            return
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # elsewhere the system's own times hold
+            for option, value in (
+                (socket.TCP_KEEPIDLE, _ASK_S),
+                (socket.TCP_KEEPINTVL, _ASK_S),
+                (socket.TCP_KEEPCNT, int(lost_s / _ASK_S) - 1),
+                (socket.TCP_USER_TIMEOUT, int(lost_s * 1000)),  # while something is unconfirmed
+            ):
+                self.sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     @property
     def local(self) -> bool:

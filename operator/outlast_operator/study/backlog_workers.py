@@ -16,13 +16,11 @@ import torch
 from outlast import optimizers
 from outlast.evaluation import evaluate_weights
 from outlast.local_steps import LocalSteps
-from outlast.optimizer import _take_apart
+from outlast.optimizer import seed_of, take_apart
 from outlast.protocol import DataPlan, Kind
 from outlast.tasks.base import LoadedTask, load_task
 from outlast.tensors import FlatModel
 from outlast_operator.study.backlog_server import Gradient, SimulatedServer
-
-_SLOT_STRIDE = 1_000_003  # as outlast.Optimizer.seed_step mixes seed, slot and step
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Model:
     def __init__(self, task: LoadedTask, lr: float) -> None:
         self.task, self.lr = task, lr
         self.module = task.model().train()
-        groups, names, buffers = _take_apart(self.module)
+        groups, names, buffers = take_apart(self.module)
         self.inner = torch.optim.SGD(groups, lr=lr)
         self.flat = FlatModel([[(names[id(p)], p) for p in group["params"]] for group in groups], buffers)
         self.optimizer = optimizers.describe(self.inner)
@@ -59,8 +57,7 @@ class Model:
 
     def backward(self, slot: int, step: int, plan: DataPlan) -> None:
         """Leave the gradient of (slot, step) at the weights at hand in the parameters."""
-        mixed = (self.task.seed * _SLOT_STRIDE + slot) * _SLOT_STRIDE + step
-        torch.manual_seed(mixed % 2**63)
+        torch.manual_seed(seed_of(self.task.seed, slot, step))
         loss = self.task.loss(self.module, self.task.batch(plan.batch(slot, step)))
         self.module.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

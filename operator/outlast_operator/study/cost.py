@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from outlast_operator.study.measures import BUFFERED, RunMeasures
+from outlast.api.spec_fields import BUFFERED
+from outlast_operator.study.measures import RunMeasures
 from outlast_operator.study.records import StudyError
 from outlast_operator.study.statistics import Estimate, estimate, ratio
 

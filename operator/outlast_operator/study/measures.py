@@ -21,11 +21,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from outlast.api.spec_fields import BUFFERED
 from outlast_operator.report_curves import number
 from outlast_operator.study.load import TARGET_ACCURACY, StudyRun
 from outlast_operator.study.run_curves import Outage, RunCurves, interpolated, run_curves
 
-BUFFERED = ("Stateless", "Hybrid")
 AROUND_S = 1.0  # evaluations of so many seconds are averaged: one alone jumps by points
 LEAST_WINDOW_S = 0.5  # in less, progress cannot be told from noise
 LATE_S = 5.0  # the same at the end, at most a quarter of the run

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from outlast.api.base import DNS_LABEL, PATTERNS
 from outlast.api.errors import FieldError, Location, show
+from outlast.api.spec_fields import BUFFERED
 
 if TYPE_CHECKING:
     from outlast.api.schedule import Schedule
@@ -78,7 +79,7 @@ def _chained(spec: JobSpec) -> bool:
 
 
 def _buffered(spec: JobSpec) -> bool:
-    return spec.recovery.strategy in ("Stateless", "Hybrid")
+    return spec.recovery.strategy in BUFFERED
 
 
 def _schedule(names: str, good: Callable[[Schedule], bool]) -> Callable[[JobSpec], bool]:

@@ -31,7 +31,7 @@ from outlast.api.errors import (
     unknown_field,
 )
 from outlast.api.rules import broken_rules, half_missing, name_error
-from outlast.api.spec_fields import Recovery, Servers, Training, Workers
+from outlast.api.spec_fields import BUFFERED, Recovery, Servers, Training, Workers
 from outlast.api.spec_policy import Cost, RunPolicy, Security
 from outlast.api.spec_warnings import warnings_for
 
@@ -41,7 +41,6 @@ API_VERSION = "outlast.dev/v1alpha1"
 KIND = "TrainingJob"
 _TOP = ("apiVersion", "kind", "metadata", "spec", "status")
 _CHAINED = ("Chain", "Hybrid")
-_BUFFERED = ("Stateless", "Hybrid")
 
 
 class JobSpec(FieldsModel):
@@ -84,7 +83,7 @@ class JobSpec(FieldsModel):
     def local_steps(self) -> bool:
         """Whether a worker that is cut off goes on with local steps: `outage.mode`, or what it means left out."""
         mode = self.recovery.staleness.outage.mode
-        computes_on = self.recovery.strategy in _BUFFERED and self.training.consistency != "Sync"
+        computes_on = self.recovery.strategy in BUFFERED and self.training.consistency != "Sync"
         return computes_on if mode is None else mode == "LocalSteps"
 
     @classmethod

@@ -30,6 +30,7 @@ from outlast.api.schedule import Schedule
 Consistency = Literal["Sync", "Async", "BoundedStaleness"]
 OptimizerName = Literal["SGD", "Adam", "AdamW"]
 Strategy = Literal["Checkpoint", "Chain", "Stateless", "Hybrid"]
+BUFFERED: tuple[Strategy, ...] = ("Stateless", "Hybrid")  # need a Redis, and compute on while no server answers
 Acknowledgement = Literal["Tail", "Successor", "Head"]
 WhenFull = Literal["Block", "Drop"]
 WireType = Literal["float32", "bfloat16"]

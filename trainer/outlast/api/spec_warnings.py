@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from outlast.api.base import FieldsModel
 from outlast.api.errors import SpecWarning
-from outlast.api.spec_fields import Buffer, Chain, Staleness, Training
+from outlast.api.spec_fields import BUFFERED, Buffer, Chain, Staleness, Training
 
 if TYPE_CHECKING:
     from outlast.api.spec import JobSpec
@@ -99,7 +99,7 @@ def _staleness(spec: JobSpec) -> Iterator[tuple[str, str]]:
     reduced = staleness.reduced_rate
     if reduced is not None and reduced.lr >= spec.training.optimizer.lr:
         yield "recovery.staleness.reducedRate.lr", f"{reduced.lr:g} is not below optimizer.lr: it reduces nothing"
-    buffered = spec.recovery.strategy in ("Stateless", "Hybrid")
+    buffered = spec.recovery.strategy in BUFFERED
     if buffered and staleness.policy == "Sum" and reduced is None and staleness.clip_norm is None:
         yield (
             "recovery.staleness.policy",
