@@ -292,14 +292,18 @@ def write_backlog(
                     name: {
                         "accuracy_after_drain": 0.1 if name == "Sum" and n >= sum_breaks_at else 0.5 + share * gain,
                         "loss_after_drain": 1.0, "accuracy_later": 0.7, "loss_later": 0.8,
-                        "diverged": name == "Sum" and n >= sum_breaks_at,
+                        "diverged": name == "Sum" and n >= sum_breaks_at, "weight": None, "moved": None,
                     }
                     for name, share in POLICIES.items()
                 }  # fmt: skip
                 record = {
                     "schema": 1, "workers": w, "outage": n, "seed": seed, "lr": 0.01, "samples": 10000,
+                    "task": "outlast.tasks.fashion_mnist", "group": 32, "later": n, "quick": False, "wall_s": 1.0,
                     "start": {"version": 400, "accuracy": 0.5, "loss": 1.2, "guess_loss": 2.3},
-                    "control": {"accuracy_at_equal_time": 0.5 + gain, "accuracy_later": 0.85}, "policies": policies,
+                    "control": {
+                        "accuracy_at_equal_time": 0.5 + gain, "loss_at_equal_time": 1.0,
+                        "accuracy_later": 0.85, "loss_later": 0.5,
+                    }, "policies": policies,
                 }  # fmt: skip
                 path = directory / "backlog" / f"workers-{w}" / f"outage-{n}" / f"seed-{seed}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,13 +22,13 @@ from outlast_operator.study.backlog_records import (
     Start,
     load_all,
     path_of,
-    progress_kept,
     read,
     write,
 )
 from outlast_operator.study.backlog_server import Gradient, SimulatedServer
 from outlast_operator.study.backlog_unit import GROUP, Experiment, Unit
 from outlast_operator.study.backlog_workers import Fleet, LocalFleet, Model, clip
+from outlast_operator.study.figures_backlog import cells
 
 ONE = Manifest((TensorPlace("p", (1,), "float32", 0, 1, 0),), 1, 1)
 SGD = {"name": "SGD", "groups": [{"lr": LR}]}
@@ -220,15 +220,18 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_progress_kept_is_a_ratio_of_sums() -> None:
     seeds = [record(0, 0.5, 0.7, 0.6), record(1, 0.5, 0.5, 0.55)]
-    assert progress_kept(seeds, "Sum") == pytest.approx(0.15 / 0.2)
-    assert progress_kept([record(0, 0.5, 0.4)], "Sum") is None
+    (cell,) = cells(seeds)
+    assert cell.kept is not None
+    assert cell.kept.mean == pytest.approx(0.15 / 0.2)
+    (cell,) = cells([record(0, 0.5, 0.4)])
+    assert cell.kept is None
 
 
 def test_the_full_study_asks_for_every_outage_and_number_of_workers() -> None:
     wanted = backlog.units(quick=False)
-    cells = {(u.workers, n, u.seed) for u in wanted for n in u.outages}
-    assert {(w, n) for w, n, _ in cells} == {(w, n) for w in (1, 2, 8) for n in (10, 100, 375, 1000, 10_000)}
-    assert {seed for _, n, seed in cells if n == 375} == set(range(5))
+    asked = {(u.workers, n, u.seed) for u in wanted for n in u.outages}
+    assert {(w, n) for w, n, _ in asked} == {(w, n) for w in (1, 2, 8) for n in (10, 100, 375, 1000, 10_000)}
+    assert {seed for _, n, seed in asked if n == 375} == set(range(5))
 
 
 def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:

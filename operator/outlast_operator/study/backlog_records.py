@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from outlast_operator.study.records import write_json
 
 SCHEMA = 1
 FOLDER = "backlog"
@@ -84,13 +84,6 @@ class BacklogRecord:
         return self.control.accuracy_at_equal_time - self.start.accuracy
 
 
-def progress_kept(records: Iterable[BacklogRecord], policy: str) -> float | None:
-    """Of several seeds of one cell; None where the control gained nothing."""
-    cells = [record for record in records if policy in record.policies]
-    gained = sum(record.control_gained for record in cells)
-    return sum(record.gained(policy) for record in cells) / gained if gained > 0 else None
-
-
 def path_of(out: Path, workers: int, outage: int, seed: int) -> Path:
     return out / FOLDER / f"workers-{workers}" / f"outage-{outage}" / f"seed-{seed}.json"
 
@@ -98,10 +91,7 @@ def path_of(out: Path, workers: int, outage: int, seed: int) -> Path:
 def write(out: Path, record: BacklogRecord) -> Path:
     """Whole or absent."""
     path = path_of(out, record.workers, record.outage, record.seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(asdict(record), indent=1, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    write_json(path, asdict(record), allow_nan=False)
     return path
 
 

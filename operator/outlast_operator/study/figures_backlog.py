@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from outlast_operator.report_curves import number
 from outlast_operator.study import figure_style as style
+from outlast_operator.study.backlog_records import BacklogRecord
 from outlast_operator.study.figure_style import Drawn
-from outlast_operator.study.load import Backlog
 from outlast_operator.study.statistics import Estimate, estimate, ratio
 
 LOWEST = -0.2  # gain in accuracy as drawn: what is ruined would leave no room for the rest
@@ -49,32 +48,26 @@ class Cell:
         return LABELS.get(self.policy, self.policy)
 
 
-def cells(records: Sequence[Backlog]) -> list[Cell]:
-    """Every (policy, workers, outage) over its seeds; a seed whose accuracy is not known counts as diverged."""
-    by_place: dict[tuple[int, int, str], list[Backlog]] = {}
+def cells(records: Sequence[BacklogRecord]) -> list[Cell]:
+    """Every (policy, workers, outage) over its seeds."""
+    by_place: dict[tuple[int, int, str], list[BacklogRecord]] = {}
     for record in sorted(records, key=lambda r: (r.workers, r.outage, r.seed)):
         for policy in record.policies:
             by_place.setdefault((record.workers, record.outage, policy), []).append(record)
     return [_cell(policy, workers, outage, mine) for (workers, outage, policy), mine in by_place.items()]
 
 
-def _cell(policy: str, workers: int, outage: int, records: Sequence[Backlog]) -> Cell:
-    gained, controls, diverged = [], [], 0
-    for record in records:
-        result = record.policies[policy]
-        start, after = number(record.start.get("accuracy")), number(result.get("accuracy_after_drain"))
-        control = number(record.control.get("accuracy_at_equal_time"))
-        diverged += bool(result.get("diverged")) or after is None
-        if start is not None and after is not None and control is not None:
-            gained.append(after - start)
-            controls.append(control - start)
+def _cell(policy: str, workers: int, outage: int, records: Sequence[BacklogRecord]) -> Cell:
+    gained = [record.gained(policy) for record in records]
+    controls = [record.control_gained for record in records]
+    diverged = sum(record.policies[policy].diverged for record in records)
     control_gained = estimate(controls)
     told = control_gained is not None and control_gained.mean >= LEAST_GAIN
     kept = ratio(gained, controls) if told else None
     return Cell(policy, workers, outage, kept, estimate(gained), control_gained, diverged, len(records))
 
 
-def lines(records: Sequence[Backlog]) -> Drawn | None:
+def lines(records: Sequence[BacklogRecord]) -> Drawn | None:
     """Accuracy gained over the outage's length, a panel for each number of workers, with what the control gained."""
     found = cells(records)
     if not found:
@@ -137,7 +130,7 @@ def _line(ax: Any, row: Sequence[Cell], index: int) -> None:
             ax.plot([at], [100 * LOWEST], "x", color=colour, markersize=9, markeredgewidth=2)
 
 
-def heat_map(records: Sequence[Backlog]) -> Drawn | None:
+def heat_map(records: Sequence[BacklogRecord]) -> Drawn | None:
     """The same as numbers: policies by outages, a block for each number of workers."""
     found = cells(records)
     if not found:

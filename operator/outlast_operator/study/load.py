@@ -19,10 +19,11 @@ import yaml
 
 from outlast_operator.report_curves import number
 from outlast_operator.report_words import sentence
+from outlast_operator.study import backlog_records
+from outlast_operator.study.backlog_records import BacklogRecord
 from outlast_operator.study.configurations import BY_NAME, CONTROL_NAME
-from outlast_operator.study.records import OK, Calibration, PlannedExperiment, PlannedRun, Study, StudyError
+from outlast_operator.study.records import FAILED, OK, Calibration, PlannedExperiment, PlannedRun, Study, StudyError
 
-FAILED = "failed"
 USUAL_ORDER = ("steep", "paper-times")
 TARGET_ACCURACY = 0.80
 TARGET_SHARE = 0.95  # of the control's final accuracy, for a task of which nobody said what to reach
@@ -55,25 +56,12 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class Backlog:
-    """What one outage left behind and how each policy applied it (one file of DIR/backlog)."""
-
-    workers: int
-    outage: int
-    seed: int
-    start: dict[str, Any]
-    control: dict[str, Any]
-    policies: dict[str, dict[str, Any]]
-    about: dict[str, Any] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True)
 class StudyData:
     directory: Path
     about: Study | None  # study.json
     calibrations: dict[str, Calibration]
     runs: tuple[StudyRun, ...]
-    backlog: tuple[Backlog, ...]
+    backlog: tuple[BacklogRecord, ...]
     missing: tuple[PlannedRun, ...] = ()
     problems: tuple[str, ...] = ()  # files that could not be read
 
@@ -218,7 +206,8 @@ def _run(directory: Path, experiment: str, configuration: str, kills: int, seed:
         status, error = FAILED, "; ".join(unread)
     elif status == OK and not report:
         status, error = FAILED, "no report.json, though run.json says ok"
-    hourly = _in_job(directory / "job.yaml", "cost", "hourly", "worker")
+    job = _job(directory / "job.yaml")
+    hourly = _in_job(job, "cost", "hourly", "worker")
     return StudyRun(
         experiment=experiment,
         configuration=configuration,
@@ -232,35 +221,33 @@ def _run(directory: Path, experiment: str, configuration: str, kills: int, seed:
         commit=str(record.get("commit") or ""),
         earlier_errors=tuple(str(e) for e in record.get("earlier_errors") or ()),
         hourly_worker=WORKER_HOURLY if hourly is None else hourly,
-        planned_s=_in_job(directory / "job.yaml", "training", "stopAfter", "seconds"),
+        planned_s=_in_job(job, "training", "stopAfter", "seconds"),
         report=report if status == OK else {},
     )
 
 
-def _in_job(job: Path, *keys: str) -> float | None:
-    """A number of the job's spec; None where the job does not say it, or there is none."""
+def _job(path: Path) -> Any:
+    """The job as it ran; None where it cannot be read."""
     try:
-        found = yaml.safe_load(job.read_text(encoding="utf-8"))["spec"]
-        for key in keys:
-            found = found[key]
-        return float(found)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
         return None
 
 
-def _backlog(root: Path, problems: list[str]) -> Iterator[Backlog]:
+def _in_job(job: Any, *keys: str) -> float | None:
+    """A number of the job's spec; None where the job does not say it, or there is none."""
+    try:
+        found = job["spec"]
+        for key in keys:
+            found = found[key]
+        return float(found)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _backlog(root: Path, problems: list[str]) -> Iterator[BacklogRecord]:
     for path in sorted(root.glob("workers-*/outage-*/seed-*.json")):
-        unread: list[str] = []
-        found = _read(path, unread)
         try:
-            yield Backlog(
-                workers=int(found["workers"]),
-                outage=int(found["outage"]),
-                seed=int(found["seed"]),
-                start=dict(found["start"]),
-                control=dict(found["control"]),
-                policies={str(name): dict(result) for name, result in found["policies"].items()},
-                about={k: v for k, v in found.items() if k not in ("policies", "start", "control")},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problems.extend(unread or [f"{path.relative_to(root)}: {type(error).__name__} {error}; left out"])
+            yield backlog_records.read(path)
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.relative_to(root)}: {error}")
