@@ -29,9 +29,14 @@ def install(cluster: Cluster, *options: str) -> None:
     cluster.helm(*command, "--wait", "--timeout", "120s", *adopt, *options)
 
 
-def operator_pods(cluster: Cluster, system: str) -> list[Any]:
-    """The operator's pods that are there to stay. Raises `AssertionError` if there is none."""
+def living_operators(cluster: Cluster, system: str = SYSTEM) -> list[Any]:
+    """The operator's pods that are there to stay."""
     pods = cluster.core.list_namespaced_pod(system, label_selector=f"app.kubernetes.io/instance={RELEASE}").items
-    living = [p for p in pods if p.metadata.deletion_timestamp is None]
-    assert living, f"no pod of release {RELEASE} is in namespace {system}; there are {[p.metadata.name for p in pods]}"
+    return [p for p in pods if p.metadata.deletion_timestamp is None]
+
+
+def operator_pods(cluster: Cluster, system: str) -> list[Any]:
+    """The same. Raises `AssertionError` if there is none."""
+    living = living_operators(cluster, system)
+    assert living, f"no pod of release {RELEASE} is in namespace {system} to stay"
     return living

@@ -10,7 +10,7 @@ import pytest
 from e2e_cluster import Cluster, wait_until
 from e2e_figures import FULL, Figures
 from e2e_jobs import Job
-from e2e_release import NAMESPACES, RELEASE
+from e2e_release import NAMESPACES, RELEASE, living_operators
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
 AWAY_S = 60 if FULL else 20
@@ -22,8 +22,7 @@ def leader(cluster: Cluster, system: str) -> str:
 
 
 def operators(cluster: Cluster, system: str) -> list[str]:
-    pods = cluster.core.list_namespaced_pod(system, label_selector=f"app.kubernetes.io/instance={RELEASE}").items
-    return [p.metadata.name for p in pods if p.metadata.deletion_timestamp is None]
+    return [pod.metadata.name for pod in living_operators(cluster, system)]
 
 
 def lose_operators(cluster: Cluster, system: str, names: list[str]) -> None:

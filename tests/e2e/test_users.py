@@ -12,7 +12,7 @@ import kubernetes
 import pytest
 from e2e_cluster import Cluster, Json, wait_until
 from e2e_jobs import Job
-from e2e_release import NAMESPACES, RELEASE, SYSTEM, install
+from e2e_release import NAMESPACES, RELEASE, SYSTEM, install, living_operators
 
 from outlast import metrics as trainer_metrics
 from outlast.ledger import Fact
@@ -108,8 +108,7 @@ def test_the_lease_is_the_operators_own(cluster: Cluster, release: str) -> None:
 
 
 def operator_pods(cluster: Cluster) -> list[Json]:
-    found = cluster.core.list_namespaced_pod(SYSTEM, label_selector="app.kubernetes.io/name=outlast-operator").items
-    return [pod for pod in found if pod.metadata.deletion_timestamp is None and pod.status.phase == "Running"]
+    return [pod for pod in living_operators(cluster) if pod.status.phase == "Running"]
 
 
 def outlast(cluster: Cluster, *words: str) -> str:
