@@ -8,6 +8,8 @@ Rules
     the head of a view answers again.
     Stateless: every gradient goes to the buffer. Hybrid: while any shard is in an outage, whole gradients go to the
     buffer (a shard that had it already recognises the duplicate). Otherwise they wait for the head.
+    A shard that has reached the job's goal gets nothing more; the worker goes on until every shard has, for they count
+    on their own: what one has applied may still be on its way to another. A rollback takes the goal back.
 
 The shell asks `next_action(shard, now)`, does it, and reports with `heard`, `dialled`, `lost`, `answered`; for the
 buffer `next_for_buffer` and `buffered`. What the worker must learn comes out of `take_notices`.
@@ -48,6 +50,7 @@ class Outgoing:
     pending: set[int] = field(default_factory=set)
     outcome: Outcome | None = None
     in_buffer: bool = False  # handed to the buffer; the heads are not asked any more
+    refused: bool = False  # some shard had reached the job's goal before it came
 
 
 # --- what the shell is to do ---
@@ -90,7 +93,6 @@ Action = Ask | Dial | SendPush | SendPull | Idle
 
 
 class Notice(StrEnum):
-    FINISHED = "finished"
     FENCED = "fenced"  # a newer process has this slot
     EMPTY = "empty"  # the servers have no weights: give them the initial ones
     RESYNC = "resync"  # Sync: pull, and go on from that version
@@ -107,6 +109,7 @@ class _Shard:
     ask_pause: float = _ASK_INTERVAL_S
     outage_since: float | None = None
     needs_view: bool = True
+    finished: bool = False  # it has reached the job's goal
 
 
 class Session:
@@ -120,7 +123,7 @@ class Session:
         self._buffer: deque[Outgoing] = deque()
         self._notices: list[Notice] = []
         self.history = 0  # the highest that any view told
-        self.finished = False
+        self.finished = False  # every shard has reached the job's goal
         self.unanswered = 0  # items without an outcome
         self.buffer_down = False  # Redis does not answer, or has no room: gradients wait in the worker's memory
 
@@ -129,14 +132,14 @@ class Session:
     def submit(self, item: Outgoing) -> None:
         """Send this gradient; its `outcome` is set when it is safe, or will never be."""
         self.unanswered += 1
-        item.pending = set(range(len(self._shards)))
+        item.pending = {index for index, shard in enumerate(self._shards) if not shard.finished}
+        item.refused = len(item.pending) < len(self._shards)
         if self.finished:
             self._settle(item, Outcome.UNAPPLIED)
         elif not self._direct or (self._diverts and self.outage()):
             self._divert(item)
         else:
-            for shard in self._shards:
-                shard.queue.append(item)
+            self._to_heads(item)
 
     def submit_init(self, item: Outgoing, shard: int) -> None:
         """Offer the initial weights to a shard that has none."""
@@ -238,8 +241,7 @@ class Session:
         if shard.queue and shard.queue[0] is item:
             shard.queue.popleft()
         item.pending.discard(index)
-        if not item.pending and item.outcome is None:
-            self._settle(item, Outcome.SERVER)
+        self._settle_if_answered(item)
 
     def pulled(self, index: int) -> None:
         """The weights asked for have come."""
@@ -255,7 +257,7 @@ class Session:
             return
         self._answering(shard)
         if reason is Refusal.FINISHED:
-            self._finish()
+            self._finish(index)
         elif reason is Refusal.FENCED:
             self._notices.append(Notice.FENCED)
         elif reason is Refusal.EMPTY:
@@ -288,6 +290,8 @@ class Session:
         if history <= self.history:
             return
         self.history = history
+        for shard in self._shards:
+            shard.finished = self.finished  # what it reached the goal with may be undone
         for index, shard in enumerate(self._shards):
             if self.stale(index) and shard.outage_since is None:
                 shard.outage_since = shard.ask_at = now
@@ -320,16 +324,22 @@ class Session:
             if index in item.pending and item not in shard.queue:
                 shard.queue.append(item)
 
-    def _finish(self) -> None:
-        if not self.finished:
-            self.finished = True
-            self._notices.append(Notice.FINISHED)
-        for shard in self._shards:
-            for item in shard.queue:
-                if item.outcome is None and not item.in_buffer:
-                    self._settle(item, Outcome.UNAPPLIED)
-            shard.queue.clear()
-            shard.pull = []
+    def _finish(self, index: int) -> None:
+        """This shard takes nothing more. With Stateless the others neither: all apply what one log holds."""
+        shard = self._shards[index]
+        shard.finished = True
+        for item in shard.queue:
+            item.pending.discard(index)
+            item.refused = True
+            if not item.in_buffer:
+                self._settle_if_answered(item)
+        shard.queue.clear()
+        shard.pull = []
+        self.finished = not self._direct or all(s.finished for s in self._shards)
+
+    def _settle_if_answered(self, item: Outgoing) -> None:
+        if not item.pending and item.outcome is None:
+            self._settle(item, Outcome.UNAPPLIED if item.refused else Outcome.SERVER)
 
     def _settle(self, item: Outgoing, outcome: Outcome) -> None:
         item.outcome = outcome
@@ -356,18 +366,26 @@ class Session:
         return self._buffer[0] if self._buffer else None
 
     def buffered(self, item: Outgoing, closed: bool = False) -> None:
-        """Redis has it (or recognised it); `closed`: it refused, because the job is at its end."""
+        """Redis has it (or recognised it); `closed`: it refused, because some shard is at its end."""
         self.buffer_down = False
         if self._buffer and self._buffer[0] is item:
             self._buffer.popleft()
-        if item.outcome is None:
-            self._settle(item, Outcome.UNAPPLIED if closed else Outcome.BUFFER)
         if closed:
-            for waiting in self._buffer:
-                if waiting.outcome is None:
-                    self._settle(waiting, Outcome.UNAPPLIED)
-            self._buffer.clear()
-            self._finish()
+            self._refuse_diverted(item)
+            while self._buffer:
+                self._refuse_diverted(self._buffer.popleft())
+            self.finished = self.finished or not self._direct
+        elif item.outcome is None:
+            self._settle(item, Outcome.BUFFER)
+
+    def _refuse_diverted(self, item: Outgoing) -> None:
+        """The log is closed: its gradients are for the shards that still take some, where these take them directly."""
+        if item.outcome is not None:
+            return
+        if self._direct and item.pending:
+            self._to_heads(item)
+        else:
+            self._settle(item, Outcome.UNAPPLIED)
 
     def dropped(self, item: Outgoing) -> None:
         """The buffer is full and the job says to drop (`buffer.whenFull: Drop`): it was never acknowledged."""

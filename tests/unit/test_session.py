@@ -1,0 +1,91 @@
+"""How a worker's session with several shards ends: each counts on its own, and none is cheated of what is under way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from outlast.api.view import Member, View
+from outlast.protocol import Kind, Refusal
+from outlast.session import Idle, Outcome, Outgoing, SendPush, Session
+
+HEADS = [Member(f"server-{shard}", f"boot-{shard}", f"tcp:server-{shard}:1") for shard in (0, 1)]
+VIEWS = [View(shard=shard, epoch=1, history=0, members=(HEADS[shard],)) for shard in (0, 1)]
+
+
+def connected(strategy: str) -> Session:
+    session = Session(2, strategy, "Async")
+    for shard in (0, 1):
+        session.heard(shard, [VIEWS[shard]], now=0.0)
+        session.dialled(shard, HEADS[shard])
+    return session
+
+
+def submitted(session: Session, step: int) -> Outgoing:
+    item = Outgoing(step, step, (0, 0), session.history, None, Kind.UPDATE)
+    session.submit(item)
+    return item
+
+
+def test_a_shard_that_has_its_goal_leaves_the_others_what_is_under_way() -> None:
+    session = connected("Chain")
+    first = submitted(session, 1)
+    session.acknowledged(0, first)
+    session.lost(1, now=1.0)
+    second = submitted(session, 2)
+    session.refused(0, Refusal.FINISHED, None, now=1.0)  # it had its last update with `first`
+    assert not session.finished
+    assert (first.outcome, second.outcome) == (None, None)
+
+    session.heard(1, [replace(VIEWS[1], epoch=2)], now=1.1)
+    session.dialled(1, HEADS[1])
+    assert session.next_action(1, 1.1) == SendPush(first, 2, want_weights=False)
+    session.acknowledged(1, first)
+    assert first.outcome is Outcome.SERVER
+    assert isinstance(session.next_action(0, 1.2), Idle), "it is asked no more"
+    session.acknowledged(1, second)
+    assert second.outcome is Outcome.UNAPPLIED, "no model holds it: a shard lacks it"
+
+    third = submitted(session, 3)
+    assert session.next_action(1, 1.2) == SendPush(third, 2, want_weights=True), "until the second has its goal, too"
+    session.refused(1, Refusal.FINISHED, None, now=1.3)
+    assert session.finished
+    assert third.outcome is Outcome.UNAPPLIED
+    assert session.unanswered == 0
+
+
+def test_a_rollback_takes_the_goal_back() -> None:
+    session = connected("Chain")
+    session.refused(0, Refusal.FINISHED, None, now=1.0)
+    session.heard(1, [replace(VIEWS[1], epoch=2, history=1)], now=1.1)
+    session.heard(0, [replace(VIEWS[0], epoch=2, history=1)], now=1.1)
+    session.dialled(0, HEADS[0])
+    item = submitted(session, 1)
+    assert session.next_action(0, 1.2) == SendPush(item, 2, want_weights=True)
+
+
+def test_a_closed_log_sends_hybrids_gradients_to_the_heads_that_lack_them() -> None:
+    session = connected("Hybrid")
+    item = submitted(session, 1)
+    session.acknowledged(0, item)
+    session.lost(1, now=1.0)
+    assert session.next_for_buffer() is item
+    session.buffered(item, closed=True)  # the first shard has its goal, and has closed the log
+    assert (item.outcome, session.next_for_buffer(), session.finished) == (None, None, False)
+    session.heard(1, [replace(VIEWS[1], epoch=2)], now=1.1)
+    session.dialled(1, HEADS[1])
+    session.pulled(1)
+    assert session.next_action(1, 1.1) == SendPush(item, 2, want_weights=True)
+
+
+@pytest.mark.parametrize("end", ["refused", "closed"])
+def test_with_stateless_one_end_is_the_end_of_all(end: str) -> None:
+    session = connected("Stateless")
+    item = submitted(session, 1)
+    if end == "refused":
+        session.refused(0, Refusal.FINISHED, None, now=1.0)
+    else:
+        session.buffered(item, closed=True)
+        assert item.outcome is Outcome.UNAPPLIED
+    assert session.finished
