@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 class Job:
-    """One server in this process, and workers' optimizers that join it."""
+    """One server in this process, or a chain of some, and workers' optimizers that join it."""
 
     def __init__(
         self,
@@ -33,21 +33,35 @@ class Job:
         optimizer: dict[str, Any],
         updates: int,
         transport: str = "unix",
+        replicas: int = 1,
     ) -> None:
-        job = make_job("Checkpoint", consistency, updates=updates, workers={"replicas": workers})
+        strategy = "Checkpoint" if replicas == 1 else "Chain"
+        job = make_job(strategy, consistency, updates=updates, workers={"replicas": workers})
         job["spec"]["training"]["optimizer"] = optimizer
         spec = JobSpec.from_json(job["spec"])
-        self.address = f"unix:{directory}/server-0.sock" if transport == "unix" else f"tcp:127.0.0.1:{free_port()}"
+        addresses = {
+            f"server-{i}": f"unix:{directory}/server-{i}.sock"
+            if transport == "unix"
+            else f"tcp:127.0.0.1:{free_port()}"
+            for i in range(replicas)
+        }
+        self.address = addresses["server-0"]
         self.common: dict[str, Any] = {
             "job": "sdk",
             "job_uid": "uid",
             "token": "secret",
             "spec": spec.to_json(),
-            "servers": ((ServerAddress("server-0", self.address),),),
+            "servers": (tuple(ServerAddress(name, address) for name, address in addresses.items()),),
         }
-        self.server = Server(ProcessConfig(**self.common, role="server", name="server-0", listen=self.address))
-        self.server.start()
-        self.server.install(View(0, 1, 0, (Member("server-0", self.server.boot, self.address),), (), None))
+        self.servers = [
+            Server(ProcessConfig(**self.common, role="server", name=name, listen=address))
+            for name, address in addresses.items()
+        ]
+        self.server = self.servers[0]
+        members = tuple(Member(s.config.name, s.boot, s.config.listen or "") for s in self.servers)
+        for server in self.servers:
+            server.start()
+            server.install(View(0, 1, 0, members, (), None))
         self.optimizers: list[Optimizer] = []
 
     def join(
@@ -61,4 +75,5 @@ class Job:
     def close(self) -> None:
         for optimizer in self.optimizers:
             optimizer.close()
-        self.server.listener.close()
+        for server in self.servers:
+            server.listener.close()

@@ -208,6 +208,65 @@ def test_whoever_reads_too_late_tries_again(directory: Path, consistency: str, m
     job.close()
 
 
+def run_chain(directory: Path, steps: int, transport: str = "unix") -> Job:
+    """A head and its successor, and one worker whose gradients they have all applied."""
+    job = Job(directory, "Async", 1, {"name": "SGD", "lr": LR}, 10_000, transport, replicas=2)
+    model = torch.nn.Linear(4, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    optimizer = job.join(model, lr=LR)
+    for _ in range(steps):
+        model.weight.grad = torch.full((1, 4), 0.25)
+        optimizer.step()
+    assert optimizer.drain(20.0)
+    for server in job.servers:
+        assert server.parameters is not None
+        assert server.parameters.version == steps
+        assert server.parameters.vector.tolist() == pytest.approx([1.0 - steps * 0.25 * LR] * 4)
+    return job
+
+
+def forwarded(job: Job) -> int:
+    """Gradients that the successor read out of the head's memory and has not acknowledged."""
+    (link,) = job.server.links.values()
+    return len(link._reading)
+
+
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
+def test_a_successor_reads_gradients_in_its_predecessors_memory(
+    directory: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, shown = Sharing.send, []
+
+    def send_and_count(self: Sharing, header: Header, *more: Any) -> bool:
+        shared = send(self, header, *more)
+        if header.op == Op.FORWARD:
+            shown.append(shared)
+        return shared
+
+    monkeypatch.setattr(Sharing, "send", send_and_count)
+    job = run_chain(directory, 20, transport)
+    assert shown == [transport == "unix"] * 20
+    assert forwarded(job) == 0, "what is acknowledged is not kept for it any more"
+    job.close()
+
+
+def test_a_successor_that_reads_too_late_is_sent_it_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that was paused, while the head gave up the link and used the memory for something else."""
+    read, calls = Sharing.read, 0
+
+    def read_or_be_too_late(self: Sharing, place: Place, out: torch.Tensor, *more: Any) -> bool:
+        nonlocal calls
+        if more != (None,):  # a worker's, or its server's
+            return read(self, place, out, *more)
+        calls += 1
+        return read(self, place, out, *more) and calls % 5 != 0
+
+    monkeypatch.setattr(Sharing, "read", read_or_be_too_late)
+    job = run_chain(directory, 30)
+    assert calls > 30
+    job.close()
+
+
 def test_where_the_system_gives_no_shared_memory_the_socket_carries_everything(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -106,7 +106,7 @@ def test_an_entry_carries_every_decision() -> None:
     assert (entry.seq, entry.kind, entry.version, entry.rate) == (2, Kind.UPDATE, 1, 0.2)
     world.step("a", Push("u", 1, 1, gradient(0, 2, 0, lr_scale=0.2)))
     (entry,) = world.step("a", Push("v", 1, 1, gradient(0, 3, 0, lr_scale=0.2))).apply
-    assert (entry.version, entry.rate, entry.parts[0].weight) == (3, 0.05, 0.5), "one update staler than usual"
+    assert (entry.version, entry.rate, entry.parts[0].weight) == (3, 0.05, 2 / 3), "one update staler than usual"
 
 
 def test_a_pseudo_gradient_counts_for_the_share_it_came_with_and_passes_the_optimizer() -> None:
@@ -692,7 +692,7 @@ def test_rule_17_a_replay_obeys_the_record() -> None:
     first = world.step("a", from_log(items))
     world.step("a", from_log(log(gradient(0, 4), start=5)))
     (record,) = first.records
-    assert (record.parts, record.skipped, record.last_offset) == (((1, 1.0), (3, 1.0), (4, 0.5)), (2,), 4)
+    assert (record.parts, record.skipped, record.last_offset) == (((1, 1.0), (3, 1.0), (4, 2 / 3)), (2,), 4)
     again = stateless()
     (entry,) = again.step("a", Replay(record, items)).apply
     (before,) = first.apply
@@ -710,7 +710,7 @@ def test_rule_17_a_replay_obeys_the_record() -> None:
 def test_rule_17_without_reproducible_copies_nothing_is_compensated() -> None:
     world = chain("a", slots=1, strategy="Stateless", policy="DelayCompensation")
     (entry,) = world.step("a", from_log(log(gradient(0, 1), gradient(0, 2), gradient(0, 3)))).apply
-    assert [(p.weight, p.compensate_from) for p in entry.parts] == [(1.0, None), (1.0, None), (0.5, None)]
+    assert [(p.weight, p.compensate_from) for p in entry.parts] == [(1.0, None), (1.0, None), (2 / 3, None)]
 
 
 def test_rule_17_a_refused_record_taints_the_state() -> None:

@@ -36,7 +36,7 @@ def test_a_backlog_from_before_a_rollback_is_no_single_enormous_step() -> None:
     assert sum(share.weight for share in shares) < 31 + 8
 
 
-@pytest.mark.parametrize(("slots", "pulled", "expected"), [(2, 97, 1.0), (2, 96, 1 / 2), (8, 85, 1.0), (1, 98, 1 / 2)])
+@pytest.mark.parametrize(("slots", "pulled", "expected"), [(2, 97, 1.0), (2, 96, 4 / 5), (8, 85, 1.0), (1, 98, 2 / 3)])
 def test_usual_staleness_costs_no_weight(slots: int, pulled: int, expected: float) -> None:
     usual = usual_staleness(slots)
     assert weights("InverseStaleness", 100, group(pulled), 1, usual=usual) == [Share(expected)]

@@ -2,6 +2,9 @@
 
 Entries and states go out in order from a queue; a second thread hears the acknowledgements. The peer must have
 installed the same epoch before the first entry: else it would have to refuse it, and the order would have a gap.
+
+A peer on the same host reads gradients out of our memory, and has a copy of its own once it acknowledges them; until
+then they are kept for it here, for the replica may let go of them sooner (the tail's log is short).
 """
 
 from __future__ import annotations
@@ -10,14 +13,18 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from outlast.api.messages import DType, Header, Op, ProtocolError
 from outlast.api.view import Member
+from outlast.memory import Lease
 from outlast.payloads import flatten
 from outlast.protocol import Acks, Connected, Disconnected, Entry, HigherEpoch
+from outlast.segment import AVAILABLE
+from outlast.sharing import Sharing
 from outlast.tensors import byte_view
 from outlast.transport import Connection, connect
 from outlast.wire import entry_to_wire
@@ -38,6 +45,8 @@ class ChainLink:
         self._server, self._member, self._epoch = server, member, epoch
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._connection: Connection | None = None
+        self._sharing: Sharing | None = None
+        self._reading: deque[tuple[int, Lease]] = deque()  # seq and gradient of what the peer reads in our memory
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"link-{member.name}", daemon=True)
         self._thread.start()
@@ -77,10 +86,12 @@ class ChainLink:
             self._member.address,
             server.config.job_uid,
             server.config.token,
-            {"role": "peer", "epoch": self._epoch, "boot": server.boot},
+            {"role": "peer", "epoch": self._epoch, "boot": server.boot, "shared_memory": AVAILABLE},
             failover.timeout_seconds,
         )
         self._connection = connection
+        self._sharing = Sharing(connection, bool(welcome.get("shared_memory")))
+        self._reading.clear()
         if welcome.get("boot") != self._member.boot:
             connection.close()
             raise ConnectionError(f"{self._member.name} has restarted: boot {welcome.get('boot')}")
@@ -114,18 +125,30 @@ class ChainLink:
             if first is None:
                 raise ConnectionResetError("the peer closed the link")
             if isinstance(first, Entry):
-                connection.send(*entry_to_wire(first, self._epoch, second))
+                self._send_entry(first, second)
             else:
                 places, flat = flatten(second)
                 header = Header(Op.STATE, DType.FLOAT32, epoch=self._epoch)
                 connection.send(header, {"state": first, "places": places}, byte_view(flat))
             del item, first, second  # the gradient's memory goes back to its pool
 
+    def _send_entry(self, entry: Entry, stable: int) -> None:
+        assert self._sharing is not None
+        header, meta = entry_to_wire(entry, self._epoch, stable)
+        if isinstance(entry.payload, Lease):
+            if self._sharing.send(header, meta, self._server.serving.pool, entry.payload):
+                self._reading.append((entry.seq, entry.payload))
+        else:
+            payload = None if entry.payload is None else byte_view(entry.payload.tensor)
+            self._sharing.connection.send(header, meta, payload)
+
     def _hear(self, connection: Connection) -> None:
         try:
             while True:
                 header, _ = connection.receive()
                 if header.op == Op.ACKS:
+                    while self._reading and self._reading[0][0] <= header.seq:
+                        self._reading.popleft()
                     self._server.step(Acks(self._member.boot, header.epoch, header.seq, header.version))
         except ConnectionError as error:
             log.debug("acks from %s: %s", self._member.name, error)

@@ -39,7 +39,7 @@ from outlast.protocol import (
     Weights,
 )
 from outlast.readers import Readers
-from outlast.segment import Place
+from outlast.segment import Place, make_pool
 from outlast.sharing import Sharing
 from outlast.tensors import byte_view
 from outlast.transport import Connection
@@ -85,10 +85,11 @@ class Serving:
         self.readers = Readers()
         self.presence = Presence()
 
-    def make_pool(self, numel: int, spec: JobSpec) -> None:
+    def make_pool(self, numel: int, spec: JobSpec, shared: bool) -> None:
+        """Memory for gradients; `shared`: a successor on this host reads them in place."""
         if self._pool is None or self._pool.numel != numel:
             least = 2 * spec.workers.replicas + 4
-            self._pool = TensorPool(numel, limit=max(least, _POOL_BYTES // (numel * 4)))
+            self._pool = make_pool(numel, max(least, _POOL_BYTES // (numel * 4)), shared)
 
     @property
     def pool(self) -> TensorPool | None:
@@ -130,7 +131,7 @@ class Serving:
 
     def _push(self, reader: Sharing, header: Header, meta: dict[str, Any]) -> None:
         if header.flags & Flag.SHARED:
-            payload = self._copy_payload(reader, header, meta)
+            payload = self._copy_payload(reader, header, meta, self._waiting(reader.connection))
         else:
             payload = self._receive_payload(reader.connection, header, meta)
         waiter = Waiter(reader.connection, header.slot, bool(header.flags & Flag.WANT_WEIGHTS))
@@ -152,19 +153,21 @@ class Serving:
         del payload, contribution
         self._await_answer(reader, waiter)
 
-    def _copy_payload(self, reader: Sharing, header: Header, meta: dict[str, Any]) -> Any:
-        """The push's payload, copied out of the worker's memory; None while there is nothing to hold it yet."""
+    def _copy_payload(
+        self, reader: Sharing, header: Header, meta: dict[str, Any], between: Callable[[], None] | None = None
+    ) -> Any:
+        """A gradient, copied out of its sender's memory; None while there is nothing to hold it yet."""
         if header.length or header.flags & Flag.INIT or header.dtype != DType.FLOAT32:
-            raise ProtocolError("a push through shared memory is a float32 gradient or delta, and has no payload")
+            raise ProtocolError("what comes through shared memory is a float32 gradient or delta, and has no payload")
         pool = self._pool
         if pool is None:
             return None
         lease = pool.take()
         assert lease is not None
         place = Place.from_json(meta.get("shared"))
-        if not reader.read(place, lease.tensor, self._waiting(reader.connection)):
-            # The worker has put something else there, for this gradient is safe elsewhere (in the buffer, say).
-            raise ConnectionResetError("a gradient was overwritten before it was read: its worker has moved on")
+        if not reader.read(place, lease.tensor, between):
+            # A worker: it is safe elsewhere (in the buffer, say). A predecessor: it has given up this link.
+            raise ConnectionResetError("a gradient was overwritten before it was read: its sender has moved on")
         return lease
 
     def _waiting(self, connection: Connection) -> Callable[[], None]:
@@ -302,6 +305,7 @@ class Serving:
         if epoch != mine:
             return
         connection.payload_limit = 16 << 30  # a whole state may come
+        reader = Sharing(connection, bool(hello.get("shared_memory")))
         try:
             while True:
                 header, meta = connection.receive()
@@ -311,7 +315,7 @@ class Serving:
                 if header.op == Op.STATE:
                     self._take_state(connection, header, meta)
                 elif header.op == Op.FORWARD:
-                    entry = self._receive_entry(connection, header, meta)
+                    entry = self._receive_entry(reader, header, meta)
                     server.step(Forward(boot, header.epoch, entry, int(meta["stable"])))
                     del entry
                 else:
@@ -335,15 +339,17 @@ class Serving:
                 return  # a later view has made another plan
             self.server.take_over(meta["state"], unflatten(meta["places"], flat), header.epoch)
 
-    def _receive_entry(self, connection: Connection, header: Header, meta: dict[str, Any]) -> Entry:
+    def _receive_entry(self, reader: Sharing, header: Header, meta: dict[str, Any]) -> Entry:
         payload: Any = None
-        if header.length:
-            if header.flags & Flag.INIT:
-                payload = self._receive_payload(connection, header, meta["initial"])
+        if header.flags & Flag.INIT:
+            payload = self._receive_payload(reader.connection, header, meta["initial"])
+        elif header.dtype != DType.NONE:
+            if header.flags & Flag.SHARED:
+                payload = self._copy_payload(reader, header, meta)
             else:
-                payload = self._receive_payload(connection, header, meta)
-                if payload is None:
-                    raise ProtocolError("a gradient came down the chain before any weights")
+                payload = self._receive_payload(reader.connection, header, meta)
+            if payload is None:
+                raise ProtocolError("a gradient came down the chain before any weights")
         return entry_from_wire(header, meta, payload)
 
     def send_acks(self, acks: SendAcks) -> None:

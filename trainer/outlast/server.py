@@ -289,7 +289,7 @@ class Server:
         keep = self.spec.training.consistency == "Sync" and self.spec.servers.shards > 1
         shared = self.listener.address.startswith("unix:")
         self.parameters = parameters_for(meta, keep, self.spec.workers.replicas + _SPARE_READERS, shared)
-        self.serving.make_pool(self.parameters.numel, self.spec)
+        self.serving.make_pool(self.parameters.numel, self.spec, shared)
 
     # --- what the replica asks for ---
 

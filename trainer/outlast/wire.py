@@ -7,13 +7,12 @@ from typing import Any
 from outlast.api.messages import DType, Flag, Header, Op
 from outlast.payloads import InitialState
 from outlast.protocol import DataPlan, Entry, Identity, Kind
-from outlast.tensors import byte_view
 
 _FLAGS = {Kind.INIT: Flag.INIT, Kind.DELTA: Flag.DELTA}
 
 
-def entry_to_wire(entry: Entry, epoch: int, stable: int) -> tuple[Header, dict[str, Any], memoryview | None]:
-    """(header, meta, payload) of a FORWARD frame."""
+def entry_to_wire(entry: Entry, epoch: int, stable: int) -> tuple[Header, dict[str, Any]]:
+    """Header and meta of a FORWARD frame; its payload is `entry.payload.tensor`, if there is one."""
     meta: dict[str, Any] = {
         "kind": str(entry.kind),
         "rate": entry.rate,
@@ -24,18 +23,14 @@ def entry_to_wire(entry: Entry, epoch: int, stable: int) -> tuple[Header, dict[s
         meta["checksum"] = entry.checksum
     if entry.data is not None:
         meta["data"] = [entry.data.base, entry.data.step0, entry.data.slots]
-    payload = None
     if isinstance(entry.payload, InitialState):
         meta["initial"] = entry.payload.meta
-        payload = byte_view(entry.payload.tensor)
-    elif entry.payload is not None:
-        payload = byte_view(entry.payload.tensor)
     flags = int(_FLAGS.get(entry.kind, 0))
-    dtype = DType.NONE if payload is None else DType.FLOAT32
+    dtype = DType.NONE if entry.payload is None else DType.FLOAT32
     header = Header(
         Op.FORWARD, dtype, flags, epoch=epoch, version=entry.version, seq=entry.seq, offset=entry.offset
     )  # fmt: skip
-    return header, meta, payload
+    return header, meta
 
 
 def entry_from_wire(header: Header, meta: dict[str, Any], payload: Any) -> Entry:

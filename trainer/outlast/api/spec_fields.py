@@ -278,8 +278,8 @@ class Outage(FieldsModel):
 class Staleness(FieldsModel):
     policy: StalenessPolicy = Field(
         default="InverseStaleness",
-        description="How stale gradients are applied: Sum, Mean, InverseStaleness (weight 1 / (1 + staleness)), or "
-        "DelayCompensation (DC-ASGD).",
+        description="How stale gradients are applied: Sum, Mean, InverseStaleness (in proportion, where staler "
+        "than asynchrony makes them anyway), or DelayCompensation (DC-ASGD).",
     )
     clip_norm: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
         default=None, description="Clip each gradient to this L2 norm on the worker; null for no clipping."
