@@ -19,7 +19,7 @@ from rich.text import Text
 
 from outlast.api.spec import JobSpec
 from outlast_operator.monitor import ACTING, Moment
-from outlast_operator.state import JobStatus, Probe
+from outlast_operator.state import Evaluation, JobStatus, Probe
 
 PLAIN_INTERVAL_S = 2.0
 ROLE_STYLE = {
@@ -59,7 +59,7 @@ class Scene:
             shares.append(moment.version / stop.updates)
         if stop.seconds and moment.t_first_update is not None:
             shares.append((time.monotonic() - moment.t_first_update) / stop.seconds)
-        if stop.accuracy and moment.evaluation is not None:
+        if stop.accuracy and moment.evaluation is not None and moment.evaluation.accuracy is not None:
             shares.append(moment.evaluation.accuracy / stop.accuracy)
         return min(100.0, 100.0 * max(shares)) if shares else None
 
@@ -136,7 +136,8 @@ def summary(scene: Scene) -> str:
         parts.append(f"{scene.percent:.0f} %")
     parts.append(f"version {moment.version:,}")
     if moment.evaluation is not None:
-        parts.append(f"accuracy {moment.evaluation.accuracy:.3f}")
+        accuracy = moment.evaluation.accuracy
+        parts.append(_found(moment.evaluation)[0][0] if accuracy is None else f"accuracy {accuracy:.3f}")
     parts.append(f"{moment.gradients_per_s:.1f} gradients/s")
     for shard in sorted(scene.status.views):
         links = chain(shard, scene.status, moment.probes)
@@ -204,9 +205,17 @@ def _eta(scene: Scene) -> str:
 def _model(moment: Moment) -> Text:
     text = Text(f"version {moment.version:,}")
     if moment.evaluation is not None:
-        text.append(f"   accuracy {moment.evaluation.accuracy:.1%}", "bold")
-        text.append(f"   loss {moment.evaluation.loss:.4f}", "dim")
+        for part, style in _found(moment.evaluation):
+            text.append(f"   {part}", style)
     return text
+
+
+def _found(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What an evaluation found, with its style; the accuracy first, if the task knows one."""
+    accuracy = [] if evaluation.accuracy is None else [(f"accuracy {evaluation.accuracy:.1%}", "bold")]
+    if evaluation.loss is None:
+        return [*accuracy, ("loss not finite: training has diverged", "bold red")]
+    return [*accuracy, (f"loss {evaluation.loss:.4f}", "dim")]
 
 
 def _chain_text(shard: int, scene: Scene) -> Text:

@@ -113,8 +113,9 @@ def _goal_reached(turn: Turn, shards: list[Shard]) -> str | None:
     timed = stop.seconds is not None and status.t_running is not None
     if timed and turn.due((status.t_running or 0.0) + (stop.seconds or 0.0) - status.trained_s):
         return "seconds"
-    best = [p.evaluation.accuracy for p in heads if p is not None and p.evaluation is not None]
-    return "accuracy" if stop.accuracy is not None and best and max(best) >= stop.accuracy else None
+    found = [p.evaluation.accuracy for p in heads if p is not None and p.evaluation is not None]
+    best = max((accuracy for accuracy in found if accuracy is not None), default=None)
+    return "accuracy" if stop.accuracy is not None and best is not None and best >= stop.accuracy else None
 
 
 def _complete(turn: Turn, shards: list[Shard]) -> None:

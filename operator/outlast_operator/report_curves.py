@@ -36,7 +36,8 @@ def curve(samples: Iterable[dict[str, Any]], field: str, scale: float = 1.0) -> 
 def versions(report: dict[str, Any]) -> Curve:
     """The version over time. An evaluation's sample tells the version evaluated, which is older than its time."""
     samples = report.get("series") or []
-    return curve([s for s in samples if s.get("accuracy") is None], "version") or curve(samples, "version")
+    held = [s for s in samples if s.get("accuracy") is None and s.get("loss") is None]
+    return curve(held, "version") or curve(samples, "version")
 
 
 def rates(points: Curve) -> list[tuple[float, float, float]]:

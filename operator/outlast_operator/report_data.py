@@ -95,7 +95,7 @@ def series(run: Run, points: Sequence[tuple[float, int]]) -> list[dict[str, Any]
     last = run.t_start - SERIES_INTERVAL_S
     for t, version in points:
         if t >= last + SERIES_INTERVAL_S:
-            rows.append((t, version, None, None))  # type: ignore[arg-type]
+            rows.append((t, version, None, None))
             last = t
     return [
         {

@@ -12,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
@@ -79,9 +80,11 @@ class ViewTimes:
 
 @dataclass(frozen=True)
 class Evaluation:
+    """What the evaluator found. None: the task knows no accuracy, or training has diverged; JSON knows no NaN."""
+
     version: int
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     samples: int = 0
     t: float = 0.0
 
@@ -148,9 +151,13 @@ class Probe:
         }
         evaluation = raw.get("evaluation")
         values["evaluation"] = None if not evaluation else Evaluation(**{
-            f.name: evaluation[f.name] for f in fields(Evaluation) if f.name in evaluation
+            f.name: _finite(evaluation[f.name]) for f in fields(Evaluation) if f.name in evaluation
         })  # fmt: skip
         return Probe(t_heard=t_heard, clock_offset_s=clock_offset_s, **values)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

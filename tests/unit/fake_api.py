@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -79,6 +80,7 @@ class FakeApi:
             return {**self._store(namespace, plural, known), "kind": "Pod"}
 
     def _store(self, namespace: str, plural: str, obj: Json) -> Json:
+        json.dumps(obj, allow_nan=False)  # the API server refuses a request with a NaN as unreadable
         obj["metadata"]["resourceVersion"] = str(next(self._count))
         self.objects[namespace, plural, obj["metadata"]["name"]] = obj
         return copy.deepcopy(obj)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -14,7 +16,7 @@ from outlast.api.spec import JobSpec
 from outlast.api.view import Member, View
 from outlast_operator.display import Link, Scene, chain, outage_text, render, summary
 from outlast_operator.monitor import Moment, current_version
-from outlast_operator.state import Evaluation, Failover, JobStatus, Probe
+from outlast_operator.state import Evaluation, Failover, JobStatus, Probe, Progress
 
 MEMBERS = tuple(Member(f"server-{i}", f"boot{i}", f"unix:/{i}") for i in range(3))
 STATUS = JobStatus(state="Running", views={0: View(0, 4, 1, MEMBERS[1:], joining=MEMBERS[:1])})
@@ -62,6 +64,28 @@ def test_the_summary_is_one_line() -> None:
     assert "version 120, accuracy 0.720, 33.3 gradients/s" in line
     assert "[0: server-1 head > server-2 gone > server-0 joining]" in line
     assert "shard 0 has no head for 1.0 s" in line
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "loss", "words"),
+    [
+        (0.72, 0.5, "accuracy 0.720, 33.3"),
+        (math.nan, 0.5, "version 120, loss 0.5000, 33.3"),
+        (0.1, math.inf, "accuracy 0.100, 33.3"),
+        (math.nan, math.nan, "version 120, loss not finite: training has diverged, 33.3"),
+    ],
+)
+def test_a_task_may_know_no_accuracy_and_a_loss_may_diverge(accuracy: float, loss: float, words: str) -> None:
+    found = {"version": 100, "accuracy": accuracy, "loss": loss}
+    probe = Probe.from_json({"name": "server-1", "boot": "boot1", "evaluation": found}, t_heard=0.0)
+    moment = replace(scene().moment, evaluation=probe.evaluation)
+    assert words in summary(scene(moment=moment))
+    assert 0.0 <= (scene(moment=moment).percent or 0.0) <= 100.0
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(render(scene(moment=moment)))
+    assert ("diverged" in console.export_text()) == (not math.isfinite(loss))
+    measured = Progress(version=120, accuracy=moment.evaluation.accuracy, loss=moment.evaluation.loss)
+    json.dumps(replace(STATUS, progress=measured).to_json(), allow_nan=False)  # as the API server wants it
 
 
 def test_the_live_view_shows_chain_outage_operator_and_failovers() -> None:

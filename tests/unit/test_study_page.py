@@ -209,7 +209,8 @@ def test_runs_of_different_code_and_earlier_failures_are_told(tmp_path: Path) ->
         more = {"commit": "fff0000" if i == 0 else "abc1234", "earlier_errors": ["it hung <twice>"] if i == 1 else []}
         path.write_text(json.dumps(json.loads(path.read_text()) | more))
     summary = summarise(load_study(tmp_path))
-    assert dict(story.machine(summary.data))["Different code"].startswith("7 runs by abc1234 and 1 run by fff0000")
+    different = dict(story.machine(summary.data))["Different code"]
+    assert different.startswith("7 records by abc1234 and 1 record by fff0000")
     assert "1 run made again after a failure" in counts(summary.data)
     (retried,) = [table for table in all_tables(summary, load_prices()) if table.name == "retried"]
     assert [row[-2:] for row in retried.rows] == [("it hung <twice>", "ok")]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from outlast_operator.study.backlog_records import path_of, write
+from outlast_operator.study.machine import commit_of_code
 
 if TYPE_CHECKING:
     from outlast_operator.study.backlog_unit import Unit
@@ -82,7 +83,7 @@ def run(out: Path, quick: bool, console: Console, seeds: int | None = None) -> N
     """Compute what is missing below `out`. An exception of a unit ends it; what was computed is kept."""
     from outlast_operator.study.backlog_unit import run_unit
 
-    wanted = units(quick, seeds)
+    wanted, commit = units(quick, seeds), commit_of_code()
     left = missing(out, wanted)
     if len(left) < len(wanted):
         console.print(f"backlog: {len(wanted) - len(left)} of {len(wanted)} units are there already", highlight=False)
@@ -95,7 +96,7 @@ def run(out: Path, quick: bool, console: Console, seeds: int | None = None) -> N
         try:
             for done, future in enumerate(as_completed(running), start=1):
                 for record in future.result():
-                    write(out, record)
+                    write(out, replace(record, commit=commit))
                 unit = running[future]
                 label = f"workers {unit.workers}, seed {unit.seed}, outages {', '.join(map(str, unit.outages))}"
                 console.print(f"backlog {done}/{len(left)}: {label}", highlight=False)

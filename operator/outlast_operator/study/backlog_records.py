@@ -74,6 +74,7 @@ class BacklogRecord:
     start: Start
     control: Control
     policies: dict[str, Applied]
+    commit: str | None = None  # of the code that made it
     schema: int = SCHEMA
 
     def gained(self, policy: str) -> float:

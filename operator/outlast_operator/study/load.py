@@ -87,8 +87,9 @@ class StudyData:
 
     @property
     def commits(self) -> dict[str, int]:
-        """Commit -> how many runs its code made, as far as it was recorded."""
-        return dict(Counter(run.commit for run in self.runs if run.commit))
+        """Commit -> how many runs and backlogs its code made, as far as it was recorded."""
+        made = [*(run.commit for run in self.runs), *(record.commit for record in self.backlog)]
+        return dict(Counter(commit for commit in made if commit))
 
     @property
     def retried(self) -> list[StudyRun]:

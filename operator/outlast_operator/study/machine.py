@@ -27,7 +27,7 @@ def this_machine() -> Machine:
         python=platform.python_version(),
         torch=_version("torch"),
         outlast=outlast.__version__,
-        commit=_commit(),
+        commit=commit_of_code(),
     )
 
 
@@ -57,7 +57,7 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _commit() -> str | None:
+def commit_of_code() -> str | None:
     """The commit that this code was checked out of, with `-changed` if files differ; None outside a checkout."""
     here = Path(__file__).parent
     answers = []

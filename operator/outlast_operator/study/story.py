@@ -141,7 +141,7 @@ def machine(data: StudyData) -> list[tuple[str, str]]:
         ("Command", about.command),
     ]
     if len(data.commits) > 1:
-        made = words.listing([f"{words.count(n, 'run')} by {commit}" for commit, n in sorted(data.commits.items())])
+        made = words.listing([f"{words.count(n, 'record')} by {commit}" for commit, n in sorted(data.commits.items())])
         rows.append(("Different code", f"{made}: what differs between them may be the code's doing"))
     return [(name, value) for name, value in rows if value]
 
