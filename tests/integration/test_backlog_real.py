@@ -6,7 +6,7 @@ tells a right simulation from a wrong one is that local steps gain a lot here an
 
 from __future__ import annotations
 
-from statistics import mean
+from statistics import median
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from outlast_operator.study.backlog_unit import Experiment, Unit
 
 KILLED_AT = 150  # updates: on the steep part
 AFTER = 35  # updates from there to the end: some are stale gradients, until the loss is noticed
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)  # an odd number: single losses jump on the steep part of asynchronous training, their median does not
 TEST_IMAGES = 10_000
 
 
@@ -80,8 +80,8 @@ def test_local_steps_come_to_what_the_simulation_says() -> None:
         expected.append(record.policies["LocalSteps"].loss_later)
         start.append(record.start.loss)
     print(f"loss: real {found}, simulated {expected}, at the kill {start}")  # noqa: T201
-    assert mean(found) == pytest.approx(mean(expected), abs=0.3), (found, expected, start)
-    assert mean(found) < mean(start) - 0.3, (found, start)
+    assert median(found) == pytest.approx(median(expected), abs=0.3), (found, expected, start)
+    assert median(found) < median(start) - 0.3, (found, start)
 
 
 @pytest.mark.slow
@@ -95,4 +95,4 @@ def test_the_papers_rule_comes_to_what_the_simulation_says() -> None:
         found.append(report["final"]["loss"])
         expected.append(simulated("SumReducedRate", seed, 120, 1).policies["SumReducedRate"].loss_after_drain)
     print(f"loss: real {found}, simulated {expected}")  # noqa: T201
-    assert mean(found) == pytest.approx(mean(expected), abs=0.3), (found, expected)
+    assert median(found) == pytest.approx(median(expected), abs=0.3), (found, expected)

@@ -190,7 +190,8 @@ def as_buffer_error(error: Exception, target: Target) -> Exception:
         return BufferMisconfigured(
             f"Redis at {target} does not accept us: {error}; check user and password of recovery.buffer.url"
         )
-    if isinstance(error, OutOfMemoryError):
+    # Memory that fills up between a script's beginning and its first write is told in another form.
+    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
         return BufferFull(
             f"Redis at {target} is out of memory: its maxmemory must hold recovery.buffer.maxBytes, two snapshots "
             "and slack (outlast.buffer_types.redis_maxmemory); raise it, or lower maxBytes"

@@ -1,0 +1,28 @@
+"""What Redis answers when it has no room is one thing to us, however it says it."""
+
+from __future__ import annotations
+
+import pytest
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+from outlast.buffer_link import as_buffer_error
+from outlast.buffer_types import BufferFull
+
+WORDS = "command not allowed when used memory > 'maxmemory'."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError(WORDS),
+        ResponseError(f"Error running script (call to f_e9d1): @user_script:79: @user_script: 79: -OOM {WORDS}"),
+    ],
+    ids=["refused at once", "full at the script's first write"],
+)
+def test_a_full_redis_is_a_full_buffer(error: Exception) -> None:
+    assert isinstance(as_buffer_error(error, "unix:/redis.sock"), BufferFull)  # type: ignore[arg-type]
+
+
+def test_other_replies_stay_what_they_are() -> None:
+    error = ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+    assert as_buffer_error(error, "unix:/redis.sock") is error  # type: ignore[arg-type]
