@@ -80,7 +80,7 @@ def test_local_steps_come_to_what_the_simulation_says() -> None:
         expected.append(record.policies["LocalSteps"].loss_later)
         start.append(record.start.loss)
     print(f"loss: real {found}, simulated {expected}, at the kill {start}")  # noqa: T201
-    # What the simulation promises a real outage must keep. Better than promised it is by 0.15 to 0.35, for no reason known.
+    # What the simulation promises a real outage must keep. It keeps more (0.15 to 0.35), for no reason known yet.
     assert median(expected) - 0.6 < median(found) < median(expected) + 0.3, (found, expected, start)
     assert median(found) < median(start) - 0.3, (found, start)
 
