@@ -136,8 +136,7 @@ def summary(scene: Scene) -> str:
         parts.append(f"{scene.percent:.0f} %")
     parts.append(f"version {moment.version:,}")
     if moment.evaluation is not None:
-        accuracy = moment.evaluation.accuracy
-        parts.append(_found(moment.evaluation)[0][0] if accuracy is None else f"accuracy {accuracy:.3f}")
+        parts.append(_found(moment.evaluation, ".3f")[0][0])
     parts.append(f"{moment.gradients_per_s:.1f} gradients/s")
     for shard in sorted(scene.status.views):
         links = chain(shard, scene.status, moment.probes)
@@ -205,14 +204,14 @@ def _eta(scene: Scene) -> str:
 def _model(moment: Moment) -> Text:
     text = Text(f"version {moment.version:,}")
     if moment.evaluation is not None:
-        for part, style in _found(moment.evaluation):
+        for part, style in _found(moment.evaluation, ".1%"):
             text.append(f"   {part}", style)
     return text
 
 
-def _found(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What an evaluation found, with its style; the accuracy first, if the task knows one."""
-    accuracy = [] if evaluation.accuracy is None else [(f"accuracy {evaluation.accuracy:.1%}", "bold")]
+def _found(evaluation: Evaluation, form: str) -> list[tuple[str, str]]:
+    """What an evaluation found, with its style; the accuracy first, in that form, if the task knows one."""
+    accuracy = [] if evaluation.accuracy is None else [(f"accuracy {evaluation.accuracy:{form}}", "bold")]
     if evaluation.loss is None:
         return [*accuracy, ("loss not finite: training has diverged", "bold red")]
     return [*accuracy, (f"loss {evaluation.loss:.4f}", "dim")]

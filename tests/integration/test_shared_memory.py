@@ -226,9 +226,9 @@ def run_chain(directory: Path, steps: int, transport: str = "unix") -> Job:
 
 
 def forwarded(job: Job) -> int:
-    """Gradients that the successor read out of the head's memory and has not acknowledged."""
+    """Gradients that the head keeps for its successor, which has not acknowledged them."""
     (link,) = job.server.links.values()
-    return len(link._reading)
+    return len(link._sent)
 
 
 @pytest.mark.parametrize("transport", ["unix", "tcp"])

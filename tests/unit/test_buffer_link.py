@@ -6,7 +6,7 @@ import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from outlast.buffer_link import Target, as_buffer_error
-from outlast.buffer_types import BufferFull
+from outlast.buffer_types import BufferFull, BufferUnavailable
 
 TARGET = Target.parse("redis://127.0.0.1:6379/0")
 WORDS = "command not allowed when used memory > 'maxmemory'."
@@ -22,6 +22,15 @@ WORDS = "command not allowed when used memory > 'maxmemory'."
 )
 def test_a_full_redis_is_a_full_buffer(error: Exception) -> None:
     assert isinstance(as_buffer_error(error, TARGET), BufferFull)
+
+
+def test_what_a_script_meets_is_judged_as_outside_of_one() -> None:
+    words = "MISCONF Redis is configured to save RDB snapshots, but it is currently not able to persist on disk."
+    for error in (
+        ResponseError(words),
+        ResponseError(f"Error running script (call to f_e9): @user_script: 7: -{words}"),
+    ):
+        assert isinstance(as_buffer_error(error, TARGET), BufferUnavailable)
 
 
 def test_other_replies_stay_what_they_are() -> None:

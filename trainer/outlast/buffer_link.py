@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -178,9 +179,15 @@ class Link:
         )
 
 
+def _code(error: Exception) -> str:
+    """Redis' word for it; of what stopped a script in its middle it stands within the message."""
+    within = re.search(r"@user_script: ?\d+: -([A-Z]+) ", str(error))
+    return within[1] if within else str(error).split(" ", 1)[0]
+
+
 def as_buffer_error(error: Exception, target: Target) -> Exception:
     """The typed error for a reply that any command may get; the reply itself when it is of no such kind."""
-    code = str(error).split(" ", 1)[0]
+    code = _code(error)
     if isinstance(error, REFUSED_FOR_NOW) or code in REFUSED_FOR_NOW_CODES:
         return BufferUnavailable(
             f"Redis at {target} refuses for now: {error}; gradients are kept and sent again"
@@ -190,8 +197,7 @@ def as_buffer_error(error: Exception, target: Target) -> Exception:
         return BufferMisconfigured(
             f"Redis at {target} does not accept us: {error}; check user and password of recovery.buffer.url"
         )
-    # Memory that fills up between a script's beginning and its first write is told in another form.
-    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
+    if isinstance(error, OutOfMemoryError) or code == "OOM":
         return BufferFull(
             f"Redis at {target} is out of memory: its maxmemory must hold recovery.buffer.maxBytes, two snapshots "
             "and slack (outlast.buffer_types.redis_maxmemory); raise it, or lower maxBytes"

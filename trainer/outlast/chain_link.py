@@ -44,9 +44,8 @@ class ChainLink:
     def __init__(self, server: Server, member: Member, epoch: int) -> None:
         self._server, self._member, self._epoch = server, member, epoch
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._connection: Connection | None = None
         self._sharing: Sharing | None = None
-        self._reading: deque[tuple[int, Lease]] = deque()  # seq and gradient of what the peer reads in our memory
+        self._sent: deque[tuple[int, Lease]] = deque()  # seq and gradient: the peer may be reading it in our memory
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"link-{member.name}", daemon=True)
         self._thread.start()
@@ -60,8 +59,8 @@ class ChainLink:
     def close(self) -> None:
         self._closed = True
         self._queue.put(None)
-        if self._connection is not None:
-            self._connection.close()
+        if self._sharing is not None:
+            self._sharing.connection.close()
 
     def _run(self) -> None:
         pause = _RETRY_S
@@ -89,9 +88,8 @@ class ChainLink:
             {"role": "peer", "epoch": self._epoch, "boot": server.boot, "shared_memory": AVAILABLE},
             failover.timeout_seconds,
         )
-        self._connection = connection
         self._sharing = Sharing(connection, bool(welcome.get("shared_memory")))
-        self._reading.clear()
+        self._sent.clear()
         if welcome.get("boot") != self._member.boot:
             connection.close()
             raise ConnectionError(f"{self._member.name} has restarted: boot {welcome.get('boot')}")
@@ -118,47 +116,46 @@ class ChainLink:
         return True
 
     def _carry(self) -> None:
-        connection = self._connection
-        assert connection is not None
+        link = self._sharing
+        assert link is not None
         while (item := self._queue.get()) is not None:
             first, second = item
             if first is None:
                 raise ConnectionResetError("the peer closed the link")
             if isinstance(first, Entry):
-                self._send_entry(first, second)
+                self._send_entry(link, first, second)
             else:
                 places, flat = flatten(second)
                 header = Header(Op.STATE, DType.FLOAT32, epoch=self._epoch)
-                connection.send(header, {"state": first, "places": places}, byte_view(flat))
+                link.connection.send(header, {"state": first, "places": places}, byte_view(flat))
             del item, first, second  # the gradient's memory goes back to its pool
 
-    def _send_entry(self, entry: Entry, stable: int) -> None:
-        assert self._sharing is not None
+    def _send_entry(self, link: Sharing, entry: Entry, stable: int) -> None:
         header, meta = entry_to_wire(entry, self._epoch, stable)
         if isinstance(entry.payload, Lease):
-            if self._sharing.send(header, meta, self._server.serving.pool, entry.payload):
-                self._reading.append((entry.seq, entry.payload))
+            self._sent.append((entry.seq, entry.payload))  # before it is sent: the answer may be quicker than we are
+            link.send(header, meta, self._server.serving.pool, entry.payload)
         else:
             payload = None if entry.payload is None else byte_view(entry.payload.tensor)
-            self._sharing.connection.send(header, meta, payload)
+            link.connection.send(header, meta, payload)
 
     def _hear(self, connection: Connection) -> None:
         try:
             while True:
                 header, _ = connection.receive()
                 if header.op == Op.ACKS:
-                    while self._reading and self._reading[0][0] <= header.seq:
-                        self._reading.popleft()
+                    while self._sent and self._sent[0][0] <= header.seq:
+                        self._sent.popleft()
                     self._server.step(Acks(self._member.boot, header.epoch, header.seq, header.version))
         except ConnectionError as error:
             log.debug("acks from %s: %s", self._member.name, error)
             connection.close()
-            if self._connection is connection and not self._closed:
+            if self._sharing is not None and self._sharing.connection is connection and not self._closed:
                 self._queue.put((None, None))
 
     def _lost(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        if self._sharing is not None:
+            self._sharing.connection.close()
         with self._server.lock:
             if self._closed:
                 return

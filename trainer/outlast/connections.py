@@ -130,10 +130,7 @@ class Serving:
                 self.server.notify()
 
     def _push(self, reader: Sharing, header: Header, meta: dict[str, Any]) -> None:
-        if header.flags & Flag.SHARED:
-            payload = self._copy_payload(reader, header, meta, self._waiting(reader.connection))
-        else:
-            payload = self._receive_payload(reader.connection, header, meta)
+        payload = self._take_payload(reader, header, meta, self._waiting(reader.connection))
         waiter = Waiter(reader.connection, header.slot, bool(header.flags & Flag.WANT_WEIGHTS))
         if payload is None:
             refused = Refused(waiter, Refusal.EMPTY, self.server.replica.view, "no initial weights yet")
@@ -153,8 +150,16 @@ class Serving:
         del payload, contribution
         self._await_answer(reader, waiter)
 
-    def _copy_payload(
+    def _take_payload(
         self, reader: Sharing, header: Header, meta: dict[str, Any], between: Callable[[], None] | None = None
+    ) -> Any:
+        """What a frame carries, in memory of ours; None while there is nothing to hold it yet."""
+        if header.flags & Flag.SHARED:
+            return self._copy_payload(reader, header, meta, between)
+        return self._receive_payload(reader.connection, header, meta)
+
+    def _copy_payload(
+        self, reader: Sharing, header: Header, meta: dict[str, Any], between: Callable[[], None] | None
     ) -> Any:
         """A gradient, copied out of its sender's memory; None while there is nothing to hold it yet."""
         if header.length or header.flags & Flag.INIT or header.dtype != DType.FLOAT32:
@@ -341,13 +346,8 @@ class Serving:
 
     def _receive_entry(self, reader: Sharing, header: Header, meta: dict[str, Any]) -> Entry:
         payload: Any = None
-        if header.flags & Flag.INIT:
-            payload = self._receive_payload(reader.connection, header, meta["initial"])
-        elif header.dtype != DType.NONE:
-            if header.flags & Flag.SHARED:
-                payload = self._copy_payload(reader, header, meta)
-            else:
-                payload = self._receive_payload(reader.connection, header, meta)
+        if header.dtype != DType.NONE:
+            payload = self._take_payload(reader, header, meta["initial"] if header.flags & Flag.INIT else meta)
             if payload is None:
                 raise ProtocolError("a gradient came down the chain before any weights")
         return entry_from_wire(header, meta, payload)
