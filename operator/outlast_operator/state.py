@@ -151,12 +151,13 @@ class Probe:
         }
         evaluation = raw.get("evaluation")
         values["evaluation"] = None if not evaluation else Evaluation(**{
-            f.name: _finite(evaluation[f.name]) for f in fields(Evaluation) if f.name in evaluation
+            f.name: finite(evaluation[f.name]) for f in fields(Evaluation) if f.name in evaluation
         })  # fmt: skip
         return Probe(t_heard=t_heard, clock_offset_s=clock_offset_s, **values)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value`, or None for a float that JSON has no word for."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -82,21 +82,22 @@ class Job:
         """The pods of a role that have not ended. Those that failed stay for whoever wants to read why."""
         return [p for p in self.pods(role=role) if p.status.phase in ("Pending", "Running")]
 
-    def head(self) -> Any:
-        """The pod of shard 0's head."""
-        return self.pod_of(self.view()["members"][0]["name"])
+    def head(self, shard: int = 0) -> Any:
+        """The pod of that shard's head."""
+        return self.pod_of(self.view(shard)["members"][0]["name"])
 
-    def is_whole(self, beyond_epoch: int = 0) -> bool:
-        """Whether shard 0's chain has all its members, in an epoch after that."""
-        view = self.view()
+    def is_whole(self, beyond_epoch: int = 0, shard: int = 0) -> bool:
+        """Whether that shard's chain has all its members, in an epoch after that."""
+        view = self.view(shard)
         wanted = self.document["spec"]["servers"]["replicas"]
         return (
             view.get("epoch", 0) > beyond_epoch and len(view.get("members", [])) == wanted and not view.get("joining")
         )
 
-    def wait_whole(self, beyond_epoch: int = 0, timeout_s: float = 90) -> Json:
-        wait_until(f"a whole chain after epoch {beyond_epoch}", lambda: self.is_whole(beyond_epoch), timeout_s)
-        return self.view()
+    def wait_whole(self, beyond_epoch: int = 0, timeout_s: float = 90, shard: int = 0) -> Json:
+        what = f"a whole chain of shard {shard} after epoch {beyond_epoch}"
+        wait_until(what, lambda: self.is_whole(beyond_epoch, shard), timeout_s)
+        return self.view(shard)
 
     # --- what the workers saw ---
 

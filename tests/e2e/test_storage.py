@@ -9,7 +9,6 @@ import pytest
 from e2e_cluster import END_S, Cluster, Json, wait_until
 from e2e_environment import folder_of
 from e2e_faults import delete_by_force
-from e2e_jobs import Job
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
 TASK = """
@@ -59,15 +58,6 @@ def task(cluster: Cluster, namespace: str) -> Iterator[str]:
     cluster.kubectl("delete", "configmap", name, "-n", namespace)
 
 
-def head_of(job: Job, shard: int) -> Json:
-    return job.view(shard)["members"][0]
-
-
-def is_whole(job: Job, shard: int, replicas: int) -> bool:
-    view = job.view(shard)
-    return len(view.get("members", [])) == replicas and not view.get("joining")
-
-
 def test_code_of_a_configmap_trains_two_shards_into_a_claim(
     cluster: Cluster, namespace: str, start_job: StartJob, volume: str, task: str
 ) -> None:
@@ -82,12 +72,11 @@ def test_code_of_a_configmap_trains_two_shards_into_a_claim(
         namespace, label_selector=f"outlast.dev/job-name={job.name}"
     ).items
     assert [(c.status.phase, c.spec.volume_name) for c in claim] == [("Bound", volume)]
-    wait_until("the second shard's chain", lambda: is_whole(job, 1, 2), 60)
+    before = job.wait_whole(shard=1)
 
-    lost, epoch = head_of(job, 1), job.view(1)["epoch"]
-    delete_by_force(cluster, job.pod_of(lost["name"]))
-    wait_until("a new head of the second shard", lambda: head_of(job, 1)["boot"] != lost["boot"], 60)
-    wait_until("its whole chain", lambda: is_whole(job, 1, 2) and job.view(1)["epoch"] > epoch + 1, 60)
+    delete_by_force(cluster, job.head(1))
+    after = job.wait_whole(beyond_epoch=before["epoch"], shard=1)
+    assert after["members"][0]["boot"] != before["members"][0]["boot"], "another server is its head"
     updates_go_on(job)
 
     stop(job)

@@ -9,7 +9,6 @@ it is the ratio of the sums: a short outage gains so little that single ratios m
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,3 @@ def load_all(out: Path) -> list[BacklogRecord]:
     """All records of a study, by workers, outage and seed."""
     found = [read(path) for path in (out / FOLDER).glob("workers-*/outage-*/seed-*.json")]
     return sorted(found, key=lambda r: (r.workers, r.outage, r.seed))
-
-
-def finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from outlast.replica_state import ReplicaSettings
+from outlast_operator.state import finite
 from outlast_operator.study.backlog_policies import LR, POLICIES, Policy
-from outlast_operator.study.backlog_records import Applied, BacklogRecord, Control, Start, finite
+from outlast_operator.study.backlog_records import Applied, BacklogRecord, Control, Start
 from outlast_operator.study.backlog_server import Gradient, SimulatedServer
 from outlast_operator.study.backlog_workers import Diverged, Fleet, LocalFleet, Model, clip
 
