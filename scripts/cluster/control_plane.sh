@@ -48,7 +48,7 @@ write_kubeconfig() {
   local keys=$RUN/keys
   (
     umask 077
-    cat >"$KUBECONFIG_FILE.new" <<YAML
+    put "$KUBECONFIG_FILE" <<YAML
 apiVersion: v1
 kind: Config
 clusters:
@@ -62,7 +62,6 @@ contexts:
 current-context: outlast
 YAML
   )
-  mv "$KUBECONFIG_FILE.new" "$KUBECONFIG_FILE"
 }
 
 start_etcd() {

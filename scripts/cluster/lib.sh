@@ -44,6 +44,12 @@ wait_for() { # seconds, what, command...: until the command succeeds
   done
 }
 
+# A part may watch its configuration, and end when the file is written anew (kube-proxy does), the same or not.
+put() { # path: make it hold what stdin says; not touched when it does
+  cat >"$1.new"
+  if cmp -s "$1.new" "$1"; then rm "$1.new"; else mv "$1.new" "$1"; fi
+}
+
 # --- processes: a name each, remembered by pid and start time, so that a reused pid is never taken for ours
 
 started_at() { awk '{ sub(/^.*\) /, ""); print $20 }' "/proc/$1/stat" 2>/dev/null; } # pid -> clock ticks since boot

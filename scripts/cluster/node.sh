@@ -10,7 +10,7 @@ start_containerd() {
   mkdir -p "$RUN/cni"
   # ptp, not bridge: every packet between pods is routed by this machine, so that Services between them work without
   # br_netfilter, and a pod's network leaves nothing behind but its veth, which goes with it.
-  cat >"$RUN/cni/10-pods.conflist" <<JSON
+  put "$RUN/cni/10-pods.conflist" <<JSON
 {"cniVersion": "0.4.0", "name": "outlast-pods", "plugins": [
   {"type": "ptp", "ipMasq": true,
    "ipam": {"type": "host-local", "dataDir": "$RUN/cni-addresses", "ranges": [[{"subnet": "10.244.0.0/24"}]],
@@ -19,7 +19,7 @@ start_containerd() {
 JSON
   # restrict_oom_score_adj: root without CAP_SYS_RESOURCE starts no pod otherwise
   # ("runc create failed: ... can't get final child's PID from pipe").
-  cat >"$RUN/containerd.toml" <<TOML
+  put "$RUN/containerd.toml" <<TOML
 version = 2
 root = "$RUN/containerd"
 state = "$RUN/containerd-state"
@@ -45,8 +45,8 @@ load_pause_image() {
 }
 
 start_kubelet() {
-  printf 'nameserver %s\n' "$DNS_ADDRESS" >"$RUN/resolv.conf" # of pods that ask for the node's: no search domains
-  cat >"$RUN/kubelet.yaml" <<YAML
+  printf 'nameserver %s\n' "$DNS_ADDRESS" | put "$RUN/resolv.conf" # of pods that ask for the node's: no search domains
+  put "$RUN/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 port: $KUBELET_PORT
@@ -69,7 +69,7 @@ YAML
 }
 
 start_kube_proxy() {
-  cat >"$RUN/kube-proxy.yaml" <<YAML
+  put "$RUN/kube-proxy.yaml" <<YAML
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: $KUBECONFIG_FILE}
@@ -82,6 +82,7 @@ healthzBindAddress: 127.0.0.1:$PROXY_HEALTH_PORT
 hostnameOverride: $NODE_NAME
 YAML
   spawn kube-proxy "$BINARIES/kube-proxy" --config="$RUN/kube-proxy.yaml"
+  wait_for 30 kube-proxy is_port_taken "$PROXY_HEALTH_PORT"
 }
 
 start_dns() { # dnsmasq answers; dns.py tells it, from the API, what there is to answer

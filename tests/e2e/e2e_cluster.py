@@ -105,6 +105,7 @@ class Cluster:
     def restart(self, part: str) -> None:
         """End a part of the control plane (kube-apiserver, ...) and start it again."""
         script("cluster.sh", "restart", part)
+        assert "not running" not in (parts := script("cluster.sh", "status")), parts
 
     # --- objects ---
 

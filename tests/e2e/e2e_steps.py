@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 from e2e_cluster import END_S, Cluster, Json, wait_until
 from e2e_faults import Moment
@@ -47,17 +48,29 @@ def stop(job: Job) -> None:
     wait_until("the end of all processes", lambda: not job.living("server") and not job.living("worker"), END_S)
 
 
+def metric(job: Job, pod: Any, name: str) -> float:
+    """What a process of the job says of itself."""
+    text = job.cluster.core.connect_get_namespaced_pod_proxy_with_path(
+        f"{pod.metadata.name}:9090", job.namespace, "metrics"
+    )
+    value = re.search(rf"^{name}(?:{{.*?}})? (\S+)$", text, re.MULTILINE)
+    assert value, f"{pod.metadata.name} has no {name} in its metrics:\n{text[:2000]}"
+    return float(value[1])
+
+
 def busy_seconds(job: Job) -> dict[str, float]:
-    """Seconds that each living worker was busy so far, from its metrics: pod -> seconds."""
-    found = {}
-    for pod in job.living("worker"):
-        text = job.cluster.core.connect_get_namespaced_pod_proxy_with_path(
-            f"{pod.metadata.name}:9090", job.namespace, "metrics"
-        )
-        value = re.search(r"^outlast_worker_busy_seconds_total(?:{.*?})? (\S+)$", text, re.MULTILINE)
-        assert value, f"{pod.metadata.name} has no outlast_worker_busy_seconds_total in its metrics:\n{text[:2000]}"
-        found[pod.metadata.name] = float(value[1])
-    return found
+    """Seconds that each living worker was busy so far: pod -> seconds."""
+    return {pod.metadata.name: metric(job, pod, "outlast_worker_busy_seconds_total") for pod in job.living("worker")}
+
+
+def wait_drained(job: Job, at_most: int) -> None:
+    """Until no more than so many gradients wait in Redis."""
+    wait_until(
+        f"{job.name}: at most {at_most} gradients in Redis that are not applied",
+        lambda: metric(job, job.head(), "outlast_server_backlog_gradients") <= at_most,
+        120,
+        poll_s=0.5,
+    )
 
 
 def idle_shares(job: Job, start: float, before: dict[str, float]) -> list[float]:

@@ -16,9 +16,11 @@ from e2e_steps import (
     start_training,
     stop,
     updates_go_on,
+    wait_drained,
 )
 
 UNDISTURBED_S = 10.0
+AT_HAND = 64  # gradients: two groups that a server applies at once
 
 
 @pytest.mark.parametrize("way", list(faults.KILLS))
@@ -83,6 +85,7 @@ def test_stateless_workers_compute_on(cluster: Cluster, start_job: StartJob, fig
         epoch, server = job.view()["epoch"], job.head()
         moment = faults.delete_by_force(cluster, server)
         times.append(first_update_after(job, server.spec.hostname, epoch, moment))
+        wait_drained(job, AT_HAND)  # one outage after another would fill the buffer, and then workers are to wait
     idle = max(idle_shares(job, start, before))
     figures.idle("Stateless, server lost: share of time in which a worker was not busy", idle, at_most=0.05)
     figures.idle("Stateless, server lost: the same, beyond that before the loss", idle - undisturbed, at_most=0.05)

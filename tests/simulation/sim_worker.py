@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STRAGGLER_S = 0.03
 PATIENCE_S = 0.25
+TO_REDIS = 3  # gradients on their way there, at most
 RETRY_S = 0.1
 SEND_SO_FAR = 0.1  # how probable it is that a worker sends its local steps so far, after one of them
 MEMORY = 32  # gradients on their way, at most
@@ -61,6 +62,7 @@ class SimWorker(Process):
         self._in_flight = 1 if consistency == "Async" else 0
         self._computes_on = strategy in ("Stateless", "Hybrid") and not self._sync
         self._pulls = strategy == "Stateless"
+        self._asks_ahead = self._pulls and consistency == "Async"
         self._bounded = consistency == "BoundedStaleness"
         self._buffered = strategy in ("Stateless", "Hybrid")
         self._local = world.spec.local_steps
@@ -98,6 +100,7 @@ class SimWorker(Process):
         version = yield from self._synchronise()
         if not self.has_stopped():
             self.step = 1 + (version if self._sync else (yield from self._highest_step()))
+            self._load()
         while not self.has_stopped():
             self.world.checkers.computing(self)
             local = self._local and self.session.outage()
@@ -113,6 +116,7 @@ class SimWorker(Process):
             if self._local_first:
                 self._step_locally(value)  # computed on weights of its own: part of the difference
                 self._send_delta()
+                self._load()
                 continue
             yield from self._send(value)
         self.world.trace(self.name, "ends", "fenced" if self.fenced else "finished")
@@ -144,14 +148,19 @@ class SimWorker(Process):
         self.world.ledger.computed(self.slot, self.step, self.step)
         item = self._submit(self.step, self.step, value, Kind.UPDATE)
         self.step += 1
-        if self._pulls:
+        if self._pulls and not self._asks_ahead:
             self._request_weights()
         yield from self._await(item)
         if self.has_stopped():
             return
         if self._sync and (self._take_resync() or self._torn() or self.staged[0].version != self.step - 1):
             self.step = (yield from self._synchronise()) + 1
+        self._load()
+
+    def _load(self) -> None:
         self._seen = self.arrivals
+        if self._asks_ahead:
+            self._request_weights()
 
     def _request_weights(self) -> None:
         for shard in range(len(self.staged)):
@@ -176,7 +185,7 @@ class SimWorker(Process):
             return
         seen = self._seen
         if self._pulls or session.outage():
-            yield from self._wait(lambda: session.unanswered <= self._in_flight or session.buffer_down)
+            yield from self._wait(lambda: session.unanswered <= TO_REDIS or session.buffer_down)
         if self._bounded:
             yield from self._await_the_slowest()
             return

@@ -100,3 +100,20 @@ def test_the_pause_image_is_whole(tmp_path: Path) -> None:
     manifest = json.loads(content["blobs/" + described["digest"].replace(":", "/")])
     for blob in (manifest["config"], *manifest["layers"]):
         assert len(content["blobs/" + blob["digest"].replace(":", "/")]) == blob["size"]
+
+
+def test_a_file_that_says_the_same_is_not_touched(tmp_path: Path) -> None:
+    """kube-proxy ends when its configuration is written anew, even with the same words."""
+    path = tmp_path / "config.yaml"
+
+    def put(text: str) -> int:
+        subprocess.run(["bash", "-c", f". {SCRIPTS}/lib.sh; put {path}"], input=text, text=True, check=True)
+        assert path.read_text() == text
+        return path.stat().st_ino
+
+    first = put("mode: iptables\n")
+    touched = path.stat().st_mtime_ns
+    assert put("mode: iptables\n") == first
+    assert path.stat().st_mtime_ns == touched
+    assert put("mode: ipvs\n") != first
+    assert list(tmp_path.iterdir()) == [path]

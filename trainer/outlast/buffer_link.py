@@ -25,6 +25,7 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
+    InvalidResponse,
     MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
@@ -131,6 +132,9 @@ class Link:
                 except (redis.TimeoutError, TimeoutError, BlockingIOError) as error:
                     self.close()
                     raise self._unavailable(f"did not answer in {self.timeout_s:g} s") from error
+                except InvalidResponse as error:  # an address that was Redis' a moment ago may be another's
+                    self.close()
+                    raise self._unavailable(f"is no Redis: what answers there speaks otherwise ({error})") from error
                 except (redis.ConnectionError, OSError) as error:
                     self.close()
                     typed = as_buffer_error(error, self.target)

@@ -7,7 +7,8 @@
         optimizer.step()          # sends the gradient, takes over fresh weights
 
 Inside a TrainingJob `step()` pushes and pulls; outside one it is the plain optimizer, so the same script runs alone.
-Async pushes overlap with the next gradient's computation (one in flight); Sync and BoundedStaleness wait.
+Async pushes, and with Stateless the pulls beside them, overlap with the next gradient's computation (one in flight);
+Sync and BoundedStaleness wait.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ log = logging.getLogger("outlast.optimizer")
 
 _LOOK_AGAIN_S = 0.005  # BoundedStaleness with Stateless: between two looks at the slowest slot's clock
 _HAND_OVER_S = 1.0  # how long a worker that is told to end in an outage waits for Redis
+_TO_REDIS = 3  # gradients on their way there: what it takes at once and then keeps back must not hold up a worker
 _PATIENCE_S = 0.25  # Stateless, Hybrid: how long a worker waits for an answer before it computes on
 
 
@@ -109,6 +111,7 @@ class Optimizer(torch.optim.Optimizer):
         self._computes_on = self.spec.recovery.strategy in ("Stateless", "Hybrid") and not self._sync
         self._bounded = training.consistency == "BoundedStaleness"
         self._pulls = self.spec.recovery.strategy == "Stateless"
+        self._asks_ahead = self._pulls and training.consistency == "Async"
         self._clip = self.spec.recovery.staleness.clip_norm
         self._client = Client(
             config, self.spec, self._model.manifest, description, self._model.flat.detach().cpu().clone()
@@ -228,7 +231,7 @@ class Optimizer(torch.optim.Optimizer):
         item = client.submit(self._step, self._step, lease, Kind.UPDATE, self._lr_scale())
         del lease
         self._step += 1
-        if self._pulls:
+        if self._pulls and not self._asks_ahead:
             client.request_weights()
         self._await(item)
         self._check_stopped()
@@ -275,7 +278,7 @@ class Optimizer(torch.optim.Optimizer):
             return
         seen = self._seen
         if self._pulls or session.outage():  # to Redis: no faster than it takes them; memory is for when it is away
-            client.wait_until(lambda: session.unanswered <= self._in_flight or session.buffer_down)
+            client.wait_until(lambda: session.unanswered <= _TO_REDIS or session.buffer_down)
         if self._bounded:
             self._await_the_slowest(client)
             return
@@ -308,6 +311,8 @@ class Optimizer(torch.optim.Optimizer):
             client.copy_weights(self._model.flat)
             self._model.spread()
             self._loaded = self._seen
+        if self._asks_ahead:
+            client.request_weights()  # they come while the next gradient is computed
 
     def _check_stopped(self) -> None:
         client = self._client
