@@ -1,7 +1,9 @@
 """A link down the chain: to the successor, or from the tail to a replica that joins. Lives for one epoch.
 
-Entries and states go out in order from a queue; a second thread hears the acknowledgements. The peer must have
-installed the same epoch before the first entry: else it would have to refuse it, and the order would have a gap.
+Entries and states go out in order from a queue; a second thread hears the acknowledgements. Where the queue is empty
+and the peer reads our memory, an entry is a few hundred bytes: whoever has applied it sends it, and no thread is woken.
+The peer must have installed the same epoch before the first entry: else it would have to refuse it, and the order would
+have a gap.
 
 A peer on the same host reads gradients out of our memory, and has a copy of its own once it acknowledges them; until
 then they are kept for it here, for the replica may let go of them sooner (the tail's log is short).
@@ -45,16 +47,38 @@ class ChainLink:
         self._server, self._member, self._epoch = server, member, epoch
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._sharing: Sharing | None = None
+        self._queued = self._carried = 0  # what was put into the queue, and what of it is sent or given up
         self._sent: deque[tuple[int, Lease]] = deque()  # seq and gradient: the peer may be reading it in our memory
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"link-{member.name}", daemon=True)
         self._thread.start()
 
     def enqueue_entry(self, entry: Entry, stable: int) -> None:
-        self._queue.put((entry, stable))
+        """Called with the server's lock held, as `enqueue_state`: never waits."""
+        if self._queued != self._carried or not self._send_at_once(entry, stable):
+            self._put((entry, stable))
 
     def enqueue_state(self, meta: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-        self._queue.put((meta, tensors))
+        self._put((meta, tensors))
+
+    def _put(self, item: tuple[Any, Any]) -> None:
+        self._queued += 1
+        self._queue.put(item)
+
+    def _send_at_once(self, entry: Entry, stable: int) -> bool:
+        link = self._sharing
+        if link is None or not isinstance(entry.payload, Lease):
+            return False
+        self._sent.append((entry.seq, entry.payload))  # before it is sent: the answer may be quicker than we are
+        try:
+            if link.try_send(*entry_to_wire(entry, self._epoch, stable), self._server.serving.pool, entry.payload):
+                return True
+        except ConnectionError as error:
+            log.debug("an entry to %s: %s", self._member.name, error)
+            link.connection.close()  # the thread that hears acknowledgements tells the one that carries
+            return True  # nothing more goes this way: the next connection begins with what the peer lacks
+        self._sent.pop()
+        return False
 
     def close(self) -> None:
         self._closed = True
@@ -109,6 +133,7 @@ class ChainLink:
         with server.lock:
             if self._closed:
                 return False
+            self._carried = self._queued
             server.broken.pop(self._member.boot, None)
             server.step(Connected(self._member.boot, self._epoch, int(meta["last_seq"]), int(meta["stable"])))
         # Only now: an acknowledgement that came before the replica knew of the link would be ignored.
@@ -128,6 +153,7 @@ class ChainLink:
                 places, flat = flatten(second)
                 header = Header(Op.STATE, DType.FLOAT32, epoch=self._epoch)
                 link.connection.send(header, {"state": first, "places": places}, byte_view(flat))
+            self._carried += 1
             del item, first, second  # the gradient's memory goes back to its pool
 
     def _send_entry(self, link: Sharing, entry: Entry, stable: int) -> None:

@@ -8,6 +8,7 @@ Readers never see the vector itself, only reference-counted snapshots, so an upd
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,8 @@ class Parameters:
         }
         flats = [self.vector[a:b].requires_grad_(False) for a, b in self._spans]
         built = optimizers.build(description, flats)
+        # Without torch's hooks and profiler around it, which nothing here uses: they cost more than a small shard.
+        self._step = inspect.unwrap(type(built).step)
         return built, [float(g["lr"]) for g in built.param_groups]
 
     @property
@@ -87,7 +90,7 @@ class Parameters:
             for group, base, (a, b) in zip(self._optimizer.param_groups, self._base_rates, self._spans, strict=True):
                 group["lr"] = base * rate
                 group["params"][0].grad = gradient[a:b]
-            self._optimizer.step()
+            self._step(self._optimizer)
             for group in self._optimizer.param_groups:
                 group["params"][0].grad = None
         if self._split < self.numel:

@@ -52,6 +52,19 @@ class Sharing:
         self._shown = weakref.ref(pool)
         return True
 
+    def try_send(self, header: Header, meta: dict[str, Any], pool: TensorPool | None, lease: Lease) -> bool:
+        """As `send` of a whole lease, without ever waiting.
+
+        False: nothing was sent, for the peer cannot read it in place, has not seen this pool yet, or reads slowly.
+        """
+        if not self._agreed or not isinstance(pool, SharedPool) or self._shown() is not pool:
+            return False
+        place = pool.place(lease, 0, lease.tensor.numel())
+        if place is None:
+            return False
+        shared = replace(header, flags=header.flags | Flag.SHARED)
+        return self.connection.try_send(shared, {**meta, "shared": place.to_json()})
+
     def read(self, place: Place, out: torch.Tensor, between: Callable[[], None] | None = None) -> bool:
         """Copy the payload of a SHARED frame, which lies at `place`, into `out`, float32 [n].
 
