@@ -217,3 +217,12 @@ def test_a_task_of_ones_own_is_studied_with_our_strategies() -> None:
 
 def test_runs_are_named_for_people() -> None:
     assert str(PlannedRun("steep", "chain", 2, 0)) == "steep · chain · 2 kills · seed 0"
+
+
+def test_a_plan_needs_no_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command.run(parser.parse_args(["--plan", "--quick"])) == command.EXIT_OK
+    assert "steep" in capsys.readouterr().out
+    assert command.run(parser.parse_args(["--quick"])) == command.EXIT_BAD_INPUT
+    assert "--out DIR" in capsys.readouterr().err

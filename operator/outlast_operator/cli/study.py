@@ -37,7 +37,7 @@ PIPE_WIDTH = 120
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    where = parser.add_mutually_exclusive_group(required=True)
+    where = parser.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", type=Path, help="where the study is made, or gone on with")
     where.add_argument(
         "--render", metavar="DIR", type=Path, help="make tables, figures and page of DIR again, run nothing"
@@ -94,7 +94,10 @@ def _study(arguments: argparse.Namespace, console: Console, answer: dict[str, An
     from outlast_operator.study.conduct import Conductor
     from outlast_operator.study.machine import busy
     from outlast_operator.study.progress import in_words
+    from outlast_operator.study.records import StudyError
 
+    if arguments.out is None and not arguments.plan:
+        raise StudyError("where to? --out DIR makes a study or goes on with one, --render DIR makes its page again")
     asked = _asked(arguments)
     conductor = Conductor(asked, console)
     backlog_s = _backlog_s(asked)
@@ -155,7 +158,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     if arguments.seeds:
         experiments = [replace(e, seeds=arguments.seeds) for e in experiments]
     return Asked(
-        out=arguments.out,
+        out=arguments.out or Path("study"),
         experiments=experiments,
         task=arguments.task or FASHION_MNIST,
         quick=arguments.quick,
