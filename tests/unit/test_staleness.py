@@ -36,9 +36,19 @@ def test_a_backlog_from_before_a_rollback_is_no_single_enormous_step() -> None:
     assert sum(share.weight for share in shares) < 31 + 8
 
 
-@pytest.mark.parametrize(("slots", "pulled", "expected"), [(2, 97, 1.0), (2, 96, 4 / 5), (8, 85, 1.0), (1, 98, 2 / 3)])
-def test_usual_staleness_costs_no_weight(slots: int, pulled: int, expected: float) -> None:
-    usual = usual_staleness(slots)
+@pytest.mark.parametrize(
+    ("slots", "strategy", "pulled", "expected"),
+    [
+        (2, "Chain", 97, 1.0),
+        (2, "Chain", 96, 4 / 5),
+        (8, "Hybrid", 85, 1.0),
+        (1, "Checkpoint", 98, 2 / 3),
+        (2, "Stateless", 95, 1.0),
+        (2, "Stateless", 94, 6 / 7),
+    ],
+)
+def test_usual_staleness_costs_no_weight(slots: int, strategy: str, pulled: int, expected: float) -> None:
+    usual = usual_staleness(slots, strategy)
     assert weights("InverseStaleness", 100, group(pulled), 1, usual=usual) == [Share(expected)]
 
 

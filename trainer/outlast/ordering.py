@@ -101,7 +101,7 @@ class Ordering:
         s, settings = self.state, self.settings
         # A Stateless replay has no pull copies: the weights it must come to are chosen without them.
         compensate = settings.strategy != "Stateless"
-        usual = usual_staleness(s.data.slots)
+        usual = usual_staleness(s.data.slots, settings.strategy)
         shares = weights(settings.policy, s.version, group, s.history, usual=usual, compensate=compensate)
         scheduled = rate(settings.rate_at(s.version), pending, settings.reduced_rate, settings.base_lr)
         total, number = self.staleness

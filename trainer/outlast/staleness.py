@@ -7,9 +7,10 @@ sum of weight × payload; its learning rate is spec × rate.
 - `Sum`: weight 1 each, the paper's; with `reducedRate` (lr where more than `above` are pending) its cure.
 - `Mean`: 1/n in a group of n: a backlog counts as one gradient.
 - `InverseStaleness`: (1 + usual) / (1 + staleness), at most 1. Usual is what asynchrony itself brings: every other slot
-  has an update between a pull and its push, and one push of each is under way. Without that allowance two healthy
-  workers would train at a quarter of their learning rate; and it is a ratio, because a push that is late by one or two
-  (a worker waits for a core) is as good as another: were it halved, training without failure would lose a tenth.
+  has an update between a pull and its push, and one push of each is under way (with Stateless one pull, too). Without
+  that allowance two healthy workers would train at a quarter of their learning rate; and it is a ratio, because a push
+  that is late by one or two (a worker waits for a core) is as good as another: were it halved, training without failure
+  would lose a tenth.
 - `DelayCompensation` (DC-ASGD, ICML 2017): the gradient is corrected for how far the weights moved since the pull, to
   first order. What it cannot correct is the movement within its own group, applied at once: there the i-th weighs
   1/(1 + i). A lone push weighs 1. Without its pull copy a contribution falls back to InverseStaleness.
@@ -46,9 +47,12 @@ def staleness(version_before: int, index: int, pulled: int) -> int:
     return max(0, version_before + index - pulled)
 
 
-def usual_staleness(slots: int) -> int:
-    """What a gradient's staleness comes to with `slots` healthy workers that overlap one push with computing."""
-    return 2 * slots - 1
+def usual_staleness(slots: int, strategy: str = "Chain") -> int:
+    """What a gradient's staleness comes to with `slots` healthy workers that overlap one push with computing.
+
+    Weights come with the answer to a push; with Stateless they are asked for beside it, one gradient ahead.
+    """
+    return (3 if strategy == "Stateless" else 2) * slots - 1
 
 
 def inverse(version_before: int, index: int, pulled: int, usual: int = 0) -> float:
