@@ -235,7 +235,7 @@ def forwarded(job: Job) -> int:
 def test_a_successor_reads_gradients_in_its_predecessors_memory(
     directory: Path, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, shown = Sharing.send, []
+    send, try_send, shown, at_once = Sharing.send, Sharing.try_send, [], 0
 
     def send_and_count(self: Sharing, header: Header, *more: Any) -> bool:
         shared = send(self, header, *more)
@@ -243,9 +243,19 @@ def test_a_successor_reads_gradients_in_its_predecessors_memory(
             shown.append(shared)
         return shared
 
+    def try_and_count(self: Sharing, *arguments: Any) -> bool:
+        nonlocal at_once
+        sent = try_send(self, *arguments)
+        if sent:
+            shown.append(True)
+            at_once += 1
+        return sent
+
     monkeypatch.setattr(Sharing, "send", send_and_count)
+    monkeypatch.setattr(Sharing, "try_send", try_and_count)
     job = run_chain(directory, 20, transport)
     assert shown == [transport == "unix"] * 20
+    assert (at_once > 0) == (transport == "unix"), "by whoever applied it, once its memory was shown"
     assert forwarded(job) == 0, "what is acknowledged is not kept for it any more"
     job.close()
 

@@ -68,9 +68,9 @@ def harmonic(first: int, last: int) -> float:
         ("SumReducedRate", 50, 1, 50.0),
         ("SumReducedRate", 100, 1, 10.0),  # all of it at 0.001: also the last 4, which are fewer than 50
         ("Mean", 70, 1, 3.0),  # 32, 32 and 6
-        # usual staleness (1, with two workers 3) costs nothing: 1, 1, 2/3, 2/4, …
-        ("InverseStaleness", 40, 1, 2 + 2 * harmonic(3, 40)),
-        ("InverseStaleness", 40, 2, 4 + 4 * harmonic(5, 40)),
+        # usual staleness (2, with two workers 5) costs nothing: 1, 1, 1, 3/4, 3/5, …
+        ("InverseStaleness", 40, 1, 3 + 3 * harmonic(4, 40)),
+        ("InverseStaleness", 40, 2, 6 + 6 * harmonic(7, 40)),
         # 1/(1 + i) within a group; the second group as a whole by 2/(1 + 32)
         ("DelayCompensation", 64, 1, harmonic(1, 32) + harmonic(1, 32) * 2 / 33),
         ("SumCapped", 40, 1, 40.0),
