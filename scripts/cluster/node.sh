@@ -81,6 +81,7 @@ metricsBindAddress: 127.0.0.1:$PROXY_METRICS_PORT
 healthzBindAddress: 127.0.0.1:$PROXY_HEALTH_PORT
 hostnameOverride: $NODE_NAME
 YAML
+  [ ! "$RUN/kube-proxy.yaml" -nt "$RUN/pids/kube-proxy" ] || stop kube-proxy # it would end by itself, a little later
   spawn kube-proxy "$BINARIES/kube-proxy" --config="$RUN/kube-proxy.yaml"
   wait_for 30 kube-proxy is_port_taken "$PROXY_HEALTH_PORT"
 }

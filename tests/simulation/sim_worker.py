@@ -104,7 +104,7 @@ class SimWorker(Process):
         while not self.has_stopped():
             self.world.checkers.computing(self)
             local = self._local and self.session.outage()
-            versions = [(s.version, s.digest) for s in self.staged]
+            versions = [(version, digest) for version, _, digest in self._loaded]
             yield Wait(None, self.now + self.rng.uniform(0.006, 0.014) * self._speed)
             batch = self.data.batch(self.slot, self.step)
             value = value_of(self.slot, self.step, batch, versions)
@@ -133,9 +133,10 @@ class SimWorker(Process):
         return clock
 
     def _submit(self, first: int, last: int, value: int, kind: Kind) -> Outgoing:
-        versions = tuple(max(0, s.version) for s in self.staged)
+        versions = tuple(max(0, version) for version, _, _ in self._loaded)
+        history = max(history for _, history, _ in self._loaded)
         share = 1.0 / self.data.slots if kind is Kind.DELTA else 1.0
-        item = Outgoing(first, last, versions, max(s.history for s in self.staged), value, kind, share)
+        item = Outgoing(first, last, versions, history, value, kind, share)
         self.session.submit(item)
         self._open.append(item)
         self.settle()
@@ -159,6 +160,7 @@ class SimWorker(Process):
 
     def _load(self) -> None:
         self._seen = self.arrivals
+        self._loaded = [(s.version, s.history, s.digest) for s in self.staged]
         if self._asks_ahead:
             self._request_weights()
 

@@ -37,18 +37,18 @@ def test_a_backlog_from_before_a_rollback_is_no_single_enormous_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slots", "strategy", "pulled", "expected"),
+    ("slots", "asks_ahead", "pulled", "expected"),
     [
-        (2, "Chain", 97, 1.0),
-        (2, "Chain", 96, 4 / 5),
-        (8, "Hybrid", 85, 1.0),
-        (1, "Checkpoint", 98, 2 / 3),
-        (2, "Stateless", 95, 1.0),
-        (2, "Stateless", 94, 6 / 7),
+        (2, False, 97, 1.0),
+        (2, False, 96, 4 / 5),
+        (8, False, 85, 1.0),
+        (1, False, 98, 2 / 3),
+        (2, True, 95, 1.0),
+        (2, True, 94, 6 / 7),
     ],
 )
-def test_usual_staleness_costs_no_weight(slots: int, strategy: str, pulled: int, expected: float) -> None:
-    usual = usual_staleness(slots, strategy)
+def test_usual_staleness_costs_no_weight(slots: int, asks_ahead: bool, pulled: int, expected: float) -> None:
+    usual = usual_staleness(slots, asks_ahead)
     assert weights("InverseStaleness", 100, group(pulled), 1, usual=usual) == [Share(expected)]
 
 

@@ -66,12 +66,12 @@ class ChainLink:
         self._queue.put(item)
 
     def _send_at_once(self, entry: Entry, stable: int) -> bool:
-        link = self._sharing
-        if link is None or not isinstance(entry.payload, Lease):
+        link, pool = self._sharing, self._server.serving.pool
+        if link is None or not isinstance(entry.payload, Lease) or not link.shows(pool):
             return False
         self._sent.append((entry.seq, entry.payload))  # before it is sent: the answer may be quicker than we are
         try:
-            if link.try_send(*entry_to_wire(entry, self._epoch, stable), self._server.serving.pool, entry.payload):
+            if link.try_send(*entry_to_wire(entry, self._epoch, stable), pool, entry.payload):
                 return True
         except ConnectionError as error:
             log.debug("an entry to %s: %s", self._member.name, error)

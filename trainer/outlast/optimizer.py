@@ -7,8 +7,8 @@
         optimizer.step()          # sends the gradient, takes over fresh weights
 
 Inside a TrainingJob `step()` pushes and pulls; outside one it is the plain optimizer, so the same script runs alone.
-Async pushes, and with Stateless the pulls beside them, overlap with the next gradient's computation (one in flight);
-Sync and BoundedStaleness wait.
+Async pushes, and with Stateless the pulls beside them, overlap with the next gradient's computation (one in flight;
+three, where they go to Redis); Sync and BoundedStaleness wait.
 """
 
 from __future__ import annotations
@@ -127,8 +127,9 @@ class Optimizer(torch.optim.Optimizer):
         self._load()
         self._step = 1 + (version if self._sync else self._highest_step())
         # torch.manual_seed also notes a stack trace for each kind of accelerator that it has not found: 0.1 ms or more.
-        others = torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available()
-        self._seed = torch.manual_seed if others else torch.default_generator.manual_seed
+        accelerator = getattr(torch, "accelerator", None)  # torch 2.5 has none, and is seeded as ever
+        only_cpu = accelerator is not None and not accelerator.is_available()
+        self._seed = torch.default_generator.manual_seed if only_cpu else torch.manual_seed
         joined.append(self)
         log.info("slot %d starts at step %d from version %d", config.slot, self._step, version)
 

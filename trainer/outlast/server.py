@@ -272,7 +272,7 @@ class Server:
                 if copy is not None and copy.version == part.compensate_from:
                     then = copy.tensor
                 else:  # no pull copy (a failover, or buffered): InverseStaleness instead
-                    usual = usual_staleness(self.replica.data.slots, self.spec.recovery.strategy)
+                    usual = usual_staleness(self.replica.data.slots)
                     weight *= inverse(self.parameters.version, 0, part.compensate_from, usual)
             parts.append((part.payload.tensor, weight, then))
         self.parameters.combine(first.tensor, parts)

@@ -52,13 +52,16 @@ class Sharing:
         self._shown = weakref.ref(pool)
         return True
 
-    def try_send(self, header: Header, meta: dict[str, Any], pool: TensorPool | None, lease: Lease) -> bool:
-        """As `send` of a whole lease, without ever waiting.
+    def shows(self, pool: TensorPool | None) -> bool:
+        """Whether the peer reads this pool in place already: a frame is then a few hundred bytes."""
+        return self._agreed and isinstance(pool, SharedPool) and self._shown() is pool
 
-        False: nothing was sent, for the peer cannot read it in place, has not seen this pool yet, or reads slowly.
+    def try_send(self, header: Header, meta: dict[str, Any], pool: TensorPool | None, lease: Lease) -> bool:
+        """As `send` of a whole lease from a pool that it `shows`, without ever waiting.
+
+        False: nothing was sent, for the lease is another pool's, or the peer reads slowly.
         """
-        if not self._agreed or not isinstance(pool, SharedPool) or self._shown() is not pool:
-            return False
+        assert isinstance(pool, SharedPool)
         place = pool.place(lease, 0, lease.tensor.numel())
         if place is None:
             return False

@@ -47,12 +47,12 @@ def staleness(version_before: int, index: int, pulled: int) -> int:
     return max(0, version_before + index - pulled)
 
 
-def usual_staleness(slots: int, strategy: str = "Chain") -> int:
+def usual_staleness(slots: int, asks_ahead: bool = False) -> int:
     """What a gradient's staleness comes to with `slots` healthy workers that overlap one push with computing.
 
-    Weights come with the answer to a push; with Stateless they are asked for beside it, one gradient ahead.
+    Weights come with the answer to a push, or (Stateless, Async: `asks_ahead`) are asked for one gradient ahead.
     """
-    return (3 if strategy == "Stateless" else 2) * slots - 1
+    return (3 if asks_ahead else 2) * slots - 1
 
 
 def inverse(version_before: int, index: int, pulled: int, usual: int = 0) -> float:

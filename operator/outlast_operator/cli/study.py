@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -75,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=arguments.json)
     if not console.is_terminal:
         console.width = max(console.width, PIPE_WIDTH)
-    answer: dict[str, Any] = {"out": str(arguments.out or arguments.render)}
+    out = arguments.out or arguments.render
+    answer: dict[str, Any] = {"out": None if out is None else str(out)}
     try:
         code = _render(arguments, console, answer) if arguments.render else _study(arguments, console, answer)
     except (StudyError, SpecError, RedisMissing) as error:
@@ -90,14 +92,28 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _plan_of_a_new_one(arguments: argparse.Namespace, console: Console, answer: dict[str, Any]) -> int:
+    from outlast_operator.study.conduct import Conductor
+    from outlast_operator.study.records import StudyError
+
+    if not arguments.plan:
+        raise StudyError("where to? --out DIR makes a study or goes on with one, --render DIR makes its page again")
+    with tempfile.TemporaryDirectory() as empty:
+        asked = _asked(argparse.Namespace(**{**vars(arguments), "out": Path(empty)}))
+        table, total_s = Conductor(asked, console).estimate(_backlog_s(asked))
+    table.title = "What is to be done"
+    console.print(table)
+    answer["estimate_s"] = round(total_s)
+    return EXIT_OK
+
+
 def _study(arguments: argparse.Namespace, console: Console, answer: dict[str, Any]) -> int:
     from outlast_operator.study.conduct import Conductor
     from outlast_operator.study.machine import busy
     from outlast_operator.study.progress import in_words
-    from outlast_operator.study.records import StudyError
 
-    if arguments.out is None and not arguments.plan:
-        raise StudyError("where to? --out DIR makes a study or goes on with one, --render DIR makes its page again")
+    if arguments.out is None:
+        return _plan_of_a_new_one(arguments, console, answer)
     asked = _asked(arguments)
     conductor = Conductor(asked, console)
     backlog_s = _backlog_s(asked)
@@ -158,7 +174,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     if arguments.seeds:
         experiments = [replace(e, seeds=arguments.seeds) for e in experiments]
     return Asked(
-        out=arguments.out or Path("study"),
+        out=arguments.out,
         experiments=experiments,
         task=arguments.task or FASHION_MNIST,
         quick=arguments.quick,

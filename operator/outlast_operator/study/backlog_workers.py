@@ -2,8 +2,8 @@
 
 With a push in flight while the next gradient is computed, what W healthy workers push is 2W−1 updates old
 (`staleness.usual_staleness`, which allows Stateless another W for its pulls); turns give exactly that. The batch and
-the dropout of a gradient follow from (seed, slot, step), as in a real worker, so all policies and the control compute on
-the same data in the same order.
+the dropout of a gradient follow from (seed, slot, step), as in a real worker, so all policies and the control compute
+on the same data in the same order.
 """
 
 from __future__ import annotations
