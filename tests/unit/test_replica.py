@@ -688,11 +688,12 @@ def test_rule_17_a_replay_obeys_the_record() -> None:
         return chain("a", slots=1, strategy="Stateless", policy="InverseStaleness")
 
     world = stateless()
-    items = log(gradient(0, 1), gradient(0, 1), gradient(0, 2), gradient(0, 3))
+    items = log(gradient(0, 1), gradient(0, 1), gradient(0, 2), gradient(0, 3), gradient(0, 4))
     first = world.step("a", from_log(items))
-    world.step("a", from_log(log(gradient(0, 4), start=5)))
+    world.step("a", from_log(log(gradient(0, 5), start=6)))
     (record,) = first.records
-    assert (record.parts, record.skipped, record.last_offset) == (((1, 1.0), (3, 1.0), (4, 2 / 3)), (2,), 4)
+    assert record.parts == ((1, 1.0), (3, 1.0), (4, 1.0), (5, 3 / 4)), "as stale as a pull ahead makes it, and one more"
+    assert (record.skipped, record.last_offset) == ((2,), 5)
     again = stateless()
     (entry,) = again.step("a", Replay(record, items)).apply
     (before,) = first.apply
@@ -709,8 +710,8 @@ def test_rule_17_a_replay_obeys_the_record() -> None:
 
 def test_rule_17_without_reproducible_copies_nothing_is_compensated() -> None:
     world = chain("a", slots=1, strategy="Stateless", policy="DelayCompensation")
-    (entry,) = world.step("a", from_log(log(gradient(0, 1), gradient(0, 2), gradient(0, 3)))).apply
-    assert [(p.weight, p.compensate_from) for p in entry.parts] == [(1.0, None), (1.0, None), (2 / 3, None)]
+    (entry,) = world.step("a", from_log(log(*(gradient(0, step) for step in range(1, 5))))).apply
+    assert [(p.weight, p.compensate_from) for p in entry.parts] == [(1.0, None)] * 3 + [(3 / 4, None)]
 
 
 def test_rule_17_a_refused_record_taints_the_state() -> None:
