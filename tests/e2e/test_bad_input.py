@@ -6,9 +6,9 @@ import json
 import secrets
 from collections.abc import Callable
 
-import pytest
 import yaml
 from e2e_cluster import END_S, Cluster, Json, wait_until
+from e2e_jobs import Job
 from e2e_steps import StartJob, events_of, start_training, updates_go_on
 from test_spec import INVALID, job
 
@@ -158,28 +158,26 @@ def phase(cluster: Cluster, namespace: str, pod: str) -> str:
     return cluster.kubectl("get", "pod", pod, "-n", namespace, "-o", "jsonpath={.status.phase}")
 
 
-@pytest.mark.parametrize(
-    ("image", "said"), [("outlast/no-such-image:0", "cannot be pulled"), ("Not An Image", "no valid name")]
-)
-def test_an_image_that_cannot_be_pulled_ends_in_failed(
-    cluster: Cluster, start_job: StartJob, image: str, said: str
-) -> None:
-    template = {"spec": {"containers": [{"name": "outlast", "image": image}]}}
-    made = start_job(
-        "Chain",
-        servers={"template": template},
-        workers={"template": template},
-        runPolicy={"backoffLimit": 0},
-    )
+def test_what_can_never_start_ends_in_failed(cluster: Cluster, start_job: StartJob) -> None:
+    """Three jobs side by side: each of them mostly waits for the kubelet to try again."""
+
+    def with_image(image: str) -> Job:
+        template = {"spec": {"containers": [{"name": "outlast", "image": image}]}}
+        parts = {"servers": {"template": template}, "workers": {"template": template}}
+        return start_job("Chain", **parts, runPolicy={"backoffLimit": 0})
+
+    expected = {
+        "cannot be pulled": with_image("outlast/no-such-image:0"),
+        "no valid name": with_image("Not An Image"),
+        "no_such_package": start_job("Chain", training={"task": "no_such_package.task"}),
+    }
+    for said, made in expected.items():
+        ends_in_failed(cluster, made, said)
+
+
+def ends_in_failed(cluster: Cluster, made: Job, said: str) -> None:
     words = wait_until("its failure", said_later(cluster, made.namespace, made.name), 240)
     assert said in words
     assert made.status["state"] == "Failed"
-    wait_until("the end of its pods", lambda: not made.living("server") and not made.living("worker"), END_S)
-
-
-def test_a_task_that_cannot_be_imported_ends_in_failed(cluster: Cluster, start_job: StartJob) -> None:
-    made = start_job("Chain", training={"task": "no_such_package.task"})
-    words = wait_until("its failure", said_later(cluster, made.namespace, made.name), 90)
-    assert "no_such_package" in words
-    wait_until("an Event", lambda: "no_such_package" in events_of(cluster, made.namespace, made.name), 30)
+    wait_until("an Event", lambda: said in events_of(cluster, made.namespace, made.name), 30)
     wait_until("the end of its pods", lambda: not made.living("server") and not made.living("worker"), END_S)

@@ -2,10 +2,13 @@
 
 Asynchronous runs do not repeat, so their accuracies are compared as means over seeds, within what seeds differ by; what
 tells a right simulation from a wrong one is that local steps gain a lot here and the paper's rule next to nothing.
+A kill comes when a server was *heard* to be at an update: the workers are paced, and the server is heard often, so that
+this is soon after it was, on any machine.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,13 +25,14 @@ from outlast_operator.study.backlog_records import BacklogRecord
 from outlast_operator.study.backlog_unit import Experiment, Unit
 
 KILLED_AT = 150  # updates: on the steep part
-AFTER = 35  # updates from there to the end: some are stale gradients, until the loss is noticed
+AFTER = 60  # updates from there to the end: some come before the kill, some are stale gradients, until it is noticed
+HEARTBEAT_S = 0.05
 SEEDS = (0, 1, 2)  # an odd number: single losses jump on the steep part of asynchronous training, their median does not
-TEST_IMAGES = 10_000
+TEST_IMAGES = 2_500  # for the simulated ones; real ones end with all 10,000
 
 
 def real(policy: str, seed: int, down_s: float, updates: int) -> tuple[dict[str, Any], int]:
-    """A run that ends after the drain, with an evaluation on all test images; and how many local steps it took."""
+    """A run that ends after the drain, with an evaluation on all images; and how many local steps it took."""
     papers = {"policy": "Sum", "reducedRate": {"above": 50, "lr": 0.001}, "outage": {"mode": "StaleGradients"}}
     document = {
         "apiVersion": "outlast.dev/v1alpha1",
@@ -36,7 +40,7 @@ def real(policy: str, seed: int, down_s: float, updates: int) -> tuple[dict[str,
         "metadata": {"name": "backlog"},
         "spec": {
             "training": {
-                "task": "outlast.tasks.fashion_mnist",
+                "task": "paced_mnist.PacedFashionMnist",
                 "seed": seed,
                 "optimizer": {"lr": 0.01},
                 "stopAfter": {"updates": updates},
@@ -47,6 +51,7 @@ def real(policy: str, seed: int, down_s: float, updates: int) -> tuple[dict[str,
                 "strategy": "Stateless",
                 "staleness": papers if policy == "SumReducedRate" else {},
                 "buffer": {"durability": "None"},
+                "failover": {"heartbeatSeconds": HEARTBEAT_S},
             },
         },
     }
@@ -55,6 +60,11 @@ def real(policy: str, seed: int, down_s: float, updates: int) -> tuple[dict[str,
         ran = run_job(TrainingJob.load(document), [kill], progress, label=policy, deadline_s=120.0)
     ran.discard()
     return ran.report, steps_of(ran.result.run.heard.ledger, Fact.LOCAL).count
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
 
 
 def simulated(policy: str, seed: int, outage: int, later: int) -> BacklogRecord:
@@ -80,8 +90,7 @@ def test_local_steps_come_to_what_the_simulation_says() -> None:
         expected.append(record.policies["LocalSteps"].loss_later)
         start.append(record.start.loss)
     print(f"loss: real {found}, simulated {expected}, at the kill {start}")  # noqa: T201
-    # What the simulation promises a real outage must keep. It keeps more (0.15 to 0.35), for no reason known yet.
-    assert median(expected) - 0.6 < median(found) < median(expected) + 0.3, (found, expected, start)
+    assert median(found) == pytest.approx(median(expected), abs=0.3), (found, expected, start)
     assert median(found) < median(start) - 0.3, (found, start)
 
 
@@ -91,7 +100,7 @@ def test_the_papers_rule_comes_to_what_the_simulation_says() -> None:
     """The run's end cuts the backlog off, so that exactly as many of it are applied as the simulation is told."""
     found, expected = [], []
     for seed in SEEDS:
-        report, _ = real("SumReducedRate", seed, 6.0, KILLED_AT + 120)
+        report, _ = real("SumReducedRate", seed, 4.0, KILLED_AT + 120)
         assert report["gradients"]["unapplied_at_end"] > 0, "the backlog was longer than what is applied of it"
         found.append(report["final"]["loss"])
         expected.append(simulated("SumReducedRate", seed, 120, 1).policies["SumReducedRate"].loss_after_drain)

@@ -232,7 +232,7 @@ def test_a_class_is_a_task(code: Path, path: str) -> None:
         ("own_typo", "def model(:", ["importing it raised SyntaxError"]),
         ("own_empty", "", ["has no model(), batches_per_epoch(), batch()"]),
         ("own_part", "def model(): ...\ndef batch(i): ...", ["has no batches_per_epoch()"]),
-        ("own_two", CLASS + "class Other(Mine): pass", ["several tasks (Mine, Other)", "own_two:Mine"]),
+        ("own_two", CLASS + "class Other(Mine): pass", ["several tasks (Mine, Other)", "name one: own_two.Mine"]),
         ("own_one:Yours", CLASS, ["has no class Yours", "Mine"]),
         (
             "own_fails",

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -53,6 +54,14 @@ class _Staged:
     version: int = -1
     history: int = 0
     arrivals: int = 0
+
+
+class Weights(Enum):
+    """What came of the weights that an answer promised."""
+
+    NONE = "none were promised"
+    CAME = "they are in the spare vector"
+    MISSED = "the server needed their memory before they were read"
 
 
 class Client:
@@ -362,12 +371,13 @@ class Client:
         else:
             link.send(header, meta, self._pool, item.payload, (start, stop))
         self.counts.sent_bytes += (stop - start) * 4
-        answer, body, came = self._answer(index, link)
+        answer, body, weights = self._answer(index, link)
         with self.condition:
+            self._take_in(index, answer, weights)
             if answer.op == Op.ACKNOWLEDGED:
                 self._note(answer, body)
                 self.session.acknowledged(index, item)
-                if init or not came:
+                if init or weights is Weights.MISSED:
                     self.session.request(index)
             else:
                 self._refused(index, answer, body)
@@ -383,19 +393,20 @@ class Client:
             version=action.version or 0,
         )
         link.connection.send(header)
-        answer, body, came = self._answer(index, link)
+        answer, body, weights = self._answer(index, link)
         with self.condition:
+            self._take_in(index, answer, weights)
             if answer.op == Op.WEIGHTS:
                 self._note(answer, body)
                 self.session.pulled(index)
-                if not came:
+                if weights is Weights.MISSED:
                     self.session.request(index, action.version)
             else:
                 self._refused(index, answer, body)
             self.settle()
 
-    def _answer(self, index: int, link: Sharing) -> tuple[Header, dict[str, Any], bool]:
-        """The answer, and whether the weights that it promised have come."""
+    def _answer(self, index: int, link: Sharing) -> tuple[Header, dict[str, Any], Weights]:
+        """The answer, and what became of the weights that it promised: they are in `spare`, for `_take_in`."""
         connection = link.connection
         connection.set_timeout(self.spec.recovery.failover.timeout_seconds, None)
         while True:
@@ -407,13 +418,12 @@ class Client:
                 break
         if header.op not in (Op.ACKNOWLEDGED, Op.WEIGHTS, Op.REFUSED):
             raise ProtocolError(f"a server answered with op {header.op}")
-        came = True
+        weights = Weights.NONE
         if header.length or header.flags & Flag.SHARED:
-            came = self._receive_weights(index, link, header, meta)
-        return header, meta, came
+            weights = self._receive_weights(index, link, header, meta)
+        return header, meta, weights
 
-    def _receive_weights(self, index: int, link: Sharing, header: Header, meta: dict[str, Any]) -> bool:
-        """False when the server needed their memory before we had read them."""
+    def _receive_weights(self, index: int, link: Sharing, header: Header, meta: dict[str, Any]) -> Weights:
         staged = self._staged[index]
         place = Place.from_json(meta.get("shared")) if header.flags & Flag.SHARED else None
         size = header.length if place is None else place.length
@@ -429,12 +439,8 @@ class Client:
         if place is None:
             link.connection.receive_into(byte_view(staged.spare))
         elif not link.read(place, staged.spare):
-            return False
-        with self.condition:
-            staged.front, staged.spare = staged.spare, staged.front
-            staged.version, staged.history = header.version, header.history
-            staged.arrivals += 1
-        return True
+            return Weights.MISSED
+        return Weights.CAME
 
     def _note(self, answer: Header, meta: dict[str, Any]) -> None:
         self.data = DataPlan(*meta["data"])
@@ -451,6 +457,14 @@ class Client:
             self.session.submit_init(a, index)
 
     # --- with the lock held ---
+
+    def _take_in(self, index: int, answer: Header, weights: Weights) -> None:
+        """Show weights that came. In one go with their request's end: one made in between would end with it unheard."""
+        if weights is Weights.CAME:
+            staged = self._staged[index]
+            staged.front, staged.spare = staged.spare, staged.front
+            staged.version, staged.history = answer.version, answer.history
+            staged.arrivals += 1
 
     def settle(self) -> None:
         """Pass on what the session has to say, and write down what has become of gradients."""

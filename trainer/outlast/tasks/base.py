@@ -253,7 +253,7 @@ def _task_of(path: str, module: ModuleType) -> ModuleType | type[Any]:
     if subclasses:
         names = ", ".join(c.__name__ for c in subclasses)
         raise TaskError(
-            f"training.task {path!r} has several tasks ({names}); name one: {path}:{subclasses[0].__name__}"
+            f"training.task {path!r} has several tasks ({names}); name one: {path}.{subclasses[0].__name__}"
         )
     return module  # LoadedTask names what it lacks
 
