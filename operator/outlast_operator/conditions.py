@@ -91,13 +91,15 @@ def _ready(turn: Turn, primary: Finding) -> Finding:
 
 
 def _not_suspended(suspending: str | None) -> Finding:
-    return (False, "Suspending", suspending) if suspending else (False, "NotSuspended", "")
+    return (False, "Suspending", suspending) if suspending else (False, "NotSuspended", "suspend is false")
 
 
 def _outcome(turn: Turn, outcome: str) -> Finding:
     if turn.status.outcome == outcome:
         return True, turn.status.reason, turn.status.message
-    return False, "NotEnded" if turn.status.outcome is None else str(turn.status.outcome), ""
+    if turn.status.outcome is None:
+        return False, "NotEnded", "the job has not ended"
+    return False, turn.status.outcome, f"the job ended otherwise: {turn.status.outcome}"
 
 
 def _replication(turn: Turn, shards: list[Shard]) -> Finding:
@@ -116,7 +118,7 @@ def _failover(turn: Turn) -> Finding:
     going = [f.target for f in turn.status.failovers if f.kind == "server" and f.t_promoted is None]
     if going and turn.status.outcome is None:
         return True, "ServerLost", f"lost: {', '.join(going)}"
-    return False, "NoneInProgress", ""
+    return False, "NoneInProgress", "no server is missed"
 
 
 def _buffer(turn: Turn) -> Finding:

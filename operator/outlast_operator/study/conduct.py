@@ -191,6 +191,7 @@ class Conductor:
             evaluate=experiment.evaluate,
             seed=seed,
             stop_after=stop_after,
+            workers=experiment.workers,
         )
 
     def _result(self, record: RunRecord) -> str:

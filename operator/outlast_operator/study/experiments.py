@@ -4,7 +4,9 @@ How lengths and counts were chosen, for two cores and four hours (docs/how-to/ru
 the control passes 0.80 well before 35 s, which leave every strategy a chance to recover while the curve still rises, so
 that what was lost shows. `paper-times`: the paper's kills at 15 s and 45 s, each away for 15 s, and 20 s to recover.
 Five seeds where differences are judged, three (and for ours two kills alone) at the paper's own times: the whole study
-would else not end within its four hours. A quick study: one kill, two seeds, 20 s.
+would else not end within its four hours. `one-worker`: where all workers and servers share the cores, what a strategy
+computes more it takes from the workers; one worker leaves servers a core, as a cluster does. A quick study: one kill,
+two seeds, 20 s.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from outlast_operator.study.records import PlannedExperiment, PlannedRun
 
 STEEP = "steep"
 PAPER_TIMES = "paper-times"
+ONE_WORKER = "one-worker"
 BACKLOG = "backlog"
 FASHION_MNIST = "outlast.tasks.fashion_mnist"
 SGD = {"name": "SGD", "lr": 0.01}
@@ -46,6 +49,7 @@ class Experiment:
     patience: float = 1.5  # on a machine on which the control needs longer, runs are at most so many times as long
     overhead_s: float = OVERHEAD_S
     model: str = ""
+    workers: int = 2
 
     @property
     def longest_s(self) -> float:
@@ -67,6 +71,7 @@ class Experiment:
             kill_accuracy=self.kill_accuracy if self.scaled else None,
             target_accuracy=self.target_accuracy,
             runs=runs,
+            workers=self.workers,
         )
 
     def estimate_s(self) -> float:
@@ -99,6 +104,15 @@ def full() -> list[Experiment]:
             seeds=3,
             seconds=80.0,
             scaled=False,
+        ),
+        Experiment(
+            ONE_WORKER,
+            "one worker, so that servers have a core of their own",
+            _each(("chain", "stateless", "hybrid"), (1,)),
+            seeds=3,
+            seconds=30.0,
+            calibration_runs=1,
+            workers=1,
         ),
     ]
 

@@ -13,6 +13,7 @@ from outlast_operator.study import (
     figures_resources,
 )
 from outlast_operator.study.cost import PriceTable
+from outlast_operator.study.experiments import ONE_WORKER
 from outlast_operator.study.figure_style import Drawn
 from outlast_operator.study.summary import Summary
 
@@ -27,14 +28,15 @@ def most_kills(summary: Summary, experiment: str) -> int:
 def of_experiment(summary: Summary, experiment: str, prices: PriceTable) -> Iterator[Drawn]:
     """In the order of the page. What its runs do not allow is left out."""
     most = most_kills(summary, experiment)
-    small = experiment.startswith(MODELS)
+    model = experiment.startswith(MODELS)
+    small = model or experiment == ONE_WORKER
     drawn = [
         *(figures_curves.accuracy(summary, experiment, kills) for kills in range(1, most + 1)),
         None if small else figures_curves.close_up(summary, experiment),
         figures_points.against_control(summary, experiment),
         figures_points.kept(summary, experiment),
         figures_points.time_to_target(summary, experiment),
-        None if small else figures_points.goodputs(summary, experiment),
+        None if model else figures_points.goodputs(summary, experiment),
         None if small else figures_curves.gradients(summary, experiment, most),
         None if small else figures_resources.cpu(summary, experiment, most),
         None if small else figures_resources.memory(summary, experiment, most),

@@ -24,7 +24,7 @@ from outlast_operator.study.backlog_records import BacklogRecord
 from outlast_operator.study.configurations import BY_NAME, CONTROL_NAME
 from outlast_operator.study.records import FAILED, OK, Calibration, PlannedExperiment, PlannedRun, Study, StudyError
 
-USUAL_ORDER = ("steep", "paper-times")
+USUAL_ORDER = ("steep", "paper-times", "one-worker")
 TARGET_ACCURACY = 0.80
 TARGET_SHARE = 0.95  # of the control's final accuracy, for a task of which nobody said what to reach
 WORKER_HOURLY = 2.50  # what spec.cost.hourly.worker is where a job says nothing

@@ -84,6 +84,7 @@ class PlannedExperiment(_Record):
     kill_accuracy: float | None
     target_accuracy: float | None
     runs: list[PlannedRun]
+    workers: int = 2
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:

@@ -72,7 +72,8 @@ def set_up(data: StudyData, experiment: str) -> list[str]:
         rest = {k: v for k, v in planned.optimizer.items() if k != "name"}
         optimizer = ", ".join([str(planned.optimizer.get("name", "SGD")), *(f"{k} {v}" for k, v in rest.items())])
         seeds = words.listing([str(seed) for seed in planned.seeds])
-        found.append(f"{planned.task}, {optimizer}, two workers; seed{'s' if len(planned.seeds) > 1 else ''} {seeds}.")
+        how_many = words.count(planned.workers, "worker")
+        found.append(f"{planned.task}, {optimizer}, {how_many}; seed{'s' if len(planned.seeds) > 1 else ''} {seeds}.")
     if scale is None:
         return found
     if scale.kill_update is None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from outlast_operator.study.experiments import ONE_WORKER
 from outlast_operator.study.figures_backlog import IDLE, PAPERS_RULE, Cell, cells
 from outlast_operator.study.measures import AROUND_S, RunMeasures
 from outlast_operator.study.run_curves import RunCurves
 from outlast_operator.study.statistics import Estimate, paired
-from outlast_operator.study.summary import Group, Summary, Value, drop, final_accuracy, late_accuracy
+from outlast_operator.study.summary import Group, Summary, Value, drop, final_accuracy, goodput, late_accuracy
 
 NOISE = 0.02  # accuracy: what an evaluation of some 500 images may be off
 CLOSE = 0.01  # of the control
@@ -209,7 +210,19 @@ def close_to_control(summary: Summary, experiment: str) -> Verdict:
     notes = () if complete else ("Not all four comparisons are in this study.",)
     holds = all_of(rows)
     holds = holds if complete or holds is False else None
-    return Verdict(question, holds, answer, measure, tuple(rows), notes)
+    return Verdict(question, holds, answer, measure, (*rows, *_with_a_core_to_spare(summary)), notes)
+
+
+def _with_a_core_to_spare(summary: Summary) -> list[Row]:
+    """The same where servers take nothing from the worker: beside the verdict, for it is another training."""
+    found = []
+    for name in ("hybrid", "chain"):
+        group = summary.attempted(ONE_WORKER, name, 1)
+        if group is not None:
+            ended = summary.against_control(group, late_accuracy)
+            figure = f"{points(ended)}; goodput {share(group.estimate(goodput))}{lacking(group, ended)}"
+            found.append(Row(f"{group.label}, one kill, one worker and a core for the servers", figure, decides=False))
+    return found
 
 
 # --- the best backlog policy ---
