@@ -122,8 +122,15 @@ def _count_worker(turn: Turn, process: Process, clock: int | None) -> None:
         turn.record(done=(*turn.status.done, process.name))
         turn.explain(f"{process.name} is done")
     elif not fails_for_good(turn, process, attempt.failures):
-        how = f"signal {process.exit_signal}" if process.exit_signal else f"exit code {process.exit_code}"
-        turn.tell("WorkerLost", f"{process.name} ended with {how}; it is restarted", warning=True)
+        turn.tell("WorkerLost", f"{process.name} ended with {_how(process)}; it is restarted", warning=True)
+
+
+def _how(process: Process) -> str:
+    if process.exit_signal:
+        return f"signal {process.exit_signal}"
+    if process.exit_code is not None:
+        return f"exit code {process.exit_code}"
+    return f"no exit code: {process.reason or 'its process is gone'}"
 
 
 def _lend(turn: Turn, slot: int, filled: bool, cut_off: frozenset[int]) -> None:

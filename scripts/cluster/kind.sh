@@ -29,6 +29,7 @@ up_kind() {
 down_kind() {
   kind delete cluster --name "$KIND_NAME" --kubeconfig "$KUBECONFIG_FILE"
   rm -f "$KUBECONFIG_FILE" "$STATE/kind.yaml"
+  rm -rf "$STATE/loaded" # the marks of images that went with the cluster
 }
 
 is_up_kind() { kind get clusters 2>/dev/null | grep -qx "$KIND_NAME"; }

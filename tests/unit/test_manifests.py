@@ -264,6 +264,21 @@ def test_redis_keeps_what_the_job_asks_for_and_hides_its_password() -> None:
     assert made["spec"]["containers"][0]["name"] == "redis"
 
 
+def test_redis_runs_where_servers_may_and_is_pulled_with_their_secrets() -> None:
+    where = {
+        "imagePullSecrets": [{"name": "registry"}],
+        "nodeSelector": {"pool": "cpu"},
+        "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        "priorityClassName": "training",
+    }
+    theirs = {**where, "containers": [{"name": "outlast", "image": "mine:1", "env": [{"name": "A", "value": "b"}]}]}
+    job = spec(recovery={"strategy": "Stateless"}, servers={"template": {"spec": theirs}})
+    made = children.redis_pod(JOB, job, IMAGES, None)["spec"]
+    assert {field: made[field] for field in where} == where
+    assert made["containers"][0]["image"] == IMAGES.redis
+    assert "A" not in {e["name"] for e in made["containers"][0]["env"]}
+
+
 def test_services_find_servers_before_they_are_ready() -> None:
     headless = children.servers_headless(JOB)["spec"]
     assert (headless["clusterIP"], headless["publishNotReadyAddresses"]) == ("None", True)

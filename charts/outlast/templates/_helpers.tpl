@@ -80,7 +80,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch] # `kubectl get tjob`, `kubectl wait`
 - apiGroups: [outlast.dev]
   resources: [trainingjobs/status, trainingjobs/scale]
-  verbs: [get]
+  verbs: [get] # what autoscalers and `kubectl get --subresource` read
 {{- end }}
 
 {{- define "outlast.editRules" -}}

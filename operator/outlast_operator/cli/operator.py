@@ -1,4 +1,4 @@
-"""Run the operator: it turns TrainingJobs into pods and keeps them training. Every option may come from the environment
+"""Run the operator: it turns TrainingJobs into pods and keeps them training. From the environment may come
 (OUTLAST_NAMESPACES, OUTLAST_LEASE_NAMESPACE, OUTLAST_TRAINER_IMAGE, OUTLAST_REDIS_IMAGE, POD_NAMESPACE)."""
 
 from __future__ import annotations

@@ -36,6 +36,15 @@ from outlast_operator.redis_process import redis_settings
 ASSUMED_SNAPSHOT_BYTES = 1 << 30
 CLAIM_SIZE = "10Gi"
 _DATA = "/data"
+# What the servers' template says of where pods may run and who may pull their images holds for the job's Redis as well.
+_OF_SERVERS = (
+    "imagePullSecrets",
+    "nodeSelector",
+    "tolerations",
+    "priorityClassName",
+    "schedulerName",
+    "runtimeClassName",
+)
 
 
 def runs_redis(spec: JobSpec) -> bool:
@@ -103,7 +112,8 @@ def checkpoints_claim(job: JobRef) -> Json:
 
 
 def redis_pod(job: JobRef, spec: JobSpec, images: Images, replaces: str | None) -> Json:
-    """A Redis of the job's own. The kubelet restarts it in place, so that a crash finds its file again."""
+    """A Redis of the job's own, on nodes that may run its servers. The kubelet restarts it in place, so that a crash
+    finds its file again."""
     queue_labels, queue_annotations = group(job, spec)
     its_metadata = metadata(job, pod_name(job, "redis", replaces), {**labels(job, "redis"), **queue_labels})
     its_metadata["annotations"] = {NAME_ANNOTATION: "redis", **queue_annotations}
@@ -119,7 +129,9 @@ def redis_pod(job: JobRef, spec: JobSpec, images: Images, replaces: str | None) 
         requests={"cpu": "100m", "memory": _memory(spec)},
         hostname="redis",
     )
-    pod = merge({"spec": {"containers": [{"name": REDIS_CONTAINER}]}}, ours)
+    theirs = (spec.servers.template or {}).get("spec")
+    where = {field: theirs[field] for field in _OF_SERVERS if field in theirs} if isinstance(theirs, dict) else {}
+    pod = merge({"spec": {"containers": [{"name": REDIS_CONTAINER}], **where}}, ours)
     pod["spec"]["restartPolicy"] = "Always"
     return pod
 

@@ -197,7 +197,7 @@ class Checkpoint(FieldsModel):
     )
     restore_from: Text | None = Field(
         default=None,
-        description="Directory or URL of checkpoints that a new job starts from, instead of fresh weights.",
+        description="Directory of checkpoints that a new job starts from, instead of fresh weights.",
     )
     volume: OpaqueObject | None = Field(
         default=None,

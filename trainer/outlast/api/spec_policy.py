@@ -34,7 +34,9 @@ class RunPolicy(FieldsModel):
         default=None, description="Seconds after startTime when the job fails if it is not complete; null for never."
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | None = Field(
-        default=None, description="Seconds after its end when the TrainingJob is deleted; null for never."
+        default=None,
+        description="Seconds after its end when the TrainingJob is deleted, and with it the checkpoints on a claim "
+        "that the operator made; null for never.",
     )
     clean_pod_policy: CleanPodPolicy = Field(
         default="Running", description="Pods to delete when the job ends: those still Running, All, or None."

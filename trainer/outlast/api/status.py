@@ -77,7 +77,9 @@ class WorkersStatus(StatusModel):
 
 class FailoverGradients(StatusModel):
     buffered: int | None = Field(default=None, description="Gradients buffered while there was no head.")
-    replayed: int | None = Field(default=None, description="Gradients applied again from the buffer or log.")
+    replayed: int | None = Field(
+        default=None, description="Gradients applied again from the buffer or log. Not told yet."
+    )
     lost: int | None = Field(default=None, description="Gradients acknowledged and lost.")
 
 
@@ -98,18 +100,20 @@ class FailoverStatus(StatusModel):
 
 
 class GradientsStatus(StatusModel):
-    computed: int | None = Field(default=None, description="Gradients computed, each (slot, step) once.")
-    acknowledged: int | None = Field(default=None, description="Gradients acknowledged to workers.")
+    computed: int | None = Field(default=None, description="Gradients computed, each (slot, step) once. Not told yet.")
+    acknowledged: int | None = Field(default=None, description="Gradients acknowledged to workers. Not told yet.")
     applied: int | None = Field(default=None, description="Gradients that the parameters hold.")
     buffered: int | None = Field(default=None, description="Gradients in Redis, not yet applied.")
-    lost: int | None = Field(default=None, description="Gradients acknowledged and lost.")
+    lost: int | None = Field(default=None, description="Gradients acknowledged and lost in rollbacks.")
     duplicates: int | None = Field(default=None, description="Gradients sent again and recognised.")
 
 
 class CostStatus(StatusModel):
     total: float | None = Field(default=None, description="Cost so far, at the prices of spec.cost.")
-    idle: float | None = Field(default=None, description="The part of it for workers that waited for a server.")
-    recomputed: float | None = Field(default=None, description="The part of it for gradients computed again.")
+    idle: float | None = Field(default=None, description="The part of it for workers in outages in which they wait.")
+    recomputed: float | None = Field(
+        default=None, description="The part of it for gradients computed again. Not told yet."
+    )
 
 
 class TrainingJobStatus(StatusModel):
@@ -127,7 +131,8 @@ class TrainingJobStatus(StatusModel):
     progress: ProgressStatus | None = Field(default=None, description="How far training is.")
     workers: WorkersStatus | None = Field(default=None, description="Workers, and what the scale subresource reads.")
     failovers: list[FailoverStatus] | None = Field(
-        default=None, description="The ledger of losses: what was lost, and when each step of the answer was taken."
+        default=None,
+        description="The newest 100 losses: what was lost, and when each step of the answer was taken.",
     )
     failover_count: int | None = Field(default=None, description="Losses so far, also those no longer listed.")
     gradients: GradientsStatus | None = Field(default=None, description="Counts of gradients.")
