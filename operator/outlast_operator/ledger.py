@@ -64,10 +64,11 @@ def _role(position: int, length: int) -> str:
 
 
 def _lost_workers(turn: Turn, shards: list[Shard]) -> Iterator[Failover]:
-    """Workers whose exit was counted in this turn and that are to be restarted."""
+    """Workers whose exit was counted in this turn and that are to be restarted. One that left in order is no loss, also
+    where its end may have been rolled back: mostly it has heard of the job's end before the operator."""
     clocks = slot_clocks(shards) or {}
     for p in _counted_now(turn, "worker"):
-        if p.name not in turn.status.done:
+        if p.name not in turn.status.done and p.exit_code != 0:
             slot = int(p.name.rsplit("-", 1)[1])
             yield Failover(
                 p.name, "Killed" if p.exit_signal else "Exited", turn.now, kind="worker", role="worker",

@@ -613,6 +613,18 @@ def test_lost_workers_and_redis_stand_in_the_ledger_too() -> None:
     assert all(f.closed for f in lines.values()), lines
 
 
+def test_a_worker_that_left_in_order_after_a_rollback_is_no_loss() -> None:
+    """Its head told it of the end, which the operator has not heard of; or that end was rolled back."""
+    world = running("Checkpoint")
+    world.kill("server-0")
+    world.run(1.0)
+    assert world.status.t_rolled_back is not None
+    world.end("worker-0", code=0)
+    world.turn()
+    assert ("worker-0", 2) in [(a.name, a.incarnation) for a in of(world, StartProcess)]
+    assert [f.target for f in world.status.failovers] == ["server-0"]
+
+
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 
