@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import e2e_environment as environment
@@ -80,7 +81,10 @@ def cluster() -> Iterator[Cluster]:
         return
     if not was_up:
         script("cluster.sh", "down")
-    shutil.rmtree(environment.WORK, ignore_errors=True)
+        shutil.rmtree(environment.WORK, ignore_errors=True)
+        return
+    for there in environment.WORK.iterdir():  # a node that goes on may have the folder itself mounted
+        shutil.rmtree(there, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -108,11 +112,15 @@ def start_job(
     cluster: Cluster, release: str, namespace: str, version: str, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Job]]:
     """start_job("Chain", recovery={...}): make a job and apply it. It goes with the test; a failed test leaves its
-    objects and logs in build/e2e."""
+    objects and logs in build/e2e. `within`: another namespace; `named`: another job's name."""
     made: list[Job] = []
 
-    def start(strategy: str, **spec: Json) -> Job:
-        job = make_job(cluster, namespace, strategy, image=f"outlast/e2e-base:{version}", **spec)
+    def start(strategy: str, within: str = namespace, named: str = "", **spec: Json) -> Job:
+        job = make_job(cluster, within, strategy, image=f"outlast/e2e-base:{version}", **spec)
+        if named:
+            job = replace(
+                job, name=named, document={**job.document, "metadata": {**job.document["metadata"], "name": named}}
+            )
         made.append(job)
         job.apply()
         return job
@@ -123,7 +131,7 @@ def start_job(
         collect(cluster, namespace, folder)
         collect(cluster, release, folder / "operator")
     for job in made:
-        cluster.kubectl("delete", "tjob", job.name, "-n", namespace, "--ignore-not-found", "--wait=true")
+        cluster.kubectl("delete", "tjob", job.name, "-n", job.namespace, "--ignore-not-found", "--wait=true")
         job.remove_files()
 
 

@@ -41,9 +41,13 @@ def processes_of(cluster: Cluster, pod: Any) -> list[str]:
 
 def kill_process(cluster: Cluster, pod: Any) -> Moment:
     """`kill -9` of the container's processes, on the node: out of memory, a crash."""
-    pids = processes_of(cluster, pod)
+    return signal_processes(cluster, processes_of(cluster, pod), "KILL")
+
+
+def signal_processes(cluster: Cluster, pids: list[str], name: str) -> Moment:
+    """A signal to processes on the node, whose ids were looked up before: nothing is left to do but that."""
     moment = _now()
-    cluster.on_node(f"kill -9 {' '.join(pids)} 2>/dev/null; true")
+    cluster.on_node(f"kill -{name} {' '.join(pids)} 2>/dev/null; true")
     return moment
 
 

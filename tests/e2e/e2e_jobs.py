@@ -7,12 +7,14 @@ import itertools
 import re
 import secrets
 import shutil
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from e2e_cluster import END_S, GROUP, VERSION, Cluster, Json, wait_until
+import kubernetes
+from e2e_cluster import END_S, GROUP, PLURAL, VERSION, Cluster, Json, wait_until
 from e2e_environment import folder_of, template
 
 from outlast.applied import Applied, Identity
@@ -98,6 +100,15 @@ class Job:
         what = f"a whole chain of shard {shard} after epoch {beyond_epoch}"
         wait_until(what, lambda: self.is_whole(beyond_epoch, shard), timeout_s)
         return self.view(shard)
+
+    def writes(self, seconds: int) -> list[float]:
+        """time.monotonic() of each change of the job that the API server tells of in so many seconds."""
+        options = {"field_selector": f"metadata.name={self.name}", "timeout_seconds": seconds}
+        options["resource_version"] = self.read()["metadata"]["resourceVersion"]
+        stream = kubernetes.watch.Watch().stream(
+            self.cluster.custom.list_namespaced_custom_object, GROUP, VERSION, self.namespace, PLURAL, **options
+        )
+        return [time.monotonic() for event in stream if event["type"] == "MODIFIED"]
 
     # --- what the workers saw ---
 

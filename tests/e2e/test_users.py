@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import kubernetes
 import pytest
 from e2e_cluster import Cluster, Json, wait_until
+from e2e_figures import Figures
 from e2e_jobs import Job
 from e2e_release import NAMESPACES, RELEASE, SYSTEM, install, living_operators
 
@@ -21,6 +22,7 @@ from outlast_operator.cli import kubectl
 
 StartJob = Callable[..., Job]
 HERE, ELSEWHERE = NAMESPACES[0], "default"
+WATCHED_S = 25
 OPERATOR = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 JOBS, CORE = "outlast.dev", ""
 
@@ -95,6 +97,61 @@ def test_everybody_may_do_what_is_theirs_and_only_there(cluster: Cluster, people
     wanted = {f"{who} {verb} {resource}/{part}": allowed for who, verb, _, resource, part, allowed in RIGHTS}
     wait_until("the bindings to count", lambda: answers(HERE) == wanted, 30)
     assert not any(answers(ELSEWHERE).values()), "a right in a namespace that was not given"
+
+
+COLUMNS = ["NAME", "STATE", "STRATEGY", "WORKERS", "EPOCH", "VERSION", "ACCURACY", "FAILOVERS", "AGE"]
+
+
+def test_an_editor_does_all_of_a_jobs_work_with_kubectl(
+    cluster: Cluster, people: dict[str, str], start_job: StartJob
+) -> None:
+    def kubectl_as_editor(*words: str, stdin: str | None = None) -> str:
+        return cluster.kubectl("--as", people["editor"], "-n", HERE, *words, stdin=stdin)
+
+    job = training(start_job, "Chain")
+    kubectl_as_editor("wait", "tjob", job.name, "--for=condition=PrimaryAvailable", "--timeout=30s")
+    assert kubectl_as_editor("get", "tjob", job.name).split("\n")[0].split() == COLUMNS
+    lost, epoch = job.head(), job.view()["epoch"]
+    kubectl_as_editor("delete", "pod", lost.metadata.name, "--force", "--grace-period=0")
+    job.wait_whole(beyond_epoch=epoch)
+    story = wait_until("the loss to be told", lambda: _lines_with("ServerLost", kubectl_as_editor, job.name), 30)
+    assert f"{lost.spec.hostname} (head) is lost" in story[0]
+    kubectl_as_editor("scale", "tjob", job.name, "--replicas=1")
+    wait_until("one worker", lambda: len(job.living("worker")) == 1, 60)
+    assert "listens on" in kubectl_as_editor("logs", job.head().metadata.name)
+    kubectl_as_editor("delete", "tjob", job.name, "--wait=true")
+    theirs = {
+        **job.document,
+        "metadata": {"name": f"{job.name}-again"},
+        "spec": {**job.document["spec"], "suspend": True},
+    }
+    kubectl_as_editor("create", "-f", "-", stdin=json.dumps(theirs))
+    kubectl_as_editor("delete", "tjob", f"{job.name}-again", "--wait=true")
+    with pytest.raises(AssertionError, match="orbidden"):
+        cluster.kubectl("--as", people["editor"], "-n", NAMESPACES[1], "get", "tjob")
+
+
+def _lines_with(word: str, kubectl_as: Callable[..., str], name: str) -> list[str]:
+    return [line for line in kubectl_as("describe", "tjob", name).splitlines() if word in line]
+
+
+def test_kubectl_explains_fields(cluster: Cluster, release: str) -> None:
+    text = cluster.kubectl("explain", "trainingjob.spec.recovery.strategy")
+    assert "Checkpoint" in text
+    assert "Hybrid" in text
+
+
+def test_a_job_that_only_trains_is_written_every_five_seconds_at_most(
+    cluster: Cluster, start_job: StartJob, figures: Figures
+) -> None:
+    job = training(start_job, "Chain")
+    for condition in ("PrimaryAvailable", "ReplicationHealthy", "CheckpointAvailable", "Ready"):
+        job.wait_condition(condition)  # what changes is written at once
+    wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
+    writes = job.writes(WATCHED_S)
+    assert len(writes) > 2, "progress is shown"
+    span_s = writes[-1] - writes[0]
+    figures.number("a training job: writes in 5 s", round((len(writes) - 1) / (span_s / 5), 1), "<=", 1)
 
 
 def test_the_lease_is_the_operators_own(cluster: Cluster, release: str) -> None:

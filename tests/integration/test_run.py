@@ -30,9 +30,9 @@ def test_kills_of_everybody_lose_nothing(lab: Lab, strategy: str, consistency: s
     # A checkpoint is written while training goes on, so the newest complete one may be the one before.
     lost = 2 * CHECKPOINT_EVERY + 4 if strategy == "Checkpoint" else 0
     assert_sound(ended, updates=UPDATES, lost_at_most=lost)
-    assert [failure["target"].rstrip("-012") for failure in ended.report["failures"]] == [
-        "operator", "server", "worker", "redis",
-    ][: len(kills)]  # fmt: skip
+    targets = [failure["target"].rstrip("-012") for failure in ended.report["failures"]]
+    words = (ended.report["failures"], ended.events(), ended.log("worker-0")[-2000:], ended.log("worker-1")[-2000:])
+    assert targets == ["operator", "server", "worker", "redis"][: len(kills)], words
     for failure in ended.report["failures"]:
         assert failure["t_detected_s"] is not None, failure
         assert failure["t_first_update_s"] is not None, failure
