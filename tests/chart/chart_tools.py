@@ -26,7 +26,7 @@ EVERYTHING: dict[str, Any] = {
     "userRoles": "Namespaced",
     "image": {"repository": "registry.example/outlast", "tag": "9", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "pull"}],
-    "extraArgs": ["--verbose"],
+    "extraArgs": ["--log-format=text"],
     "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
     "serviceAccount": {"name": "someone", "annotations": {"a": "b"}},
     "crds": {"annotations": {"c": "d"}},

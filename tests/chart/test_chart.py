@@ -12,6 +12,7 @@ from chart_tools import CHART, EVERYTHING, ROOT, of_kind, only, refusal, render,
 
 from outlast.api import crd
 from outlast.api.spec import TrainingJob
+from outlast_operator.cli.main import make_parser
 
 KUBERNETES = ["1.25", "1.27", "1.28", "1.29", "1.31", "1.33", "1.35", "1.37"]
 VALUES = {"defaults": {}, "everything": EVERYTHING}
@@ -102,7 +103,9 @@ def test_arguments_and_namespaces() -> None:
     assert "--lease-namespace=outlast-system" in some
     assert "--trainer-image=outlast/trainer:0.1.0" in some
     assert "--redis-image=outlast/redis:0.1.0" in some
-    assert some[-1] == "--verbose"
+    assert some[-1] == "--log-format=text"
+    for arguments in (everywhere, some):
+        make_parser("operator").parse_args(arguments)  # ends the test where the operator would not take them
 
 
 def test_values_reach_the_pods() -> None:

@@ -8,7 +8,9 @@
 
 Paths in the container are others than on the machine, on purpose: a home directory of mode 0700 on the way to an
 interpreter (pyenv's) is then no obstacle to a pod's user. With OUTLAST_E2E_TRAINER_IMAGE that image is used instead,
-and nothing is mounted: for clusters whose nodes are other machines.
+and none of this is mounted; tests that read ledgers then find none.
+
+Root makes the folders for the pods' user, and the node must be this machine, or see its files (kind: below /host).
 
 `python tests/e2e/e2e_environment.py` prints the template.
 """

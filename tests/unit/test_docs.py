@@ -33,7 +33,7 @@ def snippets(language: str) -> Iterator[tuple[str, str]]:
         yield from ((f"{page.relative_to(ROOT)}-{i}", body) for i, body in enumerate(found))
 
 
-JOBS = [pytest.param(body, id=name) for name, body in snippets("yaml") if "kind: TrainingJob" in body]
+JOBS = [pytest.param(body, id=name) for name, body in snippets("yaml") if "\nkind: TrainingJob" in body]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,5 +1,6 @@
-"""Run the operator: it turns TrainingJobs into pods and keeps them training. From the environment may come
-(OUTLAST_NAMESPACES, OUTLAST_LEASE_NAMESPACE, OUTLAST_TRAINER_IMAGE, OUTLAST_REDIS_IMAGE, POD_NAMESPACE)."""
+"""Run the operator: it turns TrainingJobs into pods and keeps them training. Namespaces and images may come
+from the environment: OUTLAST_NAMESPACES (with commas), OUTLAST_LEASE_NAMESPACE, OUTLAST_TRAINER_IMAGE,
+OUTLAST_REDIS_IMAGE, POD_NAMESPACE (our own, the default of both), POD_NAME (who holds the Lease)."""
 
 from __future__ import annotations
 

@@ -313,7 +313,7 @@ class Failover(FieldsModel):
     assume_dead_seconds: Annotated[float, Field(ge=0.02, le=86400)] = Field(
         default=30.0,
         description="Seconds of silence after which a server counts as dead without proof, where no other member can "
-        "go on; what it still acknowledges then is lost and counted.",
+        "go on; what it still acknowledges then is lost.",
     )
     delay_seconds: Amount = Field(
         default=0.0, description="Seconds for which the replacement of a lost server is held back (for experiments)."

@@ -78,9 +78,15 @@ class WorkersStatus(StatusModel):
 class FailoverGradients(StatusModel):
     buffered: int | None = Field(default=None, description="Gradients buffered while there was no head.")
     replayed: int | None = Field(
-        default=None, description="Gradients applied again from the buffer or log. Not told yet."
+        default=None,
+        description="Gradients applied again from the buffer or log. Not told yet; the report of `outlast run` counts "
+        "them.",
     )
-    lost: int | None = Field(default=None, description="Gradients acknowledged and lost.")
+    lost: int | None = Field(
+        default=None,
+        description="Updates that a rollback to a checkpoint took from the shard: its version when the loss was "
+        "noticed, less the checkpoint's. 0 without a rollback, also where a relaxed acknowledgement lost something.",
+    )
 
 
 class FailoverStatus(StatusModel):
@@ -100,19 +106,30 @@ class FailoverStatus(StatusModel):
 
 
 class GradientsStatus(StatusModel):
-    computed: int | None = Field(default=None, description="Gradients computed, each (slot, step) once. Not told yet.")
-    acknowledged: int | None = Field(default=None, description="Gradients acknowledged to workers. Not told yet.")
+    computed: int | None = Field(
+        default=None,
+        description="Gradients computed, each (slot, step) once. Not told yet; the report of `outlast run` counts "
+        "them.",
+    )
+    acknowledged: int | None = Field(
+        default=None,
+        description="Gradients acknowledged to workers. Not told yet; the report of `outlast run` counts them.",
+    )
     applied: int | None = Field(default=None, description="Gradients that the parameters hold.")
     buffered: int | None = Field(default=None, description="Gradients in Redis, not yet applied.")
-    lost: int | None = Field(default=None, description="Gradients acknowledged and lost in rollbacks.")
+    lost: int | None = Field(default=None, description="The sum of gradients.lost over the heads that failovers lists.")
     duplicates: int | None = Field(default=None, description="Gradients sent again and recognised.")
 
 
 class CostStatus(StatusModel):
     total: float | None = Field(default=None, description="Cost so far, at the prices of spec.cost.")
-    idle: float | None = Field(default=None, description="The part of it for workers in outages in which they wait.")
+    idle: float | None = Field(
+        default=None,
+        description="The part of it for workers while there was no head (with Checkpoint and Chain: they wait then).",
+    )
     recomputed: float | None = Field(
-        default=None, description="The part of it for gradients computed again. Not told yet."
+        default=None,
+        description="The part of it for gradients computed again. Not told yet; the report of `outlast run` has it.",
     )
 
 
