@@ -30,6 +30,15 @@ def is_own_error(process: Process) -> bool:
     return process.exit_code not in (None, 0) and process.proven_dead
 
 
+def ending(process: Process) -> str:
+    """How it ended, in words: `signal 9`, `exit code 1`, or what is known instead."""
+    if process.exit_signal:
+        return f"signal {process.exit_signal}"
+    if process.exit_code is not None:
+        return f"exit code {process.exit_code}"
+    return f"no exit code: {process.reason or 'its process is gone'}"
+
+
 def is_counted(turn: Turn, process: Process) -> bool:
     """Whether an earlier turn has already dealt with this exit."""
     attempt = turn.status.attempts.get(process.name)
@@ -76,7 +85,7 @@ def fails_for_good(turn: Turn, process: Process, failures: int) -> bool:
     if process.exit_code == CONFIG_ERROR_EXIT:
         fail(turn, "ConfigurationError", f"{process.name}: {process.reason or 'configuration error; see its log'}")
     elif failures > limit:
-        what = process.reason or f"exit code {process.exit_code}, signal {process.exit_signal}"
+        what = process.reason or ending(process)
         message = f"{process.name} failed {failures} times in a row without progress, runPolicy.backoffLimit is {limit}"
         fail(turn, "BackoffLimitExceeded", f"{message}; the last time: {what}")
     return turn.status.outcome is not None

@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from outlast_operator.backoff import count_exit, fails_for_good, is_counted, may_start
+from outlast_operator.backoff import count_exit, ending, fails_for_good, is_counted, may_start
 from outlast_operator.state import CONFIG_ERROR_EXIT, AssignSlot, KillProcess, Process, StartProcess, TermProcess
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
@@ -122,15 +122,7 @@ def _count_worker(turn: Turn, process: Process, clock: int | None) -> None:
         turn.record(done=(*turn.status.done, process.name))
         turn.explain(f"{process.name} is done")
     elif not fails_for_good(turn, process, attempt.failures):
-        turn.tell("WorkerLost", f"{process.name} ended with {_how(process)}; it is restarted", warning=True)
-
-
-def _how(process: Process) -> str:
-    if process.exit_signal:
-        return f"signal {process.exit_signal}"
-    if process.exit_code is not None:
-        return f"exit code {process.exit_code}"
-    return f"no exit code: {process.reason or 'its process is gone'}"
+        turn.tell("WorkerLost", f"{process.name} ended with {ending(process)}; it is restarted", warning=True)
 
 
 def _lend(turn: Turn, slot: int, filled: bool, cut_off: frozenset[int]) -> None:
@@ -187,7 +179,7 @@ def plan_evaluator(turn: Turn) -> None:
             turn.record(done=(*turn.status.done, EVALUATOR))
             return
         if finishing and attempt.failures > turn.spec.run_policy.backoff_limit:
-            _give_up_evaluating(turn, process.reason or f"exit code {process.exit_code}")
+            _give_up_evaluating(turn, process.reason or ending(process))
             return
         if fails_for_good(turn, process, attempt.failures):
             return

@@ -118,9 +118,8 @@ def start_job(
     def start(strategy: str, within: str = namespace, named: str = "", **spec: Json) -> Job:
         job = make_job(cluster, within, strategy, image=f"outlast/e2e-base:{version}", **spec)
         if named:
-            job = replace(
-                job, name=named, document={**job.document, "metadata": {**job.document["metadata"], "name": named}}
-            )
+            its_metadata = {**job.document["metadata"], "name": named}
+            job = replace(job, name=named, document={**job.document, "metadata": its_metadata})
         made.append(job)
         job.apply()
         return job
@@ -129,6 +128,8 @@ def start_job(
     if request.node.stash.get(_failed, False):
         folder = BUILD / "e2e" / request.node.name
         collect(cluster, namespace, folder)
+        for other in {job.namespace for job in made} - {namespace}:
+            collect(cluster, other, folder / other)
         collect(cluster, release, folder / "operator")
     for job in made:
         cluster.kubectl("delete", "tjob", job.name, "-n", job.namespace, "--ignore-not-found", "--wait=true")

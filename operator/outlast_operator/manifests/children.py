@@ -29,7 +29,7 @@ from outlast_operator.manifests.names import (
     token_secret,
 )
 from outlast_operator.manifests.pods import PASSWORD_KEY, REDIS_VARIABLE, TOKEN_KEY, Images, group, secret_variable
-from outlast_operator.manifests.template import TMP, Json, Ours, merge
+from outlast_operator.manifests.template import TMP, Json, Ours, merge, pod_spec
 from outlast_operator.redis_process import redis_settings
 
 # Redis is started before any worker has told the model's size; its limit then leaves room for snapshots of this size.
@@ -129,8 +129,8 @@ def redis_pod(job: JobRef, spec: JobSpec, images: Images, replaces: str | None) 
         requests={"cpu": "100m", "memory": _memory(spec)},
         hostname="redis",
     )
-    theirs = (spec.servers.template or {}).get("spec")
-    where = {field: theirs[field] for field in _OF_SERVERS if field in theirs} if isinstance(theirs, dict) else {}
+    theirs = pod_spec(spec.servers.template)
+    where = {field: theirs[field] for field in _OF_SERVERS if field in theirs}
     pod = merge({"spec": {"containers": [{"name": REDIS_CONTAINER}], **where}}, ours)
     pod["spec"]["restartPolicy"] = "Always"
     return pod

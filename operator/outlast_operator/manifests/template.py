@@ -45,7 +45,7 @@ class Ours:
 def merge(template: Mapping[str, Any] | None, ours: Ours) -> Json:
     """The pod. Raises `ValueError` for a template whose parts are not what Kubernetes calls by these names."""
     template = copy.deepcopy(dict(template or {}))
-    spec = _object(template.get("spec"), "template.spec")
+    spec = pod_spec(template)
     containers = _list(spec.get("containers"), "template.spec.containers")
     index = next((i for i, c in enumerate(containers) if c.get("name") == CONTAINER), 0)
     if not containers:
@@ -61,10 +61,14 @@ def merge(template: Mapping[str, Any] | None, ours: Ours) -> Json:
     }
 
 
+def pod_spec(template: Mapping[str, Any] | None) -> Json:
+    """The template's pod; empty if it has none. Raises `ValueError` as `merge` does."""
+    return _object((template or {}).get("spec"), "template.spec")
+
+
 def our_container(template: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The template's container that becomes ours; empty if it names none."""
-    spec = _object((template or {}).get("spec"), "template.spec")
-    containers = _list(spec.get("containers"), "template.spec.containers")
+    containers = _list(pod_spec(template).get("containers"), "template.spec.containers")
     named = [c for c in containers if c.get("name") == CONTAINER]
     return dict((named or containers or [{}])[0])
 

@@ -22,9 +22,10 @@ from outlast_operator.report_words import sentence
 from outlast_operator.study import backlog_records
 from outlast_operator.study.backlog_records import BacklogRecord
 from outlast_operator.study.configurations import BY_NAME, CONTROL_NAME
+from outlast_operator.study.experiments import ONE_WORKER, PAPER_TIMES, STEEP
 from outlast_operator.study.records import FAILED, OK, Calibration, PlannedExperiment, PlannedRun, Study, StudyError
 
-USUAL_ORDER = ("steep", "paper-times", "one-worker")
+USUAL_ORDER = (STEEP, PAPER_TIMES, ONE_WORKER)
 TARGET_ACCURACY = 0.80
 TARGET_SHARE = 0.95  # of the control's final accuracy, for a task of which nobody said what to reach
 WORKER_HOURLY = 2.50  # what spec.cost.hourly.worker is where a job says nothing

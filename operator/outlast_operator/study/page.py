@@ -15,6 +15,7 @@ from pathlib import Path
 from outlast_operator import report_words as words
 from outlast_operator.study import figure_style, figures, story, story_texts, tables
 from outlast_operator.study.cost import PriceTable, load_prices
+from outlast_operator.study.experiments import BACKLOG, STEEP
 from outlast_operator.study.figure_style import Drawn
 from outlast_operator.study.load import StudyData, load_study
 from outlast_operator.study.summary import Summary, summarise
@@ -23,9 +24,7 @@ from outlast_operator.study.verdict_models import normalisation
 from outlast_operator.study.verdicts import Verdict
 
 HTML_NAME = "index.html"
-BACKLOG = "backlog"
 MODELS = "models-resnet --only models-resnet-plain --only models-language --only models-language-plain"
-STEEP = "steep"
 
 
 @dataclass(frozen=True)
