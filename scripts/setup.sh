@@ -68,45 +68,6 @@ is_usable() { # whole enough, and in its own place, to be brought up to date
     "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-install() { # package: quietly, and only where it is ours to do
-  [ "$(id -u)" = 0 ] && [ "${OUTLAST_APT:-yes}" != no ] && command -v apt-get >/dev/null || return 1
-  local options=(-qq -y --no-install-recommends -o DPkg::Lock::Timeout=60 -o Acquire::Retries=1)
-  say "installing the Debian package $1"
-  DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "$1" >/dev/null 2>&1 ||
-    { apt-get update -qq >/dev/null 2>&1 &&
-      DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "$1" >/dev/null 2>&1; }
-}
-
-find_python() { # prints the first interpreter that is new enough; apt may have to bring one
-  local candidate
-  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
-    "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$candidate" && return
-  done
-  return 1
-}
-
-can_make_venv() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
-
-make_venv() {
-  local python
-  python=$(find_python) || { [ -z "${PYTHON:-}" ] && apt_install python3-venv && python=$(find_python); } ||
-    fail "${PYTHON:-PATH} has no Python of version 3.11 or later; install one, or name it: make PYTHON=/path/to/python3"
-  can_make_venv "$python" || { apt_install python3-venv && can_make_venv "$python"; } ||
-    fail "$("$python" --version) cannot make virtual environments: its modules venv and ensurepip are missing." \
-      "On Debian and Ubuntu: sudo apt-get install python3-venv. Or name another Python: make PYTHON=/path/to/python3"
-  say "making .venv with $("$python" --version)"
-  rm -rf "$venv"
-  "$python" -m venv "$venv"
-}
-
-is_usable() { # whole enough to be brought up to date in place
-  [ ! -e "$marker" ] && [ -f "$venv/pyvenv.cfg" ] && "$venv/bin/python" -c '
-import sys, pip
-sys.exit(sys.version_info < (3, 11) or sys.prefix != sys.argv[1])
-' "$venv" 2>/dev/null && [ "$(head -n1 "$venv/bin/pip" 2>/dev/null | cut -c3- | cut -d' ' -f1)" = "$venv/bin/python" ] ||
-    { [ ! -e "$marker" ] && [ "$(head -n1 "$venv/bin/pip" 2>/dev/null)" = "#!$venv/bin/python3" ]; }
-}
-
 install() {
   local first=""
   [ -e "$stamp" ] || first=" (torch makes this some gigabytes and minutes the first time)"
