@@ -13,7 +13,7 @@ DEMO_KILLS := --kill head@update=1600
 CODE := trainer operator tests docs benchmarks examples images scripts
 ARGS ?=
 
-.PHONY: help venv demo test check e2e e2e-full cluster cluster-down images images-all docs constraints clean distclean
+.PHONY: help venv demo test check e2e e2e-full cluster cluster-down images docs constraints clean distclean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -25,14 +25,14 @@ demo: venv ## Train a small network, kill its parameter server, write a report
 	@$(BIN)/outlast run $(DEMO_JOB) $(DEMO_KILLS) --report $(DEMO_REPORT) $(ARGS)
 
 test: venv ## Run all tests, at the end those on a real Kubernetes (OUTLAST_SKIP_E2E=1: without)
-	@$(BIN)/python -m pytest $(ARGS)
+	@scripts/test.sh $(ARGS)
 
 check: venv ## Lint, format, types, import rules and the fast tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -m "not slow and not integration and not cluster" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not integration and not cluster" -n auto --maxprocesses 4 $(ARGS)
 
 e2e: cluster ## Test on a real Kubernetes, 5 kills a case; figures: build/e2e.json
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)
@@ -46,11 +46,8 @@ cluster: venv ## Make a Kubernetes cluster ready: OUTLAST_E2E_KUBECONFIG, kind, 
 cluster-down: ## End it; what was built for it stays in ~/.cache/outlast/cluster
 	@scripts/cluster/cluster.sh down
 
-images: ## Build the images of operator and Redis, and load them if the cluster is up (ARGS="trainer-cpu": others)
-	@scripts/cluster/images.sh $(ARGS)
-
-images-all: ## Build all images, with the trainers' (gigabytes)
-	@scripts/cluster/images.sh all
+images: ## Build all images, gigabytes with the trainers' (ARGS="operator redis": these)
+	@scripts/cluster/images.sh $(or $(ARGS),all)
 
 docs: venv ## Renew the generated parts of docs/
 	@$(BIN)/python docs/generate.py

@@ -3,6 +3,7 @@
 - Directories give markers: tests/integration is `integration`, tests/e2e is `cluster`.
 - Nobody leaves processes behind: when the session ends, no child and no orphan of a test may live. Whoever does is
   named, with the test during which it first appeared, and ended; the session fails.
+- Where OUTLAST_TEST_COUNTS names a file, a session adds its counts to it: `make test` has two sessions.
 - hypothesis has no deadline (two shared cores stall now and then); on CI its examples are the same in every run.
 """
 
@@ -21,6 +22,7 @@ from hypothesis import settings
 
 MARK_OF = {"integration": "integration", "e2e": "cluster"}
 SESSION_VARIABLE = "OUTLAST_TEST_SESSION"  # inherited by what tests start: finds orphans whose parent is gone
+COUNTS_VARIABLE = "OUTLAST_TEST_COUNTS"
 GRACE_S = 5.0  # what is on its way out may still go
 # Belong to the interpreter, not to a test: multiprocessing's helper lives until its parent exits.
 HELPERS = ("multiprocessing.resource_tracker",)
@@ -38,6 +40,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         layer = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
         if layer in MARK_OF:
             item.add_marker(MARK_OF[layer])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    path = os.environ.get(COUNTS_VARIABLE)
+    if path is None:
+        return
+    count = {outcome: len(reports) for outcome, reports in terminalreporter.stats.items()}
+    failed = count.get("failed", 0) + count.get("error", 0)
+    with open(path, "a") as file:
+        file.write(f"{count.get('passed', 0)} {failed} {count.get('skipped', 0)}\n")
 
 
 @pytest.hookimpl(wrapper=True)

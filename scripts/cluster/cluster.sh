@@ -2,6 +2,7 @@
 # A Kubernetes cluster for the tests, and for trying things out.
 #
 #   cluster.sh up               make it ready; run again, mend what died
+#   cluster.sh prepare          fetch and build what `up` would otherwise have to, and start nothing
 #   cluster.sh down             end it and leave the machine as it was; what was built or fetched stays in the cache
 #   cluster.sh status           what runs
 #   cluster.sh is-up            print yes or no
@@ -49,11 +50,15 @@ can_use_debian() {
 
 # --- debian
 
-up_debian() {
+prepare_debian() {
   can_use_debian || fail "the provider debian needs root on Debian 12"
   apt_install etcd-server containerd runc containernetworking-plugins iptables conntrack iproute2 socat ethtool procps \
     openssl dnsmasq-base
   "$here/build.sh"
+}
+
+up_debian() {
+  prepare_debian
   local started=$SECONDS
   mkdir -p "$RUN/log" "$RUN/pids"
   NODE_ADDRESS=$(node_address)
@@ -128,16 +133,16 @@ main() {
   local chosen
   chosen=$(provider) || exit 1
   case $command in
-  up | down | load | restart) flock 9 ;; # two at once: one after the other
+  prepare | up | down | load | restart) flock 9 ;; # two at once: one after the other
   esac
   case $command in
   provider) echo "$chosen" ;;
   is-up) if [ "$chosen" = given ] || "is_up_$chosen"; then echo yes; else echo no; fi ;;
   kubeconfig) echo "${OUTLAST_E2E_KUBECONFIG:-$KUBECONFIG_FILE}" ;;
   tools) echo "$TOOLS" ;;
-  up)
+  prepare | up)
     install_tools
-    [ "$chosen" = given ] || "up_$chosen"
+    [ "$chosen" = given ] || "${command}_$chosen"
     ;;
   down | load | restart)
     [ "$chosen" != given ] || [ "$command" = down ] || fail "$command: the cluster of OUTLAST_E2E_KUBECONFIG is not ours"

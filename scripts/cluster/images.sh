@@ -2,7 +2,7 @@
 # Builds images with docker, or with buildah where docker does not answer, and gives them to the cluster if it is up.
 #
 #   images.sh                   operator, redis and the tests' base: what the end-to-end tests need
-#   images.sh NAME...           of: operator redis e2e-base trainer-cpu trainer-cuda; or all
+#   images.sh NAME...           of: operator redis trainer-cpu trainer-cuda e2e-base; all: those but the last
 #   TORCH_INDEX=URL             for trainer-cpu: an index whose torch comes without CUDA
 #
 # Where no registry answers, the base images are made of Debian's packages and get the names that FROM asks for. An image
@@ -71,7 +71,7 @@ load() { # name, archive: into the cluster, if it is up and has not got it
 }
 
 [ $# -gt 0 ] || set -- operator redis e2e-base
-[ "$*" != all ] || set -- operator redis e2e-base trainer-cpu trainer-cuda
+[ "$*" != all ] || set -- operator redis trainer-cpu trainer-cuda
 for name; do describe "$name"; done
 mkdir -p "$ARCHIVES"
 exec 8>"$STATE/images.lock"

@@ -5,6 +5,8 @@ KIND_NAME=outlast
 
 can_use_kind() { command -v kind >/dev/null && command -v docker >/dev/null && docker info >/dev/null 2>&1; }
 
+prepare_kind() { :; } # docker pulls the node's image when the cluster is made
+
 up_kind() {
   can_use_kind || fail "the provider kind needs docker, answering, and kind on PATH"
   kind get clusters 2>/dev/null | grep -qx "$KIND_NAME" || {
@@ -32,7 +34,9 @@ down_kind() {
   rm -rf "$STATE/loaded" # the marks of images that went with the cluster
 }
 
-is_up_kind() { kind get clusters 2>/dev/null | grep -qx "$KIND_NAME"; }
+is_prepare_kind() { :; } # docker pulls the node's image when the cluster is made
+
+up_kind() { kind get clusters 2>/dev/null | grep -qx "$KIND_NAME"; }
 
 status_kind() { kind get nodes --name "$KIND_NAME"; }
 

@@ -2,6 +2,8 @@
 
 A time that misses its bound fails `make e2e-full`; elsewhere, on machines that do other things too, only five times the
 bound does: that is a hang. What is no time (gradients lost, say) must always hold.
+
+A session of some tests only keeps the figures that others of the same commit, with no file changed, have left.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ import json
 import math
 import operator
 import os
+import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 PATIENCE = 5.0
 FULL = os.environ.get("OUTLAST_E2E_FULL", "") not in ("", "0")
 KILLS = 20 if FULL else 5
+CHANGED = "-changed"
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 
@@ -27,6 +31,8 @@ class Figure:
     must: str
     holds: bool
     samples: list[float] = field(default_factory=list)
+    commit: str = ""  # of what was tested; `-changed` where files differ from it
+    full: bool = FULL
 
 
 class Figures:
@@ -59,8 +65,13 @@ class Figures:
         self.taken[name] = Figure(round(value, 4), f"{relation} {bound:g}{unit}", holds, [round(s, 4) for s in samples])
 
     def write(self, path: Path) -> None:
+        commit = _commit(Path(__file__).parent)
+        taken = {name: asdict(replace(f, commit=commit)) for name, f in self.taken.items()}
+        exact = commit and not commit.endswith(CHANGED)
+        kept = {} if not exact or not path.exists() else json.loads(path.read_text())
+        kept = {name: f for name, f in kept.items() if (f.get("commit"), f.get("full")) == (commit, FULL)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({name: asdict(f) for name, f in self.taken.items()}, indent=1) + "\n")
+        path.write_text(json.dumps(kept | taken, indent=1) + "\n")
 
     def table(self) -> list[str]:
         width = max(map(len, self.taken), default=0)
@@ -69,6 +80,20 @@ class Figures:
             + (f"  (n={len(f.samples)}, median {percentile(f.samples, 50):.3g})" if len(f.samples) > 1 else "")
             for name, f in self.taken.items()
         ]
+
+
+def _commit(here: Path) -> str:
+    """Of the checkout that holds `here`; empty where there is none."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + (CHANGED if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:

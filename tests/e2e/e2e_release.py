@@ -14,9 +14,10 @@ NAMESPACES = (f"{PREFIX}-1", f"{PREFIX}-2")  # served by the operator, and no ot
 RELEASE = "outlast"
 
 
-def install(cluster: Cluster, *options: str) -> None:
-    """Install or upgrade the release, and wait until it is ready."""
-    namespaces = ",".join(NAMESPACES)
+def install(cluster: Cluster, *options: str, everywhere: bool = False) -> None:
+    """Install or upgrade the release, and wait until it is ready. `everywhere`: as the chart does by default, for all
+    namespaces, with cluster roles; else with rights in `NAMESPACES` alone."""
+    scope = [] if everywhere else [f"namespaces={{{','.join(NAMESPACES)}}}", "userRoles=Namespaced"]
     # The resource TrainingJob stays when a release goes: it may be an earlier session's, or `kubectl apply`'s.
     adopt = ["--take-ownership"]
     if cluster.helm("version", "--short").startswith("v4"):
@@ -24,7 +25,7 @@ def install(cluster: Cluster, *options: str) -> None:
     chart = str(ROOT / "charts" / "outlast")
     # The annotation makes new pods of an image that changed under its tag.
     digest = hashlib.sha256(cluster.images.encode()).hexdigest()[:16]
-    values = f"namespaces={{{namespaces}}},userRoles=Namespaced,podAnnotations.images=d{digest}"
+    values = ",".join([*scope, f"podAnnotations.images=d{digest}"])
     command = ["upgrade", "--install", RELEASE, chart, "-n", SYSTEM, "--set", values]
     cluster.helm(*command, "--wait", "--timeout", "120s", *adopt, *options)
 

@@ -237,14 +237,25 @@ def test_metrics_of_operator_servers_and_workers(cluster: Cluster, start_job: St
     assert not any("training_job" in line for lines in others for line in lines), "each job is told of once"
 
 
-def test_upgrade_and_uninstall_while_a_job_trains(cluster: Cluster, start_job: StartJob) -> None:
+@pytest.fixture
+def unlisted(cluster: Cluster) -> Iterator[str]:
+    """A namespace that is none of `NAMESPACES`."""
+    name = f"{SYSTEM}-unlisted"
+    cluster.make_namespaces([name])
+    yield name
+    cluster.kubectl("delete", "namespace", name, timeout_s=120)
+
+
+def test_upgrade_and_uninstall_while_a_job_trains(cluster: Cluster, unlisted: str, start_job: StartJob) -> None:
+    """The upgrade is from rights in two namespaces to the chart's default, which is all of them."""
     job = training(start_job, "Chain")
     epoch, pods = job.view()["epoch"], {pod.metadata.uid for pod in job.pods()}
     operators = {pod.metadata.uid for pod in operator_pods(cluster)}
     start = time.monotonic()
-    install(cluster, "--set", "podAnnotations.upgraded=yes")
+    install(cluster, everywhere=True)
     replaced = wait_until("two new operators", lambda: new_operators(cluster, operators), 60)
     assert not replaced & operators
+    serves_everywhere(cluster, unlisted, start_job)
     cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--wait")
     try:
         gone = time.monotonic()
@@ -255,6 +266,22 @@ def test_upgrade_and_uninstall_while_a_job_trains(cluster: Cluster, start_job: S
         job.delete()  # needs no operator; waits for the end of all pods
     finally:
         install(cluster)
+
+
+def serves_everywhere(cluster: Cluster, namespace: str, start_job: StartJob) -> None:
+    """A job trains there, through the loss of its head; Kubernetes' own roles `edit` and `view` hold TrainingJobs."""
+    other = start_job("Chain", within=namespace, workers={"replicas": 1})
+    view = other.wait_whole()
+    cluster.kubectl("delete", "pod", other.head().metadata.name, "-n", namespace, "--force", "--grace-period=0")
+    other.wait_whole(beyond_epoch=view["epoch"])
+    for role, verb, allowed in (("edit", "create", True), ("view", "list", True), ("view", "delete", False)):
+        user = f"outlast-e2e-{role}"
+        cluster.kubectl(
+            "create", "rolebinding", f"{user}-{verb}", f"--clusterrole={role}", f"--user={user}", "-n", namespace
+        )
+        asked = (cluster, user, verb, JOBS, "trainingjobs", "", namespace)
+        wait_until(f"{role} to {verb}: {allowed}", lambda asked=asked, allowed=allowed: may(*asked) == allowed, 30)
+    other.delete()
 
 
 def new_operators(cluster: Cluster, before: set[str]) -> set[str] | None:
