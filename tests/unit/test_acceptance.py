@@ -8,8 +8,7 @@ import pytest
 
 from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes.acceptance import accept
-from outlast_operator.kubernetes.status import Record, invalid_status, read_record, shown_refusal
-from outlast_operator.state import JobStatus
+from outlast_operator.kubernetes.status import invalid_status, shown_refusal
 
 Json = dict[str, Any]
 TEMPLATE = {"spec": {"containers": [{"name": "outlast", "image": "mine:1"}]}}
@@ -110,19 +109,6 @@ def test_a_refused_change_that_fits_nothing_keeps_the_template() -> None:
     assert acceptance.spec.training.stop_after.updates == 10, "as accepted"
     assert acceptance.spec.servers.template == template
     assert acceptance.message
-
-
-def test_the_record_comes_back_as_it_was() -> None:
-    status = JobStatus(state="Running", boots={"b": "u"}, t_start=1.5)
-    carried = {**job(), "status": {"record": Record(status, first()).to_text()}}
-    record = read_record(carried)
-    assert record.spec == first()
-    assert record.status.boots == {"b": "u"}
-    assert record.status.resource_version == "7"
-
-
-def test_a_job_without_a_record_starts_from_nothing() -> None:
-    assert read_record(job()).status == JobStatus(resource_version="7")
 
 
 def test_an_invalid_job_says_so_once() -> None:
