@@ -4,7 +4,7 @@ Rules:
  1. One line for each lost member, worker or Redis; opened in the turn that notices it, never opened twice for the same
     start of a process.
  2. Times come from `now` and from servers' own notes (`probe.views`), never from what should have happened.
- 3. The newest `KEPT` lines stay; `failover_count` counts all.
+ 3. The newest `KEPT` lines stay; `failover_count` counts all, and `dropped` holds what the others had added up to.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 from outlast_operator.health import Standing, how_it_ended
 from outlast_operator.servers import runs_redis
 from outlast_operator.state import Failover, Probe, Process
+from outlast_operator.tally import keep_newest
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
 from outlast_operator.workers import slot_clocks
@@ -29,7 +30,8 @@ def write_ledger(turn: Turn, shards: list[Shard]) -> None:
         if f.kind == "server":
             turn.tell("ServerLost", f"{f.target} ({f.role}) is lost: {f.cause}", warning=f.cause != "Planned")
     lines += [_advance(turn, shards, f) for f in opened]
-    turn.record(failovers=tuple(lines[-KEPT:]), failover_count=turn.status.failover_count + len(opened))
+    kept, dropped = keep_newest(lines, KEPT, turn.status.dropped, turn.now)
+    turn.record(failovers=kept, dropped=dropped, failover_count=turn.status.failover_count + len(opened))
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Rule: nothing is decided by what stands here.
 from __future__ import annotations
 
 from outlast_operator.state import Probe, Progress
+from outlast_operator.tally import total_lost, total_outage_s
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
 
@@ -58,12 +59,11 @@ def _share_done(turn: Turn, version: int) -> tuple[float | None, float | None]:
 
 
 def _gradients(turn: Turn, heads: list[Probe]) -> dict[str, int]:
-    lost = sum(f.gradients.get("lost", 0) for f in turn.status.failovers if f.role in ("head", "single"))
     return {
         "applied": min(p.applied for p in heads),
         "duplicates": max(p.duplicates for p in heads),
         "buffered": max(p.backlog for p in heads),
-        "lost": lost,
+        "lost": total_lost(turn.status),
     }
 
 
@@ -75,8 +75,5 @@ def _cost(turn: Turn) -> dict[str, float]:
     end = status.t_completed if status.t_completed is not None else turn.now
     workers = spec.workers.replicas * spec.cost.hourly.worker / 3600
     servers = spec.servers.replicas * spec.servers.shards * spec.cost.hourly.server / 3600
-    idle_s = 0.0
-    if spec.recovery.strategy in ("Checkpoint", "Chain"):
-        outages = [f for f in status.failovers if f.kind == "server" and f.role in ("head", "single")]
-        idle_s = sum((f.t_first_update or end) - f.t_detected for f in outages)
+    idle_s = total_outage_s(status, end) if spec.recovery.strategy in ("Checkpoint", "Chain") else 0.0
     return {"total": round((end - status.t_start) * (workers + servers), 6), "idle": round(idle_s * workers, 6)}
