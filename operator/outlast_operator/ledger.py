@@ -51,8 +51,19 @@ def _lost_members(turn: Turn, shards: list[Shard]) -> Iterator[Failover]:
             if m.boot not in known and (dropped or failed or turn.is_new(f"lost:{m.boot}")):
                 yield Failover(
                     m.name, _cause(st), turn.now, boot=m.boot, shard=s.shard, role=_role(i, len(s.view.members)),
-                    signal=st.signal, version=st.probe.version if st.probe is not None else 0, message=st.message,
+                    signal=st.signal, version=_last_version(turn, s.shard, st), message=st.message,
                 )  # fmt: skip
+
+
+def _last_version(turn: Turn, shard: int, st: Standing) -> int:
+    """The shard's when this member was lost: its own word, if it held the state. Else what earlier losses, which nobody
+    has made good yet, have left of it: a Redis that turns out to be empty, a checkpoint that cannot be read or a server
+    that dies while it restores must neither hide what was lost nor count it again. Else what was recorded last."""
+    if st.probe is not None and st.probe.initialised and st.cause != "RestoreFailed":
+        return st.probe.version
+    open_lines = [f for f in turn.status.failovers if f.kind == "server" and f.shard == shard and not f.closed]
+    left = [f.version - f.gradients.get("lost", 0) for f in open_lines]
+    return max(left, default=turn.recorded.progress.version)
 
 
 def _cause(st: Standing) -> str:

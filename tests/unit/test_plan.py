@@ -603,6 +603,64 @@ def test_a_total_loss_is_one_line_for_each_server() -> None:
     assert all(f.closed and f.restore for f in world.status.failovers)
 
 
+@pytest.mark.parametrize("strategy", ["Checkpoint", "Chain", "Hybrid", "Stateless"])
+def test_what_a_total_loss_cost_is_counted_once(strategy: str) -> None:
+    """Stateless: with Redis's data. The view that answers the loss would rebuild from there; the next rolls back."""
+    world = running(strategy)
+    newest, version = world.checkpoints[-1], world.heard["server-0"].version
+    assert newest.version < version
+    world.redis_keeps = False
+    for name in (*world.servers, "redis"):
+        world.kill(name)
+    world.run(8.0)
+    assert world.status.views[0].history == 1
+    heads = [f for f in world.status.failovers if f.role in ("head", "single")]
+    assert sum(f.gradients["lost"] for f in heads) == version - newest.version
+    assert world.status.progress.gradients["lost"] == version - newest.version
+
+
+def test_a_checkpoint_that_cannot_be_read_costs_the_way_back_to_the_one_before() -> None:
+    world = running("Checkpoint")
+    *_, older, newest = world.checkpoints
+    version = world.heard["server-0"].version
+    world.unreadable.add(newest.name)
+    world.kill("server-0")
+    world.run(8.0)
+    first, second = world.status.failovers
+    assert (first.restore, second.restore, second.cause) == (newest.name, older.name, "RestoreFailed")
+    assert (first.gradients["lost"], second.gradients["lost"]) == (
+        version - newest.version,
+        newest.version - older.version,
+    )
+    assert world.status.progress.gradients["lost"] == version - older.version
+
+
+def test_an_operator_that_never_heard_the_lost_server_counts_from_what_was_recorded() -> None:
+    world = running("Checkpoint")
+    world.run(6.0)
+    recorded = world.status.progress.version
+    world.kill("server-0")
+    world.restart_operator()
+    world.run(1.0)
+    (line,) = world.status.failovers
+    assert line.version == recorded > 0
+    assert line.gradients["lost"] == max(
+        0, recorded - next(c.version for c in world.checkpoints if c.name == line.restore)
+    )
+
+
+def test_a_server_that_is_lost_before_it_holds_anything_takes_nothing_more() -> None:
+    world = running("Checkpoint")
+    newest, version = world.checkpoints[-1], world.heard["server-0"].version
+    world.kill("server-0")
+    while world.status.views[0].history == 0:
+        world.turn()
+    world.kill("server-0")
+    world.run(3.0)
+    assert world.status.views[0].history == 2
+    assert [f.gradients["lost"] for f in world.status.failovers] == [version - newest.version, 0]
+
+
 def test_lost_workers_and_redis_stand_in_the_ledger_too() -> None:
     world = running("Hybrid")
     world.kill("worker-0")
