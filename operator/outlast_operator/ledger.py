@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from outlast.api.view import View
 from outlast_operator.health import Standing, how_it_ended
 from outlast_operator.servers import runs_redis
 from outlast_operator.state import Failover, Probe, Process
-from outlast_operator.tally import keep_newest
+from outlast_operator.tally import HEADS, keep_newest
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
 from outlast_operator.workers import slot_clocks
@@ -112,6 +113,8 @@ def _counted_now(turn: Turn, role: str) -> Iterator[Process]:
 
 def _advance(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
     f = _learn_cause(turn, f)
+    if f.successor:
+        f = _count_replayed(shards, f)
     if f.closed:
         return f
     if f.kind == "redis":
@@ -136,6 +139,7 @@ def _advance_server(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
         if view is not s.view and (f.boot not in {m.boot for m in view.members} or s.failed_restore):
             gradients = _lost_gradients(turn, shards, f)
             f = replace(f, t_decided=turn.now, epoch=view.epoch, restore=view.restore, gradients=gradients)
+            f = _follow_successor(turn, view, f)
         elif s.view is not None and f.boot in s.standings and s.standings[f.boot].well and not s.failed_restore:
             f = replace(f, t_decided=turn.now, epoch=view.epoch, message="it came back before it was replaced")
     if f.t_decided is None or f.epoch is None:
@@ -149,6 +153,28 @@ def _advance_server(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
             f = replace(f, gradients={**f.gradients, "buffered": head.backlog})
     updated = [v.first_update_t + p.clock_offset_s for _, v, p in times if v.first_update_t is not None]
     return replace(f, t_first_update=min(updated)) if updated else f
+
+
+def _follow_successor(turn: Turn, view: View, f: Failover) -> Failover:
+    """Note who is to apply what the outage left in the buffer. Hybrid: elsewhere nothing lies there, or everything goes
+    through it (Stateless), and nobody can tell what was left by the outage."""
+    if turn.spec.recovery.strategy != "Hybrid" or f.role not in HEADS or view.head is None:
+        return f
+    probe = turn.probe(view.head.name, view.head.boot)
+    return replace(f, successor=view.head.boot, replayed_before=probe.replayed if probe is not None else 0)
+
+
+def _count_replayed(shards: list[Shard], f: Failover) -> Failover:
+    """Once, when the new head has taken all that the log held at its promotion: each word of it would be a write."""
+    head = shards[f.shard].head if f.shard < len(shards) else None
+    if head is None or f.t_promoted is None:
+        return f
+    if head.boot != f.successor:  # lost itself: the line of its own loss tells the rest
+        return replace(f, successor="", replayed_before=0)
+    if head.log_end_t is None or head.log_end_t + head.clock_offset_s < f.t_promoted:
+        return f
+    replayed = max(0, head.replayed - f.replayed_before)
+    return replace(f, successor="", replayed_before=0, gradients={**f.gradients, "replayed": replayed})
 
 
 def _probes_of(turn: Turn, s: Shard) -> list[Probe]:

@@ -244,7 +244,7 @@ class Progress:
     eta_s: float | None = None
     workers_ready: int = 0
     servers_ready: int = 0
-    gradients: dict[str, int] = field(default_factory=dict)  # applied, duplicates, backlog, lost
+    gradients: dict[str, int] = field(default_factory=dict)  # applied, duplicates, buffered, lost
     cost: dict[str, float] = field(default_factory=dict)  # total, idle, recomputed
     t: float = 0.0
 

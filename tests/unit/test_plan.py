@@ -17,6 +17,7 @@ from outlast_operator.runtime import Conflict, Runtime, run_turn
 from outlast_operator.state import (
     AssignSlot,
     Attempt,
+    CheckpointRef,
     Evaluation,
     FinishJob,
     InstallView,
@@ -659,6 +660,78 @@ def test_a_server_that_is_lost_before_it_holds_anything_takes_nothing_more() -> 
     world.run(3.0)
     assert world.status.views[0].history == 2
     assert [f.gradients["lost"] for f in world.status.failovers] == [version - newest.version, 0]
+
+
+def outage_with_a_backlog(strategy: str) -> World:
+    """The head is killed; while nobody leads, workers buffer 20 gradients. The successor had applied 7 from Redis."""
+    world = running(strategy)
+    for server in world.servers.values():
+        server.replayed = 7
+    world.kill("server-0")
+    world.log[0] = 20
+    return world
+
+
+def test_what_the_new_head_applied_from_the_buffer_is_told_once() -> None:
+    world = outage_with_a_backlog("Hybrid")
+    world.run(0.6)
+    (line,) = world.status.failovers
+    assert line.closed
+    assert "replayed" not in line.gradients, "there is more to come"
+    world.run(1.0)
+    (line,) = world.status.failovers
+    assert (line.gradients["lost"], line.gradients["replayed"]) == (0, 20)
+    assert (line.successor, line.replayed_before) == ("", 0), "nothing of it is kept in the record"
+    world.log[0] = 5  # one worker was cut off for a moment, later
+    world.run(2.0)
+    assert world.status.failovers == (line,)
+    told = [s.failovers[0].gradients["replayed"] for s in world.history if "replayed" in s.failovers[0].gradients]
+    assert set(told) == {20}
+
+
+def test_a_head_that_is_lost_before_it_caught_up_tells_nothing_of_the_backlog() -> None:
+    world = outage_with_a_backlog("Hybrid")
+    world.run(0.4)
+    world.kill("server-1")
+    world.run(3.0)
+    first, second = world.status.failovers
+    assert "replayed" not in first.gradients
+    assert first.successor == ""
+    assert 0 < second.gradients["replayed"] < 20
+
+
+@pytest.mark.parametrize("strategy", ["Chain", "Stateless"])
+def test_where_no_outage_leaves_a_backlog_of_its_own_none_is_told(strategy: str) -> None:
+    world = outage_with_a_backlog(strategy)
+    world.run(3.0)
+    assert all("replayed" not in f.gradients and f.successor == "" for f in world.status.failovers)
+
+
+def test_what_a_rollback_took_is_paid_for_twice() -> None:
+    price = {"cost__hourly__worker": 3600.0, "workers__replicas": 2}
+    world = running("Checkpoint", **price)
+    world.run(6.0)
+    assert world.status.progress.cost["recomputed"] == 0.0
+    world.kill("server-0")
+    world.run(8.0)
+    cost, lost = world.status.progress.cost, world.status.failovers[0].gradients["lost"]
+    assert lost > 0
+    assert world.status.t_running is not None
+    busy = 2 * (world.status.progress.t - world.status.t_running) - cost["idle"]
+    assert cost["recomputed"] == pytest.approx(busy * lost / (world.status.progress.version + lost), rel=1e-3)
+    assert 0 < cost["recomputed"] + cost["idle"] < cost["total"]
+
+
+def test_what_was_recomputed_is_not_told_where_it_is_not_known() -> None:
+    """The version of a job that goes on from another one's checkpoint counts that one's updates too."""
+    world = World(make_spec("Checkpoint", recovery__checkpoint__restoreFrom="/old"))
+    world.checkpoints.append(CheckpointRef("/old", 0, 1000))
+    world.run(7.0)
+    assert world.status.progress.cost["recomputed"] == 0.0
+    world.kill("server-0")
+    world.run(8.0)
+    assert world.status.progress.gradients["lost"] > 0
+    assert "recomputed" not in world.status.progress.cost
 
 
 def test_lost_workers_and_redis_stand_in_the_ledger_too() -> None:
