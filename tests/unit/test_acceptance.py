@@ -149,3 +149,29 @@ def test_an_end_that_processes_cannot_follow_takes_a_suspension(before: Json, af
         assert running.refused == ()
     assert accept(job(training__stopAfter=after, suspend=True), accepted).refused == ()
     assert accept({**job(training__stopAfter=after), "status": SUSPENDED}, accepted).refused == ()
+
+
+def queued(made: Json, suspended: bool = False) -> Json:
+    labels = {"kueue.x-k8s.io/queue-name": "gpus"}
+    return {**made, "metadata": {**made["metadata"], "labels": labels}, "status": SUSPENDED if suspended else {}}
+
+
+def test_workers_of_a_job_in_a_queue_are_its_group_until_it_is_suspended() -> None:
+    """Kueue takes no pod whose group has another total count than the pods that live."""
+    running = accept(queued(job(workers__replicas=4, training__stopAfter={"updates": 5})), first())
+    assert running.spec is not None
+    assert running.spec.workers.replicas == 2
+    assert running.spec.training.stop_after.updates == 5, "the rest is taken up"
+    assert (
+        "spec.workers.replicas: the queue admitted the job's pods as one group, made for 2 workers" in running.message
+    )
+    assert "set suspend: true first" in running.message
+    leaving = accept(queued(job(workers__replicas=4, suspend=True)), first())
+    assert leaving.spec is not None
+    assert (leaving.spec.workers.replicas, leaving.spec.suspend) == (2, True), "pods of the old group still run"
+    resumed = accept(queued(job(workers__replicas=4), suspended=True), first())
+    assert resumed.refused == ()
+    assert resumed.spec is not None
+    assert resumed.spec.workers.replicas == 4
+    assert accept(queued(job()), first()).refused == ()
+    assert accept(queued(job(workers__replicas=4)), None).refused == (), "no pod was made yet"

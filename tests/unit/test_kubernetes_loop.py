@@ -147,6 +147,28 @@ def test_a_change_that_is_refused_is_said_and_the_job_goes_on() -> None:
     assert world.condition("SpecAccepted")["status"] == "True"
 
 
+def test_all_pods_of_a_queued_job_tell_one_count_of_their_group() -> None:
+    world = World()
+    job = world.api.get("", "n", "trainingjobs", "mnist")
+    job["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
+    world.cache.put_job(world.api.replace("", "n", "trainingjobs", "mnist", job))
+    world.loop = JobLoop(world.tools, world.job)
+    world.settle()
+    world.edit(workers={"replicas": 5})  # kubectl scale
+    world.settle()
+    lost = world.api.get("", "n", "pods", world.api.names("pods")[-1])
+    lost["status"] = {"containerStatuses": [{"name": "outlast", "state": {"terminated": {"exitCode": 1}}}]}
+    world.cache.put_pod(world.api.replace("", "n", "pods", lost["metadata"]["name"], lost))
+    for _ in range(3):
+        world.now += 5.0
+        world.settle()
+    pods = [world.api.get("", "n", "pods", name)["metadata"] for name in world.api.names("pods")]
+    assert len(pods) == 7, "three servers, two workers, the evaluator, and what replaces the lost pod"
+    assert {pod["annotations"]["kueue.x-k8s.io/pod-group-total-count"] for pod in pods} == {"6"}
+    assert "suspend: true first" in world.condition("SpecAccepted")["message"]
+    assert "ChangeRefused" in world.events()
+
+
 def test_a_typing_error_does_not_bring_the_first_spec_back() -> None:
     world = World()
     world.settle()
