@@ -4,7 +4,7 @@ Rules:
  1. One line for each lost member, worker or Redis; opened in the turn that notices it, never opened twice for the same
     start of a process.
  2. Times come from `now` and from servers' own notes (`probe.views`), never from what should have happened.
- 3. The newest `KEPT` lines stay; `failover_count` counts all.
+ 3. The newest `KEPT` lines stay; `failover_count` counts all, and `dropped` holds what the others had added up to.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from outlast.api.view import View
 from outlast_operator.health import Standing, how_it_ended
 from outlast_operator.servers import runs_redis
 from outlast_operator.state import Failover, Probe, Process
+from outlast_operator.tally import HEADS, keep_newest
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
 from outlast_operator.workers import slot_clocks
@@ -29,7 +31,8 @@ def write_ledger(turn: Turn, shards: list[Shard]) -> None:
         if f.kind == "server":
             turn.tell("ServerLost", f"{f.target} ({f.role}) is lost: {f.cause}", warning=f.cause != "Planned")
     lines += [_advance(turn, shards, f) for f in opened]
-    turn.record(failovers=tuple(lines[-KEPT:]), failover_count=turn.status.failover_count + len(opened))
+    kept, dropped = keep_newest(lines, KEPT, turn.status.dropped, turn.now)
+    turn.record(failovers=kept, dropped=dropped, failover_count=turn.status.failover_count + len(opened))
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -49,8 +52,19 @@ def _lost_members(turn: Turn, shards: list[Shard]) -> Iterator[Failover]:
             if m.boot not in known and (dropped or failed or turn.is_new(f"lost:{m.boot}")):
                 yield Failover(
                     m.name, _cause(st), turn.now, boot=m.boot, shard=s.shard, role=_role(i, len(s.view.members)),
-                    signal=st.signal, version=st.probe.version if st.probe is not None else 0, message=st.message,
+                    signal=st.signal, version=_last_version(turn, s.shard, st), message=st.message,
                 )  # fmt: skip
+
+
+def _last_version(turn: Turn, shard: int, st: Standing) -> int:
+    """The shard's when this member was lost: its own word, if it held the state. Else what earlier losses, which nobody
+    has made good yet, have left of it: a Redis that turns out to be empty, a checkpoint that cannot be read or a server
+    that dies while it restores must neither hide what was lost nor count it again. Else what was recorded last."""
+    if st.probe is not None and st.probe.initialised and st.cause != "RestoreFailed":
+        return st.probe.version
+    open_lines = [f for f in turn.status.failovers if f.kind == "server" and f.shard == shard and not f.closed]
+    left = [f.version - f.gradients.get("lost", 0) for f in open_lines]
+    return max(left, default=turn.recorded.progress.version)
 
 
 def _cause(st: Standing) -> str:
@@ -99,6 +113,8 @@ def _counted_now(turn: Turn, role: str) -> Iterator[Process]:
 
 def _advance(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
     f = _learn_cause(turn, f)
+    if f.successor:
+        f = _count_replayed(shards, f)
     if f.closed:
         return f
     if f.kind == "redis":
@@ -123,6 +139,7 @@ def _advance_server(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
         if view is not s.view and (f.boot not in {m.boot for m in view.members} or s.failed_restore):
             gradients = _lost_gradients(turn, shards, f)
             f = replace(f, t_decided=turn.now, epoch=view.epoch, restore=view.restore, gradients=gradients)
+            f = _follow_successor(turn, view, f)
         elif s.view is not None and f.boot in s.standings and s.standings[f.boot].well and not s.failed_restore:
             f = replace(f, t_decided=turn.now, epoch=view.epoch, message="it came back before it was replaced")
     if f.t_decided is None or f.epoch is None:
@@ -136,6 +153,28 @@ def _advance_server(turn: Turn, shards: list[Shard], f: Failover) -> Failover:
             f = replace(f, gradients={**f.gradients, "buffered": head.backlog})
     updated = [v.first_update_t + p.clock_offset_s for _, v, p in times if v.first_update_t is not None]
     return replace(f, t_first_update=min(updated)) if updated else f
+
+
+def _follow_successor(turn: Turn, view: View, f: Failover) -> Failover:
+    """Note who is to apply what the outage left in the buffer. Hybrid: elsewhere nothing lies there, or everything goes
+    through it (Stateless), and nobody can tell what was left by the outage."""
+    if turn.spec.recovery.strategy != "Hybrid" or f.role not in HEADS or view.head is None:
+        return f
+    probe = turn.probe(view.head.name, view.head.boot)
+    return replace(f, successor=view.head.boot, replayed_before=probe.replayed if probe is not None else 0)
+
+
+def _count_replayed(shards: list[Shard], f: Failover) -> Failover:
+    """Once, when the new head has taken all that the log held at its promotion: each word of it would be a write."""
+    head = shards[f.shard].head if f.shard < len(shards) else None
+    if head is None or f.t_promoted is None:
+        return f
+    if head.boot != f.successor:  # lost itself: the line of its own loss tells the rest
+        return replace(f, successor="", replayed_before=0)
+    if head.log_end_t is None or head.log_end_t + head.clock_offset_s < f.t_promoted:
+        return f
+    replayed = max(0, head.replayed - f.replayed_before)
+    return replace(f, successor="", replayed_before=0, gradients={**f.gradients, "replayed": replayed})
 
 
 def _probes_of(turn: Turn, s: Shard) -> list[Probe]:

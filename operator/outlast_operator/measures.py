@@ -6,6 +6,7 @@ Rule: nothing is decided by what stands here.
 from __future__ import annotations
 
 from outlast_operator.state import Probe, Progress
+from outlast_operator.tally import total_lost, total_outage_s
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
 
@@ -31,7 +32,7 @@ def measure(turn: Turn, shards: list[Shard]) -> Progress:
         workers_ready=sum(p.role == "worker" and p.phase == "running" for p in processes),
         servers_ready=sum(p.role == "server" and p.phase == "running" for p in processes),
         gradients=_gradients(turn, heads) if complete else before.gradients,
-        cost=_cost(turn),
+        cost=_cost(turn, version),
         t=turn.now,
     )
 
@@ -58,25 +59,38 @@ def _share_done(turn: Turn, version: int) -> tuple[float | None, float | None]:
 
 
 def _gradients(turn: Turn, heads: list[Probe]) -> dict[str, int]:
-    lost = sum(f.gradients.get("lost", 0) for f in turn.status.failovers if f.role in ("head", "single"))
     return {
         "applied": min(p.applied for p in heads),
         "duplicates": max(p.duplicates for p in heads),
         "buffered": max(p.backlog for p in heads),
-        "lost": lost,
+        "lost": total_lost(turn.status),
     }
 
 
-def _cost(turn: Turn) -> dict[str, float]:
-    """By the clock: servers and workers for all of the time; `idle`: workers in outages in which they cannot go on."""
+def _cost(turn: Turn, version: int) -> dict[str, float]:
+    """By the clock: servers and workers for all of the time; `idle`: workers in outages in which they cannot go on;
+    `recomputed`: workers for what rollbacks took."""
     spec, status = turn.spec, turn.status
     if status.t_start is None:
         return {}
     end = status.t_completed if status.t_completed is not None else turn.now
     workers = spec.workers.replicas * spec.cost.hourly.worker / 3600
     servers = spec.servers.replicas * spec.servers.shards * spec.cost.hourly.server / 3600
-    idle_s = 0.0
-    if spec.recovery.strategy in ("Checkpoint", "Chain"):
-        outages = [f for f in status.failovers if f.kind == "server" and f.role in ("head", "single")]
-        idle_s = sum((f.t_first_update or end) - f.t_detected for f in outages)
-    return {"total": round((end - status.t_start) * (workers + servers), 6), "idle": round(idle_s * workers, 6)}
+    idle_s = total_outage_s(status, end) if spec.recovery.strategy in ("Checkpoint", "Chain") else 0.0
+    cost = {"total": (end - status.t_start) * (workers + servers), "idle": idle_s * workers}
+    repeated_s = _repeated_s(turn, version, trained_s(turn) - idle_s)
+    if repeated_s is not None:
+        cost["recomputed"] = repeated_s * workers
+    return {part: round(amount, 6) for part, amount in cost.items()}
+
+
+def _repeated_s(turn: Turn, version: int, busy_s: float) -> float | None:
+    """Seconds that the workers spent on updates which rollbacks took: the share that those are of all updates so far.
+    In updates, for in Sync one is made of several gradients. None if the share is not known: the version of a job
+    that began from another one's checkpoint counts that one's updates too."""
+    lost = total_lost(turn.status)
+    if lost == 0:
+        return 0.0
+    if turn.spec.recovery.checkpoint.restore_from:
+        return None
+    return max(0.0, busy_s) * lost / (version + lost)

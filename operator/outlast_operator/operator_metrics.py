@@ -5,6 +5,7 @@ An operator that waits for the Lease tells of itself alone: else every job would
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from outlast_operator.metrics import METRICS, OperatorState
@@ -30,12 +31,14 @@ def metrics_text(controller: Controller, leading: bool) -> str:
 
 
 def recorded_status(job: dict[str, Any]) -> JobStatus:
-    """The planner's memory; of a job that was never valid, what its status shows."""
-    from outlast_operator.kubernetes.status import read_record
+    """The planner's memory; of a job that has none (it was never valid), or none that can be read, what its status
+    shows: one job must not keep the others' metrics from being told."""
+    from outlast_operator.kubernetes.record import UnreadableRecord, read_record
 
     shown = job.get("status") or {}
     if shown.get("record"):
-        return read_record(job).status
+        with suppress(UnreadableRecord):  # its loop says so
+            return read_record(job).status
     conditions = tuple(
         Condition(str(c["type"]), str(c["status"]), str(c.get("reason", "")), str(c.get("message", "")), 0.0)
         for c in shown.get("conditions") or ()

@@ -129,6 +129,7 @@ class Probe:
     log_end_t: float | None = None  # all that the buffer's log held then has been applied
     backlog: int = 0
     buffer_bytes: int = 0
+    replayed: int = 0  # gradients applied from the buffer since this process started
     t: float = 0.0
     pid: int = 0
     clock_offset_s: float = 0.0  # add to the server's times to get the runtime's (0 on one host)
@@ -215,10 +216,21 @@ class Failover:
     version: int = 0  # of the shard when it was lost, as last heard
     gradients: dict[str, int] = field(default_factory=dict)  # buffered, replayed, lost
     message: str = ""
+    successor: str = ""  # boot of the head that answers it, until that has caught up with the buffer's log (Hybrid)
+    replayed_before: int = 0  # what that one had applied from the buffer before
 
     @property
     def closed(self) -> bool:
         return self.t_first_update is not None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What lines that the ledger no longer holds had added to its totals (tally.py)."""
+
+    lost: int = 0  # updates
+    outage_s: float = 0.0
+    until: float = 0.0  # outages are counted up to here: lines that are kept add what is later
 
 
 @dataclass(frozen=True)
@@ -232,7 +244,7 @@ class Progress:
     eta_s: float | None = None
     workers_ready: int = 0
     servers_ready: int = 0
-    gradients: dict[str, int] = field(default_factory=dict)  # applied, duplicates, backlog, lost
+    gradients: dict[str, int] = field(default_factory=dict)  # applied, duplicates, buffered, lost
     cost: dict[str, float] = field(default_factory=dict)  # total, idle, recomputed
     t: float = 0.0
 
@@ -254,6 +266,7 @@ class JobStatus:
     since: dict[str, float] = field(default_factory=dict)  # timers: since when something has been so
     failovers: tuple[Failover, ...] = ()  # the newest ones
     failover_count: int = 0  # all of them
+    dropped: Dropped = field(default_factory=Dropped)  # of those that `failovers` no longer holds
     rejected_checkpoints: tuple[str, ...] = ()  # could not be restored from
     goal: str | None = None  # why the job is finishing: "updates", "epochs", "seconds", "accuracy"
     outcome: str | None = None  # Succeeded | Failed
@@ -277,6 +290,7 @@ class JobStatus:
         raw["adopted"] = {str(k): v for k, v in self.adopted.items()}
         raw["attempts"] = {k: asdict(v) for k, v in self.attempts.items()}
         raw["failovers"] = [asdict(f) for f in self.failovers]
+        raw["dropped"] = asdict(self.dropped)
         raw["progress"] = asdict(self.progress)
         for name in ("dead", "done", "rejected_checkpoints"):
             raw[name] = list(raw[name])
@@ -302,6 +316,7 @@ class JobStatus:
             done=tuple(raw.get("done", ())),
             since=dict(raw.get("since", {})),
             failovers=tuple(_known(Failover, f) for f in raw.get("failovers", ())),
+            dropped=_known(Dropped, raw.get("dropped", {})),
             rejected_checkpoints=tuple(raw.get("rejected_checkpoints", ())),
             progress=_known(Progress, raw.get("progress", {})),
             resource_version=resource_version,

@@ -81,6 +81,7 @@ class FakeServer:
     restore_error: str | None = None
     applied_t: float | None = None
     log_end_t: float | None = None
+    replayed: int = 0
     absent: dict[int, float] = field(default_factory=dict)
     views: dict[int, ViewTimes] = field(default_factory=dict)
 
@@ -363,6 +364,7 @@ class World:
             broken=s.broken, checkpoints=tuple(reversed(self.checkpoints)), restore_error=s.restore_error,
             clocks={0: s.version}, views=dict(s.views), evaluation=self.evaluation, applied_t=s.applied_t,
             log_end_t=s.log_end_t, absent=dict(s.absent), backlog=self.log.get(s.shard, 0),
+            replayed=s.replayed,
             restoring=view.restore if view is not None and s.restore_error is not None else None,
         )  # fmt: skip
 
@@ -446,6 +448,7 @@ class World:
         if self._alive("redis") and head.initialised:  # who has no weights yet reads no log
             if held > 0:
                 self.log[head.shard] = held - 1
+                head.replayed += 1
                 return True
             head.log_end_t = self.now
         return any(p.role == "worker" and p.alive for p in self.others.values())

@@ -8,8 +8,7 @@ import pytest
 
 from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes.acceptance import accept
-from outlast_operator.kubernetes.status import Record, invalid_status, read_record, shown_refusal
-from outlast_operator.state import JobStatus
+from outlast_operator.kubernetes.status import invalid_status, shown_refusal
 
 Json = dict[str, Any]
 TEMPLATE = {"spec": {"containers": [{"name": "outlast", "image": "mine:1"}]}}
@@ -112,19 +111,6 @@ def test_a_refused_change_that_fits_nothing_keeps_the_template() -> None:
     assert acceptance.message
 
 
-def test_the_record_comes_back_as_it_was() -> None:
-    status = JobStatus(state="Running", boots={"b": "u"}, t_start=1.5)
-    carried = {**job(), "status": {"record": Record(status, first()).to_text()}}
-    record = read_record(carried)
-    assert record.spec == first()
-    assert record.status.boots == {"b": "u"}
-    assert record.status.resource_version == "7"
-
-
-def test_a_job_without_a_record_starts_from_nothing() -> None:
-    assert read_record(job()).status == JobStatus(resource_version="7")
-
-
 def test_an_invalid_job_says_so_once() -> None:
     shown = invalid_status(job(), "spec.x: is wrong", 1000.0)
     failed = next(c for c in shown["conditions"] if c["type"] == "Failed")
@@ -163,3 +149,29 @@ def test_an_end_that_processes_cannot_follow_takes_a_suspension(before: Json, af
         assert running.refused == ()
     assert accept(job(training__stopAfter=after, suspend=True), accepted).refused == ()
     assert accept({**job(training__stopAfter=after), "status": SUSPENDED}, accepted).refused == ()
+
+
+def queued(made: Json, suspended: bool = False) -> Json:
+    labels = {"kueue.x-k8s.io/queue-name": "gpus"}
+    return {**made, "metadata": {**made["metadata"], "labels": labels}, "status": SUSPENDED if suspended else {}}
+
+
+def test_workers_of_a_job_in_a_queue_are_its_group_until_it_is_suspended() -> None:
+    """Kueue takes no pod whose group has another total count than the pods that live."""
+    running = accept(queued(job(workers__replicas=4, training__stopAfter={"updates": 5})), first())
+    assert running.spec is not None
+    assert running.spec.workers.replicas == 2
+    assert running.spec.training.stop_after.updates == 5, "the rest is taken up"
+    assert (
+        "spec.workers.replicas: the queue admitted the job's pods as one group, made for 2 workers" in running.message
+    )
+    assert "set suspend: true first" in running.message
+    leaving = accept(queued(job(workers__replicas=4, suspend=True)), first())
+    assert leaving.spec is not None
+    assert (leaving.spec.workers.replicas, leaving.spec.suspend) == (2, True), "pods of the old group still run"
+    resumed = accept(queued(job(workers__replicas=4), suspended=True), first())
+    assert resumed.refused == ()
+    assert resumed.spec is not None
+    assert resumed.spec.workers.replicas == 4
+    assert accept(queued(job()), first()).refused == ()
+    assert accept(queued(job(workers__replicas=4)), None).refused == (), "no pod was made yet"

@@ -327,6 +327,12 @@ def test_program(kubeconfig: str, api: ApiServer, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.startswith("mnist: Running, Chain")
     assert run(kubeconfig, "status", "mnist", "--json") == 0
     assert json.loads(capsys.readouterr().out)["version"] == 8120
+    recorded = {**JOB, "status": {**STATUS, "record": "1:x"}}
+    api.answers[f"GET {JOBS}/mnist"] = [(200, recorded)]
+    api.answers[f"GET {JOBS}"] = [(200, {"items": [recorded]})]
+    for words in (["mnist"], []):
+        assert run(kubeconfig, "status", *words, "--json") == 0
+        assert "record" not in capsys.readouterr().out, "the operator's own memory is nobody's interface"
     api.answers[f"GET {PODS}/mnist-server-1-bbbbb/log"] = [(200, "line\n")]
     assert run(kubeconfig, "logs", "mnist") == 0
     assert capsys.readouterr().out == "line\n"

@@ -13,10 +13,17 @@ from outlast_operator.kubernetes import loop as loop_module
 from outlast_operator.kubernetes.api import ApiError
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.clock import Pulse
-from outlast_operator.kubernetes.loop import FIRST_RETRY_S, HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
+from outlast_operator.kubernetes.loop import (
+    FIRST_RETRY_S,
+    HURRY_S,
+    RUNNING_RETRY_S,
+    UNREADABLE_S,
+    JobLoop,
+    managed_by_us,
+)
 from outlast_operator.kubernetes.pools import Pools
+from outlast_operator.kubernetes.record import read_record
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
-from outlast_operator.kubernetes.status import read_record
 from outlast_operator.manifests.pods import Images
 from outlast_operator.state import StartProcess
 
@@ -138,6 +145,28 @@ def test_a_change_that_is_refused_is_said_and_the_job_goes_on() -> None:
     world.edit(training=world.spec["training"])
     world.settle()
     assert world.condition("SpecAccepted")["status"] == "True"
+
+
+def test_all_pods_of_a_queued_job_tell_one_count_of_their_group() -> None:
+    world = World()
+    job = world.api.get("", "n", "trainingjobs", "mnist")
+    job["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
+    world.cache.put_job(world.api.replace("", "n", "trainingjobs", "mnist", job))
+    world.loop = JobLoop(world.tools, world.job)
+    world.settle()
+    world.edit(workers={"replicas": 5})  # kubectl scale
+    world.settle()
+    lost = world.api.get("", "n", "pods", world.api.names("pods")[-1])
+    lost["status"] = {"containerStatuses": [{"name": "outlast", "state": {"terminated": {"exitCode": 1}}}]}
+    world.cache.put_pod(world.api.replace("", "n", "pods", lost["metadata"]["name"], lost))
+    for _ in range(3):
+        world.now += 5.0
+        world.settle()
+    pods = [world.api.get("", "n", "pods", name)["metadata"] for name in world.api.names("pods")]
+    assert len(pods) == 7, "three servers, two workers, the evaluator, and what replaces the lost pod"
+    assert {pod["annotations"]["kueue.x-k8s.io/pod-group-total-count"] for pod in pods} == {"6"}
+    assert "suspend: true first" in world.condition("SpecAccepted")["message"]
+    assert "ChangeRefused" in world.events()
 
 
 def test_a_typing_error_does_not_bring_the_first_spec_back() -> None:
@@ -387,3 +416,43 @@ def test_a_rival_that_writes_each_time_before_us_is_given_way(monkeypatch: pytes
     assert len(pauses) == 1
     assert FIRST_RETRY_S <= pauses[0] <= 2 * FIRST_RETRY_S
     assert world.status["state"] == "Pending"
+
+
+@pytest.mark.parametrize("text", ["9:whatever", "1:", "1:bm9uZQ==", "{", "", "scribble"])
+@pytest.mark.parametrize("fresh", [True, False], ids=["a new operator", "while it leads"])
+def test_a_job_whose_record_cannot_be_read_is_left_as_it_is(
+    text: str, fresh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    world.settle()
+    good, pods = world.status, world.api.names("pods")
+    shown = {**good, "record": text, "views": [{"shard": 0, "epoch": 3}]}
+    write_status(world, shown)
+    world.cache.remove_pod(world.api.get("", "n", "pods", pods[0]))  # else it would be replaced
+    if fresh:
+        world.loop = JobLoop(world.tools, world.job)
+    sleeps: list[float | None] = []
+    monkeypatch.setattr(world.loop._stopped, "wait", lambda s: None)
+    monkeypatch.setattr(world.loop, "_sleep", lambda until: (sleeps.append(until), world.loop._stopped.set()))
+    for _ in range(3):
+        world.loop._stopped.clear()
+        world.loop._turns("n/mnist")
+    assert sleeps == [world.now + UNREADABLE_S] * 3
+    assert world.loop.failing == 3
+    assert (world.status, world.api.names("pods"), world.api.deletions) == (shown, pods, [])
+    (event,) = (
+        o for (_, plural, _), o in world.api.objects.items() if plural == "events" and "Unreadable" in o["reason"]
+    )
+    assert event["count"] == 1, "it is not said again each time that something wakes the loop"
+    assert "n/mnist: status.record" in event["message"]
+    assert "reads formats 0 to 1" in event["message"]
+    assert "Run the release that wrote it" in event["message"]
+    write_status(world, good)
+    world.settle()
+    assert world.status["state"] == "Pending", "it goes on where it was"
+
+
+def write_status(world: World, status: Json) -> None:
+    """Somebody else writes it: another operator, a backup."""
+    job = world.api.get("", "n", "trainingjobs", "mnist")
+    world.cache.put_job(world.api.replace("", "n", "trainingjobs", "mnist", {**job, "status": status}, "status"))

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from outlast.api.view import Member, View
 from outlast.metrics import sample_names
-from outlast_operator.kubernetes.status import Record
+from outlast_operator.kubernetes.record import Record
 from outlast_operator.metrics import BUCKETS_S, FAMILIES, JobMetrics, OperatorState, goodput
 from outlast_operator.operator_metrics import metrics_text
 from outlast_operator.state import Condition, Failover, JobStatus, Progress
@@ -173,3 +173,13 @@ def test_what_is_recorded_is_told_by_the_leader_alone() -> None:
     waiting = metrics_text(controller, leading=False)
     assert "training_job" not in waiting
     assert "outlast_operator_leading 0.0" in waiting
+
+
+def test_a_record_that_cannot_be_read_hides_no_other_job() -> None:
+    shown = {"state": "Running", "conditions": [{"type": "Ready", "status": "True", "reason": "Training"}]}
+    controller: Any = FakeController([
+        stored("j", {"record": Record(STATUS).to_text()}), stored("newer", {**shown, "record": "9:x"}),
+    ])  # fmt: skip
+    text = metrics_text(controller, leading=True)
+    assert 'outlast_job_version{namespace="a",training_job="j"} 812.0' in text
+    assert 'outlast_job_condition{namespace="a",training_job="newer",type="Ready"} 1.0' in text

@@ -17,6 +17,7 @@ from outlast_operator.runtime import Conflict, Runtime, run_turn
 from outlast_operator.state import (
     AssignSlot,
     Attempt,
+    CheckpointRef,
     Evaluation,
     FinishJob,
     InstallView,
@@ -601,6 +602,136 @@ def test_a_total_loss_is_one_line_for_each_server() -> None:
     world.run(1.0)
     assert sorted(f.target for f in world.status.failovers) == ["server-0", "server-1", "server-2"]
     assert all(f.closed and f.restore for f in world.status.failovers)
+
+
+@pytest.mark.parametrize("strategy", ["Checkpoint", "Chain", "Hybrid", "Stateless"])
+def test_what_a_total_loss_cost_is_counted_once(strategy: str) -> None:
+    """Stateless: with Redis's data. The view that answers the loss would rebuild from there; the next rolls back."""
+    world = running(strategy)
+    newest, version = world.checkpoints[-1], world.heard["server-0"].version
+    assert newest.version < version
+    world.redis_keeps = False
+    for name in (*world.servers, "redis"):
+        world.kill(name)
+    world.run(8.0)
+    assert world.status.views[0].history == 1
+    heads = [f for f in world.status.failovers if f.role in ("head", "single")]
+    assert sum(f.gradients["lost"] for f in heads) == version - newest.version
+    assert world.status.progress.gradients["lost"] == version - newest.version
+
+
+def test_a_checkpoint_that_cannot_be_read_costs_the_way_back_to_the_one_before() -> None:
+    world = running("Checkpoint")
+    *_, older, newest = world.checkpoints
+    version = world.heard["server-0"].version
+    world.unreadable.add(newest.name)
+    world.kill("server-0")
+    world.run(8.0)
+    first, second = world.status.failovers
+    assert (first.restore, second.restore, second.cause) == (newest.name, older.name, "RestoreFailed")
+    assert (first.gradients["lost"], second.gradients["lost"]) == (
+        version - newest.version,
+        newest.version - older.version,
+    )
+    assert world.status.progress.gradients["lost"] == version - older.version
+
+
+def test_an_operator_that_never_heard_the_lost_server_counts_from_what_was_recorded() -> None:
+    world = running("Checkpoint")
+    world.run(6.0)
+    recorded = world.status.progress.version
+    world.kill("server-0")
+    world.restart_operator()
+    world.run(1.0)
+    (line,) = world.status.failovers
+    assert line.version == recorded > 0
+    assert line.gradients["lost"] == max(
+        0, recorded - next(c.version for c in world.checkpoints if c.name == line.restore)
+    )
+
+
+def test_a_server_that_is_lost_before_it_holds_anything_takes_nothing_more() -> None:
+    world = running("Checkpoint")
+    newest, version = world.checkpoints[-1], world.heard["server-0"].version
+    world.kill("server-0")
+    while world.status.views[0].history == 0:
+        world.turn()
+    world.kill("server-0")
+    world.run(3.0)
+    assert world.status.views[0].history == 2
+    assert [f.gradients["lost"] for f in world.status.failovers] == [version - newest.version, 0]
+
+
+def outage_with_a_backlog(strategy: str) -> World:
+    """The head is killed; while nobody leads, workers buffer 20 gradients. The successor had applied 7 from Redis."""
+    world = running(strategy)
+    for server in world.servers.values():
+        server.replayed = 7
+    world.kill("server-0")
+    world.log[0] = 20
+    return world
+
+
+def test_what_the_new_head_applied_from_the_buffer_is_told_once() -> None:
+    world = outage_with_a_backlog("Hybrid")
+    world.run(0.6)
+    (line,) = world.status.failovers
+    assert line.closed
+    assert "replayed" not in line.gradients, "there is more to come"
+    world.run(1.0)
+    (line,) = world.status.failovers
+    assert (line.gradients["lost"], line.gradients["replayed"]) == (0, 20)
+    assert (line.successor, line.replayed_before) == ("", 0), "nothing of it is kept in the record"
+    world.log[0] = 5  # one worker was cut off for a moment, later
+    world.run(2.0)
+    assert world.status.failovers == (line,)
+    told = {f.gradients.get("replayed") for s in world.history for f in s.failovers}
+    assert told == {None, 20}
+
+
+def test_a_head_that_is_lost_before_it_caught_up_tells_nothing_of_the_backlog() -> None:
+    world = outage_with_a_backlog("Hybrid")
+    world.run(0.4)
+    world.kill("server-1")
+    world.run(3.0)
+    first, second = world.status.failovers
+    assert "replayed" not in first.gradients
+    assert first.successor == ""
+    assert 0 < second.gradients["replayed"] < 20
+
+
+@pytest.mark.parametrize("strategy", ["Chain", "Stateless"])
+def test_where_no_outage_leaves_a_backlog_of_its_own_none_is_told(strategy: str) -> None:
+    world = outage_with_a_backlog(strategy)
+    world.run(3.0)
+    assert all("replayed" not in f.gradients and f.successor == "" for f in world.status.failovers)
+
+
+def test_what_a_rollback_took_is_paid_for_twice() -> None:
+    price = {"cost__hourly__worker": 3600.0, "workers__replicas": 2}
+    world = running("Checkpoint", **price)
+    world.run(6.0)
+    assert world.status.progress.cost["recomputed"] == 0.0
+    world.kill("server-0")
+    world.run(8.0)
+    cost, lost = world.status.progress.cost, world.status.failovers[0].gradients["lost"]
+    assert lost > 0
+    assert world.status.t_running is not None
+    busy = 2 * (world.status.progress.t - world.status.t_running) - cost["idle"]
+    assert cost["recomputed"] == pytest.approx(busy * lost / (world.status.progress.version + lost), rel=1e-3)
+    assert 0 < cost["recomputed"] + cost["idle"] < cost["total"]
+
+
+def test_what_was_recomputed_is_not_told_where_it_is_not_known() -> None:
+    """The version of a job that goes on from another one's checkpoint counts that one's updates too."""
+    world = World(make_spec("Checkpoint", recovery__checkpoint__restoreFrom="/old"))
+    world.checkpoints.append(CheckpointRef("/old", 0, 1000))
+    world.run(7.0)
+    assert world.status.progress.cost["recomputed"] == 0.0
+    world.kill("server-0")
+    world.run(8.0)
+    assert world.status.progress.gradients["lost"] > 0
+    assert "recomputed" not in world.status.progress.cost
 
 
 def test_lost_workers_and_redis_stand_in_the_ledger_too() -> None:

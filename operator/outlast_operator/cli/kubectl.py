@@ -92,13 +92,13 @@ def show_status(client: Client, arguments: argparse.Namespace) -> int:
     if arguments.job is None:
         jobs = client.jobs()
         if arguments.json:
-            print(json.dumps([{"name": j["metadata"]["name"], **(j.get("status") or {})} for j in jobs]))
+            print(json.dumps([{"name": j["metadata"]["name"], **_shown(j)} for j in jobs]))
         else:
             print("\n".join(job_line(job) for job in jobs) or f"no TrainingJobs in namespace {client.namespace}")
         return EXIT_OK
     job = client.get(arguments.job)
     if arguments.json:
-        print(json.dumps({k: v for k, v in (job.get("status") or {}).items() if k != "record"}))
+        print(json.dumps(_shown(job)))
     else:
         print("\n".join(status_lines(job, client.pods(arguments.job))))
     return EXIT_OK
@@ -220,6 +220,11 @@ def failover_line(failover: Json) -> str:
     gradients = failover.get("gradients") or {}
     told = ", ".join(f"{number} {fact}" for fact, number in gradients.items() if number)
     return words + (f", {told}" if told else "")
+
+
+def _shown(job: Json) -> Json:
+    """The status without what is for the operator alone."""
+    return {key: value for key, value in (job.get("status") or {}).items() if key != "record"}
 
 
 def _process(pod: Json) -> str:

@@ -4,7 +4,9 @@ Rules. (1) A job that was never valid has no spec in force: it is Failed, with t
 its spec is mended. (2) Of a job that trains, a change that is refused (an immutable field, or a spec that is no longer
 valid) is not taken up, and the rest of it goes on: a typing error must not end a training of days. It is said in the
 condition SpecAccepted and in an event. (3) What was in force last is remembered in the status: of what may not change
-it holds what the processes were started with. (4) An API server with CEL refuses the same changes beforehand.
+it holds what the processes were started with. (4) An API server with CEL refuses the same changes beforehand, but for
+that of the workers of a job in a queue: a rule of CEL sees no labels. Their number is taken up when the job has been
+suspended, not while it is on its way there: a server that is replaced meanwhile still joins the old group.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outlast.api.errors import FieldError, SpecError
-from outlast.api.immutable import changed_immutables, changed_while_running
+from outlast.api.immutable import changed_immutables, changed_while_queued, changed_while_running
 from outlast.api.spec import JobSpec, TrainingJob
+from outlast_operator.manifests.names import QUEUE_LABEL
 
 Json = dict[str, Any]
 
@@ -48,9 +51,15 @@ def accept(job: Json, accepted: JobSpec | None) -> Acceptance:
     changed = changed_immutables(accepted, written.spec)
     if not (written.spec.suspend or _is_suspended(job)):
         changed += changed_while_running(accepted, written.spec)
+    if _is_queued(job) and not _is_suspended(job):
+        changed += changed_while_queued(accepted, written.spec)
     if not changed:
         return Acceptance(written.spec, (), warnings)
     return Acceptance(_restore(written.spec, accepted, changed, job), tuple(changed), warnings)
+
+
+def _is_queued(job: Json) -> bool:
+    return QUEUE_LABEL in (job["metadata"].get("labels") or {})
 
 
 def _is_suspended(job: Json) -> bool:

@@ -2,7 +2,8 @@
 
 Rules. (1) Level-based: it may end between any two lines, and another one goes on from what is recorded. (2) It sleeps
 until something happens, until the plan wants to be woken, or (while anything runs) for a heartbeat. (3) Whatever goes
-wrong here is logged and tried again, ever more slowly (at once, if something happens); it never ends the loop.
+wrong here is logged and tried again, ever more slowly (at once, if something happens); it never ends the loop. (4) A
+job whose record cannot be read is left as it is, and an event says so: to act without it is to begin from nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from outlast_operator.kubernetes.acceptance import Acceptance, accept
 from outlast_operator.kubernetes.api import CORE, JOBS, PLURAL, ApiError
 from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.observer import Secrets
+from outlast_operator.kubernetes.record import UnreadableRecord, read_record
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, KubernetesRuntime, Tools, replace_status
-from outlast_operator.kubernetes.status import INVALID, REFUSED, invalid_status, read_record, shown_refusal
+from outlast_operator.kubernetes.status import INVALID, REFUSED, invalid_status, shown_refusal
 from outlast_operator.manifests import children
 from outlast_operator.manifests.names import JobRef, checkpoint_claim, is_owned, redis_secret, token_secret
 from outlast_operator.manifests.pods import PASSWORD_KEY, TOKEN_KEY
@@ -28,11 +30,13 @@ from outlast_operator.state import ObservedJob
 log = logging.getLogger("outlast.kubernetes")
 
 Json = dict[str, Any]
+UNREADABLE = "RecordUnreadable"
 HURRY_S = 1  # grace of pods whose job is gone: nothing of it is kept
 IDLE_S = 10.0  # between two looks at a job in which nothing speaks
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 10.0
 RUNNING_RETRY_S = 1.0  # the longest, of a job that runs: nobody wakes us when the API server is back
 LONGEST_SLEEP_S = 3600.0
+UNREADABLE_S = 300.0  # between two words about a record that cannot be read
 CONFLICTS_AT_ONCE = 3
 
 
@@ -52,6 +56,7 @@ class JobLoop:
         self._stopped = threading.Event()
         self._gone = False
         self._reason = ""
+        self._unreadable: tuple[str, float] | None = None  # what was told of the record, and when
         self.failing = 0  # turns in a row that ended in an error
         self._thread = threading.Thread(target=self._run, name=f"job-{self.ref.name}", daemon=True)
 
@@ -98,6 +103,8 @@ class JobLoop:
                 log.info("%s", conflict)
             except (ApiError, Deposed) as error:
                 self._failed(where, str(error), trace=False)
+            except UnreadableRecord as error:
+                self._tell_unreadable(str(error))
             except JobGone:
                 raise
             except Exception as error:
@@ -130,6 +137,16 @@ class JobLoop:
         self._stopped.wait(FIRST_RETRY_S)  # whatever wakes us: an API server that is ill is not asked without a pause
         self._sleep(self._tools.now() + min(FIRST_RETRY_S * 2 ** min(self.failing, 10), longest_s) - FIRST_RETRY_S)
 
+    def _tell_unreadable(self, message: str) -> None:
+        """Now and then; a change of the job, as a newer operator's would be, wakes us before."""
+        self.failing += 1
+        now = self._tools.now()
+        if self._unreadable is None or self._unreadable[0] != message or now >= self._unreadable[1] + UNREADABLE_S:
+            self._unreadable = (message, now)
+            self._events.tell("Warning", UNREADABLE, message)
+        self._stopped.wait(FIRST_RETRY_S)
+        self._sleep(now + UNREADABLE_S)
+
     def _give_way(self, conflicts: int) -> None:
         """One conflict is answered at once. Who meets one after another has a rival, and neither gets on by haste."""
         if conflicts > CONFLICTS_AT_ONCE:
@@ -147,7 +164,8 @@ class JobLoop:
         self._woken.clear()
 
     def _turn(self) -> float | None:
-        """One turn; returns until when to sleep. Raises `JobGone`, `Conflict`, `Deposed`, `ApiError`."""
+        """One turn; returns until when to sleep. Raises `JobGone`, `Conflict`, `Deposed`, `ApiError` and
+        `UnreadableRecord`."""
         self._tools.check_lead()
         job = self._tools.cache.job(self.ref.namespace, self.ref.name)
         if job is None or job["metadata"]["uid"] != self.ref.uid or job["metadata"].get("deletionTimestamp"):

@@ -24,7 +24,8 @@ from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.executor import Executor
 from outlast_operator.kubernetes.observer import Observer, Secrets, Sight
 from outlast_operator.kubernetes.pools import Pools
-from outlast_operator.kubernetes.status import Record, read_record, to_status
+from outlast_operator.kubernetes.record import Record, read_record
+from outlast_operator.kubernetes.status import to_status
 from outlast_operator.manifests.names import JobRef
 from outlast_operator.manifests.pods import Images
 from outlast_operator.runtime import Conflict
@@ -110,7 +111,7 @@ class KubernetesRuntime:
     # --- the interface ---
 
     def observe(self) -> ObservedJob:
-        """Raises `JobGone`."""
+        """Raises `JobGone`, `UnreadableRecord`."""
         self._job = self._current()
         self._record = self._read(self._job)
         self.t_operator_start = max(self.t_operator_start, self._tools.t_resumed())  # also in the middle of a request

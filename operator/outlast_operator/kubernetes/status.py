@@ -1,51 +1,23 @@
 """The planner's memory and the TrainingJob's status: two forms of one record, written in one request. Pure.
 
-`status.record` is the memory itself, one string, no interface. The rest is made from it for people, programs and the
-scale subresource, in the words of the schema (outlast.api.status).
+`status.record` is the memory itself, one string, no interface (record.py). The rest is made from it for people,
+programs and the scale subresource, in the words of the schema (outlast.api.status).
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from outlast.api.spec import JobSpec, SpecError
 from outlast.api.view import Member
 from outlast_operator.kubernetes import clock
 from outlast_operator.kubernetes.acceptance import Acceptance
+from outlast_operator.kubernetes.record import Record
 from outlast_operator.manifests.names import JobRef, worker_selector
 from outlast_operator.state import Condition, Failover, JobStatus
 
 Json = dict[str, Any]
 INVALID, REFUSED = "InvalidSpec", "ChangeRefused"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What stands in `status.record`."""
-
-    status: JobStatus
-    spec: JobSpec | None = None  # as it was in force last: what a spec that is not valid leaves in force
-
-    def to_text(self) -> str:
-        spec = None if self.spec is None else self.spec.to_json()
-        return json.dumps({"status": self.status.to_json(), "spec": spec}, separators=(",", ":"))
-
-
-def read_record(job: Json) -> Record:
-    """The memory that the job carries; an empty one where there is none, with the job's resource version."""
-    version = str(job["metadata"]["resourceVersion"])
-    text = (job.get("status") or {}).get("record")
-    if not text:
-        return Record(JobStatus(resource_version=version))
-    raw = json.loads(text)
-    try:
-        spec = None if raw.get("spec") is None else JobSpec.from_json(raw["spec"])
-    except SpecError:
-        spec = None  # written by another release: what stands in the job counts
-    return Record(JobStatus.from_json(raw["status"], version), spec)
 
 
 def to_status(record: Record, ref: JobRef, acceptance: Acceptance, job: Json, active: int) -> Json:

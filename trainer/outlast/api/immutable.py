@@ -3,8 +3,10 @@
 Rules. (1) A field is immutable when processes were started with it and cannot follow a change. Editable at any time are
 suspend, training.stopAfter, workers.*, servers.template (for pods made from then on), runPolicy and cost. Of stopAfter
 all is followed at once but epochs, and updates that are raised: processes end by what they were started with, so these
-are refused until the job is suspended (else it would end where it was to end before, without a word). (2) The API
-server refuses a change by CEL (crd.py) except in opaque objects; the operator compares everything.
+are refused until the job is suspended (else it would end where it was to end before, without a word). (2) A job whose
+pods a queue admits as one group of a fixed size keeps its workers.replicas until it is suspended, when no pod of that
+group is left. (3) The API server refuses a change by CEL (crd.py) except in opaque objects; the operator compares
+everything.
 """
 
 from __future__ import annotations
@@ -41,6 +43,20 @@ FIXED_WHILE_RUNNING_MESSAGE = (
     "cannot be followed by processes that were started with {before}; set suspend: true with it, and suspend: false "
     "when the job is suspended"
 )
+
+
+FIXED_IN_QUEUE_MESSAGE = (
+    "the queue admitted the job's pods as one group, made for {before} workers; set suspend: true first, and "
+    "suspend: false when the job is suspended: then it is taken up"
+)
+
+
+def changed_while_queued(before: JobSpec, after: JobSpec) -> list[FieldError]:
+    """What of `after` would change the number of pods in their group."""
+    then, now = before.workers.replicas, after.workers.replicas
+    if now == then:
+        return []
+    return [FieldError("spec.workers.replicas", now, FIXED_IN_QUEUE_MESSAGE.format(before=then))]
 
 
 def changed_while_running(before: JobSpec, after: JobSpec) -> list[FieldError]:

@@ -79,8 +79,8 @@ class FailoverGradients(StatusModel):
     buffered: int | None = Field(default=None, description="Gradients buffered while there was no head.")
     replayed: int | None = Field(
         default=None,
-        description="Gradients applied again from the buffer or log. Not told yet; the report of `outlast run` counts "
-        "them.",
+        description="Hybrid: gradients that the new head applied from Redis until it had taken all that lay there at "
+        "its promotion; told when it has. Not told for Stateless, in which every gradient comes from there.",
     )
     lost: int | None = Field(
         default=None,
@@ -106,18 +106,13 @@ class FailoverStatus(StatusModel):
 
 
 class GradientsStatus(StatusModel):
-    computed: int | None = Field(
-        default=None,
-        description="Gradients computed, each (slot, step) once. Not told yet; the report of `outlast run` counts "
-        "them.",
-    )
-    acknowledged: int | None = Field(
-        default=None,
-        description="Gradients acknowledged to workers. Not told yet; the report of `outlast run` counts them.",
-    )
     applied: int | None = Field(default=None, description="Gradients that the parameters hold.")
     buffered: int | None = Field(default=None, description="Gradients in Redis, not yet applied.")
-    lost: int | None = Field(default=None, description="The sum of gradients.lost over the heads that failovers lists.")
+    lost: int | None = Field(
+        default=None,
+        description="Updates that rollbacks took since the job began, also those of losses no longer listed; a "
+        "rollback of several shards counts once, by the one that lost most.",
+    )
     duplicates: int | None = Field(default=None, description="Gradients sent again and recognised.")
 
 
@@ -129,7 +124,8 @@ class CostStatus(StatusModel):
     )
     recomputed: float | None = Field(
         default=None,
-        description="The part of it for gradients computed again. Not told yet; the report of `outlast run` has it.",
+        description="The part of it for workers whose updates rollbacks took: the share that those are of all updates. "
+        "Not told after a rollback of a job that began from another one's checkpoint.",
     )
 
 
