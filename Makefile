@@ -49,8 +49,10 @@ cluster-down: ## End it; what was built for it stays in ~/.cache/outlast/cluster
 images: ## Build all images, gigabytes with the trainers' (ARGS="operator redis": these)
 	@scripts/cluster/images.sh $(or $(ARGS),all)
 
-docs: venv ## Renew the generated parts of docs/
+docs: venv ## Renew what is generated: parts of docs/, the CRD and its template in the chart
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python -m outlast.api.crd >crds/trainingjobs.outlast.dev.yaml
+	@$(BIN)/python -m outlast.api.crd --helm >charts/outlast/templates/crd.yaml
 
 constraints: venv ## Pin in constraints.txt what .venv holds now (pins of what only other Pythons need stay)
 	@{ grep '^#' constraints.txt; { $(BIN)/python -m pip freeze --exclude-editable; cat constraints.txt; } \

@@ -68,20 +68,29 @@ def _gradients(turn: Turn, heads: list[Probe]) -> dict[str, int]:
 
 
 def _cost(turn: Turn, version: int) -> dict[str, float]:
-    """By the clock: servers and workers for all of the time; `idle`: workers in outages in which they cannot go on;
-    `recomputed`: workers for what rollbacks took."""
+    """By the clock: `total`: servers and workers while they live; `idle`: workers in outages in which they cannot go
+    on; `recomputed`: workers for what rollbacks took."""
     spec, status = turn.spec, turn.status
     if status.t_start is None:
         return {}
     end = status.t_completed if status.t_completed is not None else turn.now
     workers = spec.workers.replicas * spec.cost.hourly.worker / 3600
-    servers = spec.servers.replicas * spec.servers.shards * spec.cost.hourly.server / 3600
     idle_s = total_outage_s(status, end) if spec.recovery.strategy in ("Checkpoint", "Chain") else 0.0
-    cost = {"total": (end - status.t_start) * (workers + servers), "idle": idle_s * workers}
+    cost = {"total": _total_cost(turn), "idle": idle_s * workers}
     repeated_s = _repeated_s(turn, version, trained_s(turn) - idle_s)
     if repeated_s is not None:
         cost["recomputed"] = repeated_s * workers
     return {part: round(amount, 6) for part, amount in cost.items()}
+
+
+def _total_cost(turn: Turn) -> float:
+    """What was recorded, and since then the price of who lives now: so it stands still while the job is suspended, goes
+    on from there afterwards, and follows another number of workers."""
+    before, price = turn.recorded.progress, turn.spec.cost.hourly
+    hourly = {"server": price.server, "worker": price.worker}
+    rate = sum(hourly.get(p.role, 0.0) for p in turn.observed.processes.values() if p.alive) / 3600
+    since = before.t if before.cost else turn.now
+    return before.cost.get("total", 0.0) + max(0.0, turn.now - since) * rate
 
 
 def _repeated_s(turn: Turn, version: int, busy_s: float) -> float | None:

@@ -722,6 +722,20 @@ def test_what_a_rollback_took_is_paid_for_twice() -> None:
     assert 0 < cost["recomputed"] + cost["idle"] < cost["total"]
 
 
+def test_a_suspended_job_costs_nothing_and_goes_on_counting() -> None:
+    world = running("Chain", cost__hourly__worker=3600.0, cost__hourly__server=0.0, workers__replicas=2)
+    world.run(6.0)
+    world.spec = make_spec("Chain", suspend=True, cost__hourly__worker=3600.0, cost__hourly__server=0.0)
+    world.run(6.0)
+    assert world.status.state == "Suspended"
+    paid = world.status.progress.cost["total"]
+    assert paid == pytest.approx(2 * world.status.trained_s, rel=0.5)
+    world.run(60.0)
+    world.spec = make_spec("Chain", cost__hourly__worker=3600.0, cost__hourly__server=0.0)
+    world.run(11.0)
+    assert 10.0 < world.status.progress.cost["total"] - paid < 25.0, "two workers for some ten seconds"
+
+
 def test_what_was_recomputed_is_not_told_where_it_is_not_known() -> None:
     """The version of a job that goes on from another one's checkpoint counts that one's updates too."""
     world = World(make_spec("Checkpoint", recovery__checkpoint__restoreFrom="/old"))
