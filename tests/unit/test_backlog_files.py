@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from outlast_operator.study import backlog
 from outlast_operator.study.backlog_policies import LR
@@ -21,6 +23,7 @@ from outlast_operator.study.backlog_records import (
 )
 from outlast_operator.study.backlog_unit import Unit
 from outlast_operator.study.figures_backlog import around_in_words, cells
+from outlast_operator.study.machine import commit_of_code
 
 TASK = "outlast.tasks.synthetic"
 ARGS = {"parameters": 12, "tensors": 2, "computeMs": 0.0}
@@ -122,3 +125,28 @@ def test_what_was_made_otherwise_is_made_again(tmp_path: Path, other: dict[str, 
     (one,) = backlog.units(quick=True, seeds=1)
     write(tmp_path, replace(made(one, 100), **other))  # type: ignore[arg-type]
     assert backlog.missing(tmp_path, [one]) == [one]
+
+
+class Interrupted(Console):
+    """Ctrl-C as soon as something is told."""
+
+    def print(self, *_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.timeout(120)
+def test_an_interrupted_backlog_ends_at_once_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    short, endless = unit(outages=(5,), policies=()), unit(seed=1, outages=(10**9,), policies=())
+    with pytest.raises(KeyboardInterrupt):
+        backlog.compute(tmp_path, [short, endless], Interrupted())
+    for process in multiprocessing.active_children():
+        process.join(30.0)
+    assert not multiprocessing.active_children()
+    first = path_of(tmp_path, 2, 5, 0)
+    before = first.stat().st_mtime_ns
+    assert backlog.missing(tmp_path, [short, endless]) == [endless]
+    rest = replace(endless, outages=(5,))
+    backlog.compute(tmp_path, backlog.missing(tmp_path, [short, rest]), Console(quiet=True))
+    assert {path.name for path in first.parent.iterdir()} == {"seed-0.json", "seed-1.json"}
+    assert first.stat().st_mtime_ns == before
+    assert all(found.commit == commit_of_code() for found in load_all(tmp_path))

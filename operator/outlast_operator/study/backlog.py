@@ -109,7 +109,7 @@ def run(out: Path, quick: bool, console: Console, seeds: int | None = None) -> N
 
 
 def compute(out: Path, left: Sequence[Unit], console: Console) -> None:
-    """Each as soon as a core is free. An exception of a unit ends it; what was computed is kept."""
+    """Each as soon as a core is free. Interrupted, it ends its processes at once, and what they were about is lost."""
     from outlast_operator.study.backlog_unit import run_unit
 
     commit = commit_of_code()
@@ -126,4 +126,6 @@ def compute(out: Path, left: Sequence[Unit], console: Console) -> None:
                 console.print(f"backlog {done}/{len(left)}: {label}", highlight=False)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # else the interpreter waits at its end for units that take minutes
             raise
