@@ -90,8 +90,9 @@ def test_it_is_said_of_which_outages_there_are_ranges() -> None:
 def test_the_full_study_asks_for_every_outage_and_number_of_workers() -> None:
     wanted = backlog.units(quick=False)
     asked = {(u.workers, n, u.seed) for u in wanted for n in u.outages}
-    assert {(w, n) for w, n, _ in asked} == {(w, n) for w in (1, 2, 8) for n in (10, 100, 375, 1000, 10_000)}
+    assert {(w, n) for w, n, _ in asked} == {(w, n) for w in (1, 2, 8) for n in (10, 100, 375, 1000, 3000, 10_000)}
     assert {seed for _, n, seed in asked if n == 375} == set(range(5))
+    assert {(w, s) for w, n, s in asked if n == 3000} == {(w, s) for w, n, s in asked if n == 10_000}
 
 
 def made(unit: Unit, outage: int) -> BacklogRecord:
