@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from study_builder import write_backlog
 
-from outlast_operator.study import backlog
+from outlast_operator.study import backlog, tables
 from outlast_operator.study.backlog_policies import LR
 from outlast_operator.study.backlog_records import (
     Applied,
@@ -23,7 +24,9 @@ from outlast_operator.study.backlog_records import (
 )
 from outlast_operator.study.backlog_unit import Unit
 from outlast_operator.study.figures_backlog import around_in_words, cells
+from outlast_operator.study.load import load_study
 from outlast_operator.study.machine import commit_of_code
+from outlast_operator.study.summary import summarise
 
 TASK = "outlast.tasks.synthetic"
 ARGS = {"parameters": 12, "tensors": 2, "computeMs": 0.0}
@@ -64,6 +67,13 @@ def test_progress_kept_is_a_ratio_of_sums() -> None:
     assert cell.kept.mean == pytest.approx(0.15 / 0.2)
     (cell,) = cells([record(0, 0.5, 0.4)])
     assert cell.kept is None
+
+
+def test_the_table_has_both_measures(tmp_path: Path) -> None:
+    write_backlog(tmp_path, workers=(2,), outages=(375,), by_loss={"Mean": 0.5})
+    found = tables.backlog(summarise(load_study(tmp_path)))
+    rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+    assert {row["by"]: row["mean"] for row in rows if row["policy"] == "Mean"} == {"accuracy": "0.050", "loss": "0.500"}
 
 
 @pytest.mark.parametrize(
