@@ -68,7 +68,7 @@ def _beside_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def simulated(policy: str, seed: int, outage: int, later: int) -> BacklogRecord:
-    unit = Unit(2, seed, (outage,), later, TEST_IMAGES, True, start_version=KILLED_AT, policies=(BY_NAME[policy],))
+    unit = Unit(2, seed, (outage,), KILLED_AT, later, TEST_IMAGES, True, policies=(BY_NAME[policy],))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker has; several that wait for each other on a busy machine take very long
     try:
@@ -87,8 +87,8 @@ def test_local_steps_come_to_what_the_simulation_says() -> None:
         assert report["gradients"]["applied"] >= KILLED_AT + AFTER - 2 + 0.9 * steps, "two updates hold them all"
         record = simulated("LocalSteps", seed, steps, AFTER - 2)
         found.append(report["final"]["loss"])
-        expected.append(record.policies["LocalSteps"].loss_later)
-        start.append(record.start.loss)
+        expected.append(record.policies["LocalSteps"].evaluations.losses[-1])
+        start.append(record.start.evaluations.losses[0])
     print(f"loss: real {found}, simulated {expected}, at the kill {start}")  # noqa: T201
     assert median(found) == pytest.approx(median(expected), abs=0.3), (found, expected, start)
     assert median(found) < median(start) - 0.3, (found, start)
@@ -103,6 +103,6 @@ def test_the_papers_rule_comes_to_what_the_simulation_says() -> None:
         report, _ = real("SumReducedRate", seed, 4.0, KILLED_AT + 120)
         assert report["gradients"]["unapplied_at_end"] > 0, "the backlog was longer than what is applied of it"
         found.append(report["final"]["loss"])
-        expected.append(simulated("SumReducedRate", seed, 120, 1).policies["SumReducedRate"].loss_after_drain)
+        expected.append(simulated("SumReducedRate", seed, 120, 1).policies["SumReducedRate"].evaluations.losses[0])
     print(f"loss: real {found}, simulated {expected}")  # noqa: T201
     assert median(found) == pytest.approx(median(expected), abs=0.3), (found, expected)

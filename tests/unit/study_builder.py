@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -276,34 +276,40 @@ POLICIES = {
 }  # fmt: skip
 
 
+def evaluations(gained: float, less_loss: float) -> dict[str, list[float]]:
+    """Two, one above and one below the mean: from an accuracy of 0.5 and a loss of 1.7."""
+    accuracy, loss = 0.5 + gained, 1.7 - less_loss
+    return {"accuracies": [accuracy - 0.03, accuracy + 0.03], "losses": [loss + 0.1, loss - 0.1]}
+
+
 def write_backlog(
     directory: Path,
     workers: Iterable[int] = (1, 2, 8),
     outages: Iterable[int] = (10, 100, 375, 1000, 10000),
     seeds: Iterable[int] = range(3),
     sum_breaks_at: int = 1000,
+    by_loss: Mapping[str, float] | None = None,
 ) -> Path:
-    """The backlog experiment: every policy keeps a known share of what the control gains; Sum diverges at a point."""
+    """The backlog experiment: every policy keeps a known share of what the control gains; Sum diverges at a point.
+
+    As much of the loss as of accuracy, if `by_loss` does not say otherwise of a policy.
+    """
     for w in workers:
         for n in outages:
             for seed in seeds:
                 gain = 0.3 * (1 - math.exp(-n / 400.0)) + 0.001 * seed
-                policies = {
-                    name: {
-                        "accuracy_after_drain": 0.1 if name == "Sum" and n >= sum_breaks_at else 0.5 + share * gain,
-                        "loss_after_drain": 1.0, "accuracy_later": 0.7, "loss_later": 0.8,
-                        "diverged": name == "Sum" and n >= sum_breaks_at, "weight": None, "moved": None,
-                    }
-                    for name, share in POLICIES.items()
-                }  # fmt: skip
+                policies = {}
+                for name, share in POLICIES.items():
+                    ruined, of_loss = name == "Sum" and n >= sum_breaks_at, (by_loss or {}).get(name, share)
+                    policies[name] = {
+                        "evaluations": evaluations(*((-0.4, -2.0) if ruined else (share * gain, 4 * of_loss * gain))),
+                        "diverged": ruined, "weight": None, "moved": None,
+                    }  # fmt: skip
                 record = {
-                    "schema": 1, "workers": w, "outage": n, "seed": seed, "lr": 0.01, "samples": 10000,
-                    "task": "outlast.tasks.fashion_mnist", "group": 32, "later": n, "quick": False, "wall_s": 1.0,
-                    "start": {"version": 400, "accuracy": 0.5, "loss": 1.2, "guess_loss": 2.3},
-                    "control": {
-                        "accuracy_at_equal_time": 0.5 + gain, "loss_at_equal_time": 1.0,
-                        "accuracy_later": 0.85, "loss_later": 0.5,
-                    }, "policies": policies,
+                    "schema": 2, "workers": w, "outage": n, "seed": seed, "lr": 0.01, "samples": 10000, "args": {},
+                    "task": "outlast.tasks.fashion_mnist", "group": 32, "after": [0, 35], "quick": False,
+                    "wall_s": 1.0, "torch": "2.0", "control": evaluations(gain, 4 * gain), "policies": policies,
+                    "start": {"version": 400, "guess_loss": 2.3, "evaluations": evaluations(0.0, 0.0)},
                 }  # fmt: skip
                 path = directory / "backlog" / f"workers-{w}" / f"outage-{n}" / f"seed-{seed}.json"
                 path.parent.mkdir(parents=True, exist_ok=True)

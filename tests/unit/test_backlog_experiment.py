@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,19 +15,11 @@ from outlast.tensors import Manifest, TensorPlace
 from outlast_operator.study import backlog
 from outlast_operator.study.backlog_policies import BY_NAME, LR, POLICIES, Policy
 from outlast_operator.study.backlog_records import (
-    Applied,
-    BacklogRecord,
-    Control,
-    Start,
-    load_all,
-    path_of,
-    read,
-    write,
+    Evaluations,
 )
 from outlast_operator.study.backlog_server import Gradient, SimulatedServer
-from outlast_operator.study.backlog_unit import GROUP, Experiment, Unit
-from outlast_operator.study.backlog_workers import Fleet, LocalFleet, Model, clip
-from outlast_operator.study.figures_backlog import cells
+from outlast_operator.study.backlog_unit import EVALUATIONS, GROUP, Experiment, Unit, unit_of
+from outlast_operator.study.backlog_workers import Diverged, Fleet, LocalFleet, Model, clip
 
 ONE = Manifest((TensorPlace("p", (1,), "float32", 0, 1, 0),), 1, 1)
 SGD = {"name": "SGD", "groups": [{"lr": LR}]}
@@ -166,8 +157,13 @@ def test_local_steps_send_what_the_products_own_would(times: int) -> None:
 
 
 def unit(**changes: object) -> Unit:
-    small = Unit(2, 0, (5, 40), 4, 1, True, TASK, tuple(ARGS.items()), start_version=20)
+    small = Unit(2, 0, (5, 40), 20, 4, 1, True, TASK, tuple(ARGS.items()))
     return replace(small, **changes)  # type: ignore[arg-type]
+
+
+def first_loss(evaluations: Evaluations) -> float:
+    assert evaluations.losses[0] is not None
+    return evaluations.losses[0]
 
 
 def test_a_unit_measures_every_policy_on_every_outage() -> None:
@@ -176,20 +172,58 @@ def test_a_unit_measures_every_policy_on_every_outage() -> None:
     for record in records:
         assert list(record.policies) == [p.name for p in POLICIES]
         assert record.start.version == 20
-        assert record.start.loss < record.start.guess_loss
-        losses = {name: applied.loss_after_drain for name, applied in record.policies.items()}
-        assert losses["Idle"] == pytest.approx(record.start.loss)
-        assert all(loss is not None and loss < record.start.loss for name, loss in losses.items() if name != "Idle")
+        start = first_loss(record.start.evaluations)
+        assert start < record.start.guess_loss
+        losses = {name: first_loss(applied.evaluations) for name, applied in record.policies.items()}
+        assert losses["Idle"] == pytest.approx(start)
+        assert all(loss < start for name, loss in losses.items() if name != "Idle")
         assert record.policies["Sum"].weight == pytest.approx(record.outage)
         # The task's gradient is the distance to the goal, so what the control gains can be had by local steps too.
-        assert losses["LocalSteps"] == pytest.approx(record.control.loss_at_equal_time, rel=0.05)
+        assert losses["LocalSteps"] == pytest.approx(first_loss(record.control), rel=0.05)
     assert Experiment(unit(outages=(40,))).run()[0].policies == records[1].policies, "alone or in one pass"
 
 
-def test_a_task_that_never_gets_to_the_start_accuracy_starts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outlast_operator.study.backlog_unit._LONGEST_START", 30)
-    (record,) = Experiment(unit(outages=(5,), policies=(), start_version=None, start_accuracy=2.0)).run()
-    assert record.start.version == 30
+def test_everything_is_measured_over_the_same_updates_that_follow() -> None:
+    """The control's evaluations are those of its own way; what waited repeats the start's, a little less stale."""
+    assert unit(later=35).after == (0, 5, 10, 15, 20, 25, 30, 35)
+    assert len(unit(later=1000).after) == EVALUATIONS
+    few = (BY_NAME["Idle"], BY_NAME["SumClipped"], BY_NAME["DelayCompensationCopies"])
+    (record,) = Experiment(unit(outages=(4,), later=4, policies=few)).run()
+    assert record.after == (0, 1, 2, 3, 4)
+    assert record.control.losses[0] == record.start.evaluations.losses[4], "4 gradients after the start, twice"
+    idle = record.policies["Idle"].evaluations.losses
+    assert idle[0] == record.start.evaluations.losses[0]
+    assert idle[1] != idle[0]
+    for applied in record.policies.values():
+        assert len(applied.evaluations.losses) == len(applied.evaluations.accuracies) == len(record.after)
+
+
+def test_what_follows_a_drain_is_applied_by_the_controls_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a policy would be measured by what it does without an outage, too."""
+    experiment = Experiment(unit(outages=(40,), policies=(BY_NAME["Mean"], BY_NAME["DelayCompensation"])))
+    asked: list[ReplicaSettings] = []
+    whole = experiment.server_of
+
+    def noted(settings: ReplicaSettings, like: SimulatedServer | None = None) -> SimulatedServer:
+        if like is not None:
+            asked.append(settings)
+        return whole(settings, like)
+
+    monkeypatch.setattr(experiment, "server_of", noted)
+    experiment.run()
+    assert [(settings.strategy, settings.policy) for settings in asked] == [("Stateless", "Sum")] * 2
+
+
+def test_the_start_is_not_chosen_by_how_good_it_is() -> None:
+    versions = {Experiment(unit(seed=seed, outages=(5,), policies=())).run()[0].start.version for seed in range(3)}
+    assert versions == {20}
+    assert {u.start_version for u in backlog.units(quick=False) if u.workers == 2} == {backlog.START[2]}
+
+
+def test_a_record_holds_what_makes_it_again() -> None:
+    for record in Experiment(unit(policies=(BY_NAME["Sum"], BY_NAME["LocalSteps"]))).run():
+        (again,) = Experiment(unit_of(record)).run()
+        assert replace(again, wall_s=record.wall_s) == record
 
 
 def test_a_policy_that_diverges_is_told_as_that() -> None:
@@ -198,51 +232,16 @@ def test_a_policy_that_diverges_is_told_as_that() -> None:
     assert not record.policies["LocalSteps"].diverged
 
 
-# --- schedule and files ---
+def test_a_training_that_breaks_off_has_all_its_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment, trained = Experiment(unit(outages=(5,), policies=(BY_NAME["Sum"],))), Fleet.train
 
+    def breaks(fleet: Fleet, server: SimulatedServer, count: int) -> None:
+        if server.version >= 20 + 5 + 2:
+            raise Diverged
+        trained(fleet, server, count)
 
-def record(seed: int = 0, start: float = 0.5, control: float = 0.7, policy: float = 0.6) -> BacklogRecord:
-    applied = Applied(policy, 1.0, None, None, False, None, 0.1)
-    return BacklogRecord(
-        2, 100, seed, TASK, LR, 32, 2000, 50, True, 1.5,
-        Start(150, start, 1.7, 2.3), Control(control, 1.0, 0.75, 0.8), {"Sum": applied},
-    )  # fmt: skip
-
-
-def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    path = write(tmp_path, record())
-    assert path == path_of(tmp_path, 2, 100, 0)
-    assert load_all(tmp_path) == [record()]
-    path.write_text('{"schema": 2}')
-    with pytest.raises(ValueError, match=r"seed-0\.json is no record .*delete it"):
-        read(path)
-
-
-def test_progress_kept_is_a_ratio_of_sums() -> None:
-    seeds = [record(0, 0.5, 0.7, 0.6), record(1, 0.5, 0.5, 0.55)]
-    (cell,) = cells(seeds)
-    assert cell.kept is not None
-    assert cell.kept.mean == pytest.approx(0.15 / 0.2)
-    (cell,) = cells([record(0, 0.5, 0.4)])
-    assert cell.kept is None
-
-
-def test_the_full_study_asks_for_every_outage_and_number_of_workers() -> None:
-    wanted = backlog.units(quick=False)
-    asked = {(u.workers, n, u.seed) for u in wanted for n in u.outages}
-    assert {(w, n) for w, n, _ in asked} == {(w, n) for w in (1, 2, 8) for n in (10, 100, 375, 1000, 10_000)}
-    assert {seed for _, n, seed in asked if n == 375} == set(range(5))
-
-
-def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
-    wanted = backlog.units(quick=True, seeds=2)
-    whole_s = backlog.estimate_s(tmp_path, True, 2)
-    write(tmp_path, record(seed=0))
-    left = backlog.missing(tmp_path, wanted)
-    assert [(u.seed, u.outages) for u in left] == [(0, (375,)), (1, (100, 375))]
-    assert 0 < backlog.estimate_s(tmp_path, True, 2) < whole_s
-    for n in (100, 375):
-        for seed in (0, 1):
-            write(tmp_path, replace(record(seed), outage=n))
-    assert backlog.missing(tmp_path, wanted) == []
-    assert backlog.estimate_s(tmp_path, True, 2) == 0
+    monkeypatch.setattr(experiment, "idle", lambda: monkeypatch.setattr(Fleet, "train", breaks))  # after the control
+    (record,) = experiment.run()
+    losses = record.policies["Sum"].evaluations.losses
+    assert [loss is None for loss in losses] == [False, False, False, True, True]
+    assert len(record.policies["Sum"].evaluations.accuracies) == 5

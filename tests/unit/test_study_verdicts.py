@@ -13,11 +13,11 @@ from outlast_operator.study.execute import _judge
 from outlast_operator.study.load import load_study
 from outlast_operator.study.statistics import Estimate
 from outlast_operator.study.summary import summarise
+from outlast_operator.study.verdict_backlog import backlog_kept
 from outlast_operator.study.verdict_cost import cost_claim
 from outlast_operator.study.verdicts import (
     above,
     ahead_of_checkpointing,
-    backlog_kept,
     below,
     close_to_control,
     ordering,
@@ -137,3 +137,23 @@ def test_whole_runs_of_the_default_that_failed_leave_the_backlogs_verdict_open(t
 def test_how_long_a_run_was_to_train_is_read_from_its_job(tmp_path: Path) -> None:
     write_study(tmp_path, seeds=(0,), kills=(1,), configurations=FEW)
     assert {run.planned_s for run in load_study(tmp_path).runs} == {SECONDS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "agree on whether that is 0.7 or more, and both put Sum first"),
+        ({"LocalSteps": 0.5}, "do not agree on whether that is 0.7 or more, and both put Sum first"),
+        ({"Mean": 2.0}, "agree on whether that is 0.7 or more; accuracy puts Sum first, loss Mean"),
+    ],
+    ids=["they agree", "not on the bound", "not on the order"],
+)
+def test_the_backlogs_verdict_says_whether_accuracy_and_loss_agree(
+    tmp_path: Path, changes: dict[str, float], says: str
+) -> None:
+    write_backlog(tmp_path, workers=(2,), by_loss=changes)
+    found = backlog_kept(summarise(load_study(tmp_path)), "steep")
+    assert says in found.notes[-1]
+    (default,) = [row for row in found.rows if row.decides]
+    assert default.met is True, "accuracy decides"
+    assert f"by loss {changes.get('LocalSteps', 0.85):.2f}" in default.figure

@@ -2,8 +2,12 @@
 
     DIR/backlog/workers-W/outage-N/seed-S.json
 
-Progress kept = what a policy gained, over what the control gained with as many gradients computed. Over several seeds
-it is the ratio of the sums: a short outage gains so little that single ratios mean nothing. Free of torch.
+Rules. (1) A record holds single evaluations, not their means, and what makes it again (`backlog_unit.unit_of`).
+(2) The level of weights is the mean of several evaluations, over the ordinary updates that follow (`after`).
+(3) Progress kept = what a policy gained, over what the control gained with as many gradients computed; in accuracy, or
+in loss, of which less is gain. Over several seeds it is the ratio of the sums: a short outage gains so little that
+single ratios mean nothing. (4) A loss above that of the untrained weights counts as theirs: a ruined seed has lost all
+it could lose, and how far a number that grows without bound got decides no mean. Free of torch.
 """
 
 from __future__ import annotations
@@ -11,46 +15,50 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from outlast_operator.study.records import write_json
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = "backlog"
+
+Measure = Literal["accuracy", "loss"]
+MEASURES: tuple[Measure, ...] = ("accuracy", "loss")
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Of weights, and of what the ordinary updates after them made of them. A loss that is not finite is None."""
+
+    accuracies: tuple[float, ...]
+    losses: tuple[float | None, ...]
+
+    def level(self, measure: Measure, guess_loss: float) -> float:
+        """The mean; of losses negative, so that more is better in both."""
+        if measure == "accuracy":
+            return sum(self.accuracies) / len(self.accuracies)
+        losses = [guess_loss if loss is None else min(loss, guess_loss) for loss in self.losses]
+        return -sum(losses) / len(losses)
 
 
 @dataclass(frozen=True)
 class Start:
-    """The weights when the server is lost. `guess_loss`: the loss of the untrained weights."""
+    """When the server is lost, and what the control's weights were then. `guess_loss`: of the untrained weights."""
 
     version: int
-    accuracy: float
-    loss: float
     guess_loss: float
-
-
-@dataclass(frozen=True)
-class Control:
-    """No outage: after as many gradients as were computed in it, and after as many more as follow the drain."""
-
-    accuracy_at_equal_time: float
-    loss_at_equal_time: float
-    accuracy_later: float
-    loss_later: float
+    evaluations: Evaluations
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of one policy. A loss that is not finite is None.
+    """What became of one policy; the first evaluation is of the weights as the drain left them.
 
     `weight`: the whole gradients that the backlog counted as, None for local steps. `moved`: L2 norm of how far the
-    weights moved. `diverged`: not finite, or worse than the untrained weights. Later: after more gradients as ever.
+    weights moved. `diverged`: after the drain not finite, or worse than the untrained weights.
     """
 
-    accuracy_after_drain: float
-    loss_after_drain: float | None
-    accuracy_later: float | None
-    loss_later: float | None
+    evaluations: Evaluations
     diverged: bool
     weight: float | None
     moved: float | None
@@ -58,30 +66,38 @@ class Applied:
 
 @dataclass(frozen=True)
 class BacklogRecord:
-    """One outage of `outage` gradients among `workers` workers, and what each policy made of it."""
+    """One outage of `outage` gradients among `workers` workers, and what each policy made of it.
+
+    `control`: no outage, after as many gradients as were computed in it.
+    """
 
     workers: int
     outage: int
     seed: int
     task: str
+    args: dict[str, Any]  # of the task
     lr: float
     group: int  # gradients in one update, at most
     samples: int  # test images
-    later: int  # gradients computed after the drain
+    after: tuple[int, ...]  # at how many gradients more everything is evaluated
     quick: bool
     wall_s: float  # of all records of these workers and this seed
     start: Start
-    control: Control
+    control: Evaluations
     policies: dict[str, Applied]
+    torch: str  # its version: another may round otherwise
     commit: str | None = None  # of the code that made it
     schema: int = SCHEMA
 
-    def gained(self, policy: str) -> float:
-        return self.policies[policy].accuracy_after_drain - self.start.accuracy
+    def gained(self, policy: str, measure: Measure) -> float:
+        return self._gain(self.policies[policy].evaluations, measure)
 
-    @property
-    def control_gained(self) -> float:
-        return self.control.accuracy_at_equal_time - self.start.accuracy
+    def control_gained(self, measure: Measure) -> float:
+        return self._gain(self.control, measure)
+
+    def _gain(self, evaluations: Evaluations, measure: Measure) -> float:
+        guess = self.start.guess_loss
+        return evaluations.level(measure, guess) - self.start.evaluations.level(measure, guess)
 
 
 def path_of(out: Path, workers: int, outage: int, seed: int) -> Path:
@@ -101,13 +117,29 @@ def read(path: Path) -> BacklogRecord:
         raw: dict[str, Any] = json.loads(path.read_text())
         if raw["schema"] != SCHEMA:
             raise ValueError(f"schema {raw['schema']}, expected {SCHEMA}")
-        policies = {name: Applied(**applied) for name, applied in raw["policies"].items()}
-        whole = {**raw, "start": Start(**raw["start"]), "control": Control(**raw["control"]), "policies": policies}
-        return BacklogRecord(**whole)
+        return BacklogRecord(**{**raw, **_typed(raw)})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no record of the backlog experiment ({error}); delete it to make it anew"
         ) from error
+
+
+def _typed(raw: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are more than JSON knows."""
+    start = raw["start"]
+    return {
+        "after": tuple(raw["after"]),
+        "start": Start(**{**start, "evaluations": _evaluations(start["evaluations"])}),
+        "control": _evaluations(raw["control"]),
+        "policies": {
+            name: Applied(**{**applied, "evaluations": _evaluations(applied["evaluations"])})
+            for name, applied in raw["policies"].items()
+        },
+    }
+
+
+def _evaluations(raw: dict[str, Any]) -> Evaluations:
+    return Evaluations(tuple(raw["accuracies"]), tuple(raw["losses"]))
 
 
 def load_all(out: Path) -> list[BacklogRecord]:

@@ -1,11 +1,23 @@
 """All outages of one (workers, seed): trained once to the start, gradients computed once and given to every policy.
 
-    untrained ─▶ start ─┬─▶ control: goes on, measured after N and N + later gradients
+    untrained ─▶ start ─┬─▶ control: goes on, measured after 0 and after N gradients
                         ├─▶ frozen gradients, one pass: 32 at a time to the server of every (policy, N)
                         └─▶ local steps, one pass a rate: pseudo-gradients taken at every N
-    after its drain each policy's server trains on, `later` gradients, and is measured again
+    after its drain each policy's weights train on as the control's do, on the same batches, and are measured meanwhile
 
 A longer outage begins with the gradients of a shorter one, so one pass serves them all. The drain takes no time.
+
+How weights are measured. One snapshot of SGD's weights is 3 to 5 points of accuracy off what those a few updates before
+and after come to (measured from update 100 to 220, two seeds, 2,000 images), which is as much as the control gains in
+some outages; what lies 5 updates apart is hardly correlated. So everything (the control at the start and after N
+gradients, the weights after a drain, and those of workers that only waited) is measured in one way: 8 evaluations, the
+first at once, the others 5 ordinary gradients apart. Their mean is 1 point off. 1,000 images are as good for that as
+2,000, for it is the weights that jump. What is ruined may mend in those 35 gradients, so ruin is told by the first
+evaluation alone; and averaged weights of local steps lose there what is only the calm of averaging. The loss of the
+same evaluations jumps by 0.05 or less where 100 gradients gain 0.2 to 0.6: it is the second opinion.
+
+The start is a number of updates, the same for every seed. Where a seed's own accuracy reaches a bound it has often just
+jumped up, and what the control gains from there is too little.
 """
 
 from __future__ import annotations
@@ -20,14 +32,14 @@ import torch
 
 from outlast.replica_state import ReplicaSettings
 from outlast_operator.state import finite
-from outlast_operator.study.backlog_policies import LR, POLICIES, Policy
-from outlast_operator.study.backlog_records import Applied, BacklogRecord, Control, Start
+from outlast_operator.study.backlog_policies import BY_NAME, LR, POLICIES, Policy
+from outlast_operator.study.backlog_records import Applied, BacklogRecord, Evaluations, Start
 from outlast_operator.study.backlog_server import Gradient, SimulatedServer
 from outlast_operator.study.backlog_workers import Diverged, Fleet, LocalFleet, Model, clip
 
 GROUP = 32  # what the log's reader takes at a time, and the replica makes one update of
-_LOOK_EVERY = 10  # updates between two evaluations on the way to the start
-_LONGEST_START = 2000  # updates: a task that never gets to the start accuracy starts here
+EVALUATIONS = 8  # of everything
+CONTROL = "Sum"  # whose server applies what follows a drain
 
 
 @dataclass(frozen=True)
@@ -37,14 +49,26 @@ class Unit:
     workers: int
     seed: int
     outages: tuple[int, ...]
+    start_version: int
     later: int
     samples: int
     quick: bool
     task: str = "outlast.tasks.fashion_mnist"
     args: tuple[tuple[str, Any], ...] = ()
-    start_accuracy: float = 0.5
-    start_version: int | None = None  # in its stead
     policies: tuple[Policy, ...] = POLICIES
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """After how many more gradients everything is evaluated: from none to `later`."""
+        return tuple(sorted({round(i * self.later / (EVALUATIONS - 1)) for i in range(EVALUATIONS)}))
+
+
+def unit_of(record: BacklogRecord) -> Unit:
+    """What makes a record again, with the code of its commit. Raises `KeyError` for a policy that this code has not."""
+    return Unit(
+        record.workers, record.seed, (record.outage,), record.start.version, record.after[-1], record.samples,
+        record.quick, record.task, tuple(record.args.items()), tuple(BY_NAME[name] for name in record.policies),
+    )  # fmt: skip
 
 
 Outcomes = dict[int, dict[str, Applied]]  # by outage, by policy
@@ -66,55 +90,51 @@ class Experiment:
 
     def run(self) -> list[BacklogRecord]:
         began = time.monotonic()
-        start = self.train_to_start()
+        self.fleet.train(self.server, self.unit.start_version)
+        self.start = self.server.vector.clone()
         controls = self.control()
+        start = Start(self.server.version, self.guess_loss, controls[0])
         self.fleet.cut_off()
         self.idle()
         self.frozen()
         self.local()
         wall_s = round(time.monotonic() - began, 1)
+        return [self.record(outage, start, controls[outage], wall_s) for outage in self.outages]
+
+    def record(self, outage: int, start: Start, control: Evaluations, wall_s: float) -> BacklogRecord:
         unit = self.unit
-        return [
-            BacklogRecord(
-                unit.workers, outage, unit.seed, unit.task, LR, GROUP, unit.samples, unit.later, unit.quick, wall_s,
-                start, controls[outage], {p.name: self.outcomes[outage][p.name] for p in unit.policies},
-            )
-            for outage in self.outages
-        ]  # fmt: skip
+        policies = {policy.name: self.outcomes[outage][policy.name] for policy in unit.policies}
+        return BacklogRecord(
+            unit.workers, outage, unit.seed, unit.task, dict(unit.args), LR, GROUP, unit.samples, unit.after,
+            unit.quick, wall_s, start, control, policies, torch.__version__,
+        )  # fmt: skip
 
     def new_server(self, settings: ReplicaSettings) -> SimulatedServer:
         return SimulatedServer(self.model.flat.manifest, self.model.optimizer, settings)
-
-    def train_to_start(self) -> Start:
-        unit = self.unit
-        if unit.start_version is not None:
-            self.fleet.train(self.server, unit.start_version)
-        accuracy, loss = self.measure(self.server)
-        while unit.start_version is None and accuracy < unit.start_accuracy and self.server.version < _LONGEST_START:
-            self.fleet.train(self.server, _LOOK_EVERY)
-            accuracy, loss = self.measure(self.server)
-        self.start = self.server.vector.clone()
-        return Start(self.server.version, accuracy, loss, self.guess_loss)
 
     def measure(self, server: SimulatedServer) -> tuple[float, float]:
         return self.model.evaluate(server.vector, self.unit.samples)
 
     # --- no outage ---
 
-    def control(self) -> dict[int, Control]:
-        unit, fleet = self.unit, self.fleet.fork()
-        server = self.server_of(ReplicaSettings(strategy="Stateless", slots=unit.workers))
-        wanted = sorted({*self.outages, *(outage + unit.later for outage in self.outages)})
+    def control(self) -> dict[int, Evaluations]:
+        """By gradients computed since the start, 0 among them. It never stops: its gradients are as old as ever."""
+        fleet, server = self.fleet.fork(), self.server_of(self.control_settings)
+        ends = (0, *self.outages)
         measured: dict[int, tuple[float, float]] = {}
-        for count in wanted:
+        for count in sorted({end + after for end in ends for after in self.unit.after}):
             fleet.train(server, count - (fleet.turn - self.fleet.turn))
             measured[count] = self.measure(server)
-        return {n: Control(*measured[n], *measured[n + unit.later]) for n in self.outages}
+        return {end: _evaluations([measured[end + after] for after in self.unit.after]) for end in ends}
 
-    def server_of(self, settings: ReplicaSettings) -> SimulatedServer:
-        """One that was rebuilt, at the start."""
+    @property
+    def control_settings(self) -> ReplicaSettings:
+        return BY_NAME[CONTROL].settings(self.unit.workers, 1)
+
+    def server_of(self, settings: ReplicaSettings, like: SimulatedServer | None = None) -> SimulatedServer:
+        """One that was rebuilt to be like another: without one, as that at the start."""
         server = self.new_server(settings)
-        server.rebuild(self.server)
+        server.rebuild(like or self.server)
         return server
 
     # --- policies ---
@@ -189,22 +209,38 @@ class Experiment:
         return self.judge(policy, server, fleet, None)
 
     def judge(self, policy: Policy, server: SimulatedServer, fleet: Fleet, weight: float | None) -> Applied:
-        """Measure what the drain came to, train on, measure again."""
+        """Measure what the drain came to, and what the control's own updates make of that."""
         moved = float(torch.linalg.vector_norm(server.vector - self.start))
-        accuracy, loss = self.measure(server)
+        found = [self.measure(server)]
+        loss = found[0][1]
         diverged = not math.isfinite(loss) or loss > self.guess_loss
-        later: tuple[float | None, float | None] = (None, None)
-        if math.isfinite(loss):
+        found += self.followed(server, fleet, found[0])
+        return Applied(_evaluations(found), diverged, weight, finite(moved))
+
+    def followed(
+        self, drained: SimulatedServer, fleet: Fleet, at_once: tuple[float, float]
+    ) -> list[tuple[float, float]]:
+        """The evaluations after the first. Where training breaks off the weights stay as bad as they are."""
+        wanted, found = self.unit.after[1:], list[tuple[float, float]]()
+        if math.isfinite(at_once[1]):
+            server = self.server_of(self.control_settings, drained)
+            twin, done = fleet.fork(server), 0
             try:
-                fleet.fork(server).train(server, self.unit.later, policy.clip_norm, policy.copies)
-                then, its_loss = self.measure(server)
-                later = (then, finite(its_loss))
+                for after in wanted:
+                    twin.train(server, after - done)
+                    done = after
+                    found.append(self.measure(server))
             except Diverged:
-                pass  # it has no later: that is the finding
-        return Applied(accuracy, finite(loss), *later, diverged, weight, finite(moved))
+                pass
+        accuracy = (found or [at_once])[-1][0]
+        return found + [(accuracy, math.inf)] * (len(wanted) - len(found))
 
     def of(self, computed: str) -> list[Policy]:
         return [policy for policy in self.unit.policies if policy.computed == computed]
+
+
+def _evaluations(found: Sequence[tuple[float, float]]) -> Evaluations:
+    return Evaluations(tuple(accuracy for accuracy, _ in found), tuple(finite(loss) for _, loss in found))
 
 
 def run_unit(unit: Unit) -> list[BacklogRecord]:

@@ -100,7 +100,7 @@ class Fleet:
         twin._coming = list(self._coming) if pulled is None else [pulled] * self.workers
         return twin
 
-    def train(self, server: SimulatedServer, count: int, clip_norm: float | None = None, copies: bool = False) -> None:
+    def train(self, server: SimulatedServer, count: int) -> None:
         """Compute, push and pull `count` gradients. Raises `Diverged`."""
         for _ in range(count):
             slot, step = self.next_identity()
@@ -108,9 +108,7 @@ class Fleet:
             self.model.load(held.weights)
             self.model.backward(slot, step, self.plan)
             self.model.pack(self._gradient)
-            clip(self._gradient, self.model.flat.manifest.parameters, clip_norm)
-            copy = held.weights if copies else None
-            server.take([Gradient(slot, step, step, held.version, self._gradient, copy=copy)])
+            server.take([Gradient(slot, step, step, held.version, self._gradient)])
             self.held[slot], self._coming[slot] = self._coming[slot], self._pull(server)
             self.turn += 1
 

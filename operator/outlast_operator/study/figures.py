@@ -54,5 +54,10 @@ def of_models(summary: Summary) -> Iterator[Drawn]:
 
 
 def of_backlog(summary: Summary) -> Iterator[Drawn]:
-    drawn = (figures_backlog.heat_map(summary.data.backlog), figures_backlog.lines(summary.data.backlog))
+    records = summary.data.backlog
+    drawn = (
+        figures_backlog.heat_map(records),
+        figures_backlog.heat_map(records, "loss"),
+        figures_backlog.lines(records),
+    )
     yield from (figure for figure in drawn if figure is not None)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from outlast_operator.study import figure_style as style
-from outlast_operator.study.backlog_records import BacklogRecord
+from outlast_operator.study.backlog_records import BacklogRecord, Measure
 from outlast_operator.study.figure_style import Drawn
-from outlast_operator.study.statistics import Estimate, estimate, ratio
+from outlast_operator.study.statistics import LEAST_FOR_INTERVAL, Estimate, estimate, ratio
 
 LOWEST = -0.2  # gain in accuracy as drawn: what is ruined would leave no room for the rest
-LEAST_GAIN = 0.02  # of the control, in accuracy: over less, a share of it is noise
+LEAST_GAIN: dict[Measure, float] = {"accuracy": 0.02, "loss": 0.05}  # of the control: a share of less is noise
+LEAST_IN_WORDS: dict[Measure, str] = {"accuracy": "2 points", "loss": "0.05"}
 IDLE = "Idle"
 PAPERS_RULE = "SumReducedRate"
 LABELS = {
@@ -32,13 +33,16 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One policy after outages of one length, with so many workers. `kept` None: the control gained too little."""
+    """One policy after outages of one length, with so many workers. `kept` None: the control gained too little.
+
+    All in one measure, accuracy or loss (of which less is gained).
+    """
 
     policy: str
     workers: int
     outage: int
     kept: Estimate | None
-    gained: Estimate | None  # accuracy, by applying the backlog
+    gained: Estimate | None  # by applying the backlog
     control_gained: Estimate | None  # by as many gradients without an outage
     diverged: int  # seeds in which the training was ruined
     n: int
@@ -48,21 +52,21 @@ class Cell:
         return LABELS.get(self.policy, self.policy)
 
 
-def cells(records: Sequence[BacklogRecord]) -> list[Cell]:
+def cells(records: Sequence[BacklogRecord], measure: Measure = "accuracy") -> list[Cell]:
     """Every (policy, workers, outage) over its seeds."""
     by_place: dict[tuple[int, int, str], list[BacklogRecord]] = {}
     for record in sorted(records, key=lambda r: (r.workers, r.outage, r.seed)):
         for policy in record.policies:
             by_place.setdefault((record.workers, record.outage, policy), []).append(record)
-    return [_cell(policy, workers, outage, mine) for (workers, outage, policy), mine in by_place.items()]
+    return [_cell(policy, workers, outage, mine, measure) for (workers, outage, policy), mine in by_place.items()]
 
 
-def _cell(policy: str, workers: int, outage: int, records: Sequence[BacklogRecord]) -> Cell:
-    gained = [record.gained(policy) for record in records]
-    controls = [record.control_gained for record in records]
+def _cell(policy: str, workers: int, outage: int, records: Sequence[BacklogRecord], measure: Measure) -> Cell:
+    gained = [record.gained(policy, measure) for record in records]
+    controls = [record.control_gained(measure) for record in records]
     diverged = sum(record.policies[policy].diverged for record in records)
     control_gained = estimate(controls)
-    told = control_gained is not None and control_gained.mean >= LEAST_GAIN
+    told = control_gained is not None and control_gained.mean >= LEAST_GAIN[measure]
     kept = ratio(gained, controls) if told else None
     return Cell(policy, workers, outage, kept, estimate(gained), control_gained, diverged, len(records))
 
@@ -97,9 +101,9 @@ def lines(records: Sequence[BacklogRecord]) -> Drawn | None:
         name="backlog-lines",
         title="How to apply a backlog: what each policy gains",
         caption=(
-            f"Mean over seeds with {_around(found)}. Thick grey: what the control gained with as many gradients and no "
-            f"outage; dashed: 0.7 of it; 0: as if the workers had waited. What lies below {100 * LOWEST:.0f} points is "
-            f"drawn there, crossed; {_seeds(found)}."
+            f"Mean over seeds with {around_in_words(found)}. Thick grey: what the control gained with as many "
+            "gradients and no outage; dashed: 0.7 of it; 0: as if the workers had waited. What lies below "
+            f"{100 * LOWEST:.0f} points is drawn there, crossed; {_seeds(found)}."
         ),
         figure=figure,
         alt="Lines of accuracy gained over the length of the outage, one a policy",
@@ -130,9 +134,9 @@ def _line(ax: Any, row: Sequence[Cell], index: int) -> None:
             ax.plot([at], [100 * LOWEST], "x", color=colour, markersize=9, markeredgewidth=2)
 
 
-def heat_map(records: Sequence[BacklogRecord]) -> Drawn | None:
+def heat_map(records: Sequence[BacklogRecord], measure: Measure = "accuracy") -> Drawn | None:
     """The same as numbers: policies by outages, a block for each number of workers."""
-    found = cells(records)
+    found = cells(records, measure)
     if not found:
         return None
     workers = sorted({c.workers for c in found})
@@ -147,18 +151,17 @@ def heat_map(records: Sequence[BacklogRecord]) -> Drawn | None:
             ax.set_xlabel("Outage (gradients computed in it)")
         axes[0].set_yticks(range(len(policies)), [LABELS.get(p, p) for p in policies])
         bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=30, pad=0.015)
-        bar.set_label("Progress kept", color=style.MUTED)
+        bar.set_label(f"Progress kept, in {measure}", color=style.MUTED)
         bar.outline.set_visible(False)
     return Drawn(
-        name="backlog-heat-map",
-        title="How to apply a backlog: which policy keeps how much, and where each breaks",
+        name="backlog-heat-map" if measure == "accuracy" else f"backlog-heat-map-{measure}",
+        title=f"How to apply a backlog: which policy keeps how much in {measure}, and where each breaks",
         caption=(
             "1: as good as no outage; 0: as if the workers had waited; below 0: worse than that. ×: the training was "
-            "ruined in "
-            f"at least one seed. –: the control gained less than 2 points; {_seeds(found)}."
+            f"ruined in at least one seed. –: the control gained less than {LEAST_IN_WORDS[measure]}; {_seeds(found)}."
         ),
         figure=figure,
-        alt="A table of progress kept, coloured from blue (kept) to orange (ruined)",
+        alt=f"A table of progress kept in {measure}, coloured from blue (kept) to orange (ruined)",
     )
 
 
@@ -186,11 +189,32 @@ def _block(ax: Any, mine: Sequence[Cell], policies: Sequence[str]) -> Any:
     return image
 
 
-def _around(found: Sequence[Cell]) -> str:
-    kinds = {c.gained.kind for c in found if c.gained is not None}
-    return "95 % bootstrap intervals" if kinds == {"interval"} else "ranges (fewer than three seeds)"
+def around_in_words(found: Sequence[Cell]) -> str:
+    """What surrounds the means: intervals, and of which outages ranges, where there are too few seeds."""
+    intervals, few = "95 % bootstrap intervals", f"ranges (fewer than {LEAST_FOR_INTERVAL} seeds)"
+    kinds: dict[int, set[bool]] = {}
+    for cell in found:
+        if cell.gained is not None:
+            kinds.setdefault(cell.outage, set()).add(cell.gained.kind == "interval")
+    lengths = [f"{n:,}" for n in sorted(kinds) if False in kinds[n]]
+    if not lengths:
+        return intervals
+    if not any(True in kind for kind in kinds.values()):
+        return few
+    listed = " and ".join([", ".join(lengths[:-1]), lengths[-1]] if len(lengths) > 1 else lengths)
+    partly = " in part" if any(len(kind) == 2 for kind in kinds.values()) else ""
+    return f"{intervals}; of outages of {listed}{partly} {few}"
 
 
 def _seeds(found: Sequence[Cell]) -> str:
-    sizes = sorted({c.n for c in found})
-    return f"n = {sizes[0]} seeds" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]} seeds"
+    """`n = 5 seeds`; `n = 5 seeds, 1 to 2 for outages of 3,000 and more`, where the longest have fewer."""
+    most = max(c.n for c in found)
+    fewer = [c for c in found if c.n < most]
+    if not fewer:
+        return f"n = {most} seeds"
+    sizes = sorted({c.n for c in fewer})
+    extent = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    shortest = min(c.outage for c in fewer)
+    if all(c in fewer for c in found if c.outage >= shortest):
+        return f"n = {most} seeds, {extent} for outages of {shortest:,} and more"
+    return f"n = {sizes[0]} to {most} seeds"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from outlast_operator.study.backlog_records import MEASURES
 from outlast_operator.study.cost import PriceTable, cost_rows
 from outlast_operator.study.figures_backlog import cells
 from outlast_operator.study.load import is_control
@@ -129,11 +130,14 @@ def costs(experiment: str, groups: Sequence[Group], prices: PriceTable) -> Table
 
 
 def backlog(summary: Summary) -> Table:
+    """In accuracy, then in loss: policies should come in the same order by both."""
     rows = []
-    for cell in cells(summary.data.backlog):
-        around = _around(cell.kept, 3) if cell.kept is not None else ("", "", "", "none", "0", "0", "0")
-        rows.append((cell.policy, str(cell.workers), str(cell.outage), *around[:5], str(cell.n), str(cell.diverged)))
-    columns = ("policy", "workers", "outage", "mean", "low", "high", "kind", "n used", "n", "ruined")
+    for measure in MEASURES:
+        for cell in cells(summary.data.backlog, measure):
+            around = _around(cell.kept, 3) if cell.kept is not None else ("", "", "", "none", "0", "0", "0")
+            place = (cell.policy, str(cell.workers), str(cell.outage), measure)
+            rows.append((*place, *around[:5], str(cell.n), str(cell.diverged)))
+    columns = ("policy", "workers", "outage", "by", "mean", "low", "high", "kind", "n used", "n", "ruined")
     return Table("backlog", "Backlog policies: progress kept", columns, tuple(rows))
 
 

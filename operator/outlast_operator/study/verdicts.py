@@ -2,8 +2,8 @@
 
 Rules. (1) A verdict is computed; it carries the figures it rests on, a row each. (2) Where a line asks for a mean, the
 mean decides, and the verdict says whether the interval agrees; where it asks for a direction, the interval decides.
-(3) Where a comparison lacks its runs the verdict is None, and says what is missing. The cost's verdict stands
-in verdict_cost.py.
+(3) Where a comparison lacks its runs the verdict is None, and says what is missing. The verdicts on
+the backlog and on cost stand in verdict_backlog.py and verdict_cost.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from outlast_operator.study.experiments import ONE_WORKER
-from outlast_operator.study.figures_backlog import IDLE, PAPERS_RULE, Cell, cells
 from outlast_operator.study.measures import AROUND_S, RunMeasures
 from outlast_operator.study.run_curves import RunCurves
 from outlast_operator.study.statistics import Estimate, paired
@@ -20,10 +19,7 @@ from outlast_operator.study.summary import Group, Summary, Value, drop, final_ac
 
 NOISE = 0.02  # accuracy: what an evaluation of some 500 images may be off
 CLOSE = 0.01  # of the control
-KEPT_ENOUGH = 0.7
-DEFAULT_POLICY = "LocalSteps"  # chosen beforehand: the best of what is reported would be the luckiest
 POINTS_AHEAD = 0.10
-PAPERS_OUTAGE = 375  # gradients: 15 s at the paper's 25 a second
 RELAXED = {  # with what each is compared: checkpointing as synchronous as it is, and of the same family
     "paper-sync-chain": "paper-sync-checkpoint",
     "paper-async-chain": "paper-async-checkpoint",
@@ -33,10 +29,6 @@ RELAXED = {  # with what each is compared: checkpointing as synchronous as it is
     "hybrid": "checkpoint",
 }
 OTHERWISE = ("checkpoint", "paper-async-checkpoint")  # where a study has not that one
-PRODUCT_POLICIES = (
-    "Sum", PAPERS_RULE, "SumClipped", "Mean", "InverseStaleness", "DelayCompensation", "DelayCompensationCopies",
-    "LocalSteps", "LocalStepsUnscaled",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -223,55 +215,6 @@ def _with_a_core_to_spare(summary: Summary) -> list[Row]:
             figure = f"{points(ended)}; goodput {share(group.estimate(goodput))}{lacking(group, ended)}"
             found.append(Row(f"{group.label}, one kill, one worker and a core for the servers", figure, decides=False))
     return found
-
-
-# --- the best backlog policy ---
-
-
-def backlog_kept(summary: Summary, experiment: str) -> Verdict:
-    question = (
-        "With the default backlog policy a Stateless worker keeps 0.7 or more of the control's progress through an "
-        "outage as long as the paper's."
-    )
-    live = []
-    for name in ("stateless", "paper-stateless", "hybrid"):
-        group = summary.attempted(experiment, name, 1)
-        if group is not None:
-            met = None
-            if name == "stateless" and group.kept is not None:
-                met = decided(group.kept, group.kept.mean >= KEPT_ENOUGH, wanted(group))
-            label = f"{group.label} in whole runs with one kill, drain included"
-            live.append(Row(label, share(group.kept) + lacking(group, group.kept), met, decides=name == "stateless"))
-    chosen = best_policies(cells(summary.data.backlog), workers=2)
-    default = next((c for c in chosen if c.policy == DEFAULT_POLICY), None)
-    if default is None or default.kept is None:
-        missing = "The default's backlog after such an outage, with two workers, is not in this study."
-        return Verdict(question, None, missing, "progress kept", tuple(live))
-    simulated = decided(default.kept, default.kept.mean >= KEPT_ENOUGH, default.n)
-    paper = next((share(c.kept) for c in chosen if c.policy == PAPERS_RULE), "not measured")
-    answer = (
-        f"Simulated (the product's arithmetic on real gradients, a drain that takes no time), after an outage of "
-        f"{default.outage:,} gradients with two workers, {default.label} keeps {share(default.kept)}, the paper's own "
-        f"rule {paper}. What whole runs keep stands beside it and decides as well."
-    )
-    low = default.kept.mean >= KEPT_ENOUGH > default.kept.low
-    doubt = ("The simulation's interval reaches below 0.7.",) if low else ()
-    rows = [
-        Row(f"{c.label}, simulated", share(c.kept), simulated if c is default else None, decides=c is default)
-        for c in chosen
-    ]
-    holds = all_of([row for row in (*rows, *live) if row.decides])
-    return Verdict(question, holds, answer, "progress kept", (*rows, *live), doubt)
-
-
-def best_policies(found: Sequence[Cell], workers: int, outage: int = PAPERS_OUTAGE) -> list[Cell]:
-    """The product's policies after the outage nearest to the paper's and not twice as long or short, the best first."""
-    mine = [c for c in found if c.workers == workers and outage / 2 <= c.outage <= outage * 2]
-    if not mine:
-        return []
-    nearest = min({c.outage for c in mine}, key=lambda n: abs(n - outage))
-    known = [c for c in mine if c.outage == nearest and c.kept is not None and c.policy in PRODUCT_POLICIES]
-    return sorted((c for c in known if c.policy != IDLE), key=lambda c: -(c.kept.mean if c.kept is not None else 0.0))
 
 
 # --- the abstract's ten points ---
