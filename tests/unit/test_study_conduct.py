@@ -42,7 +42,7 @@ class Runs:
             {"seed": job.spec.training.seed, "series": curve + seen, "final": {"accuracy": 0.81, "loss": 1.0}},
         )
         error = "Failed: a test wanted it" if self.fails(folder) else ""
-        return Outcome(error, ["server-0: the end"] if error else [], "2026-01-01", 1.0, 0.1)
+        return Outcome(error, ["server-0: the end"] if error else [], "2026-01-01", 1.0, 0.1, 0.75, 0.02)
 
 
 @pytest.fixture
@@ -146,19 +146,21 @@ def test_a_directory_belongs_to_one_machine(tmp_path: Path, runs: Runs, monkeypa
         conducted(tmp_path)
 
 
-def test_a_directory_belongs_to_one_torch_and_each_run_names_its_commit(
+def test_a_directory_belongs_to_one_torch_and_each_run_names_what_made_it(
     tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The code may change, and the study move to another machine of the kind, within one invocation and between two."""
     here = replace(conduct.this_machine(), commit="abc1234")
-    monkeypatch.setattr(conduct, "this_machine", lambda: here)
-    runs.stop_after = 5
-    with pytest.raises(KeyboardInterrupt):
-        conducted(tmp_path)
-    runs.stop_after = None
-    here = replace(here, commit="fff0000")
+    monkeypatch.setattr(
+        conduct, "this_machine", lambda: replace(here, commit="fff0000") if len(runs.made) > 4 else here
+    )
+    monkeypatch.setattr(conduct, "boot_id", lambda: "first" if len(runs.made) <= 9 else "second")
     conducted(tmp_path)
-    made = [record.commit for record in records.read_runs(tmp_path)]
-    assert (made.count("abc1234"), made.count("fff0000")) == (4, 8)
+    made = list(records.read_runs(tmp_path))
+    assert [sum(record.commit == commit for record in made) for commit in ("abc1234", "fff0000")] == [4, 8]
+    assert [sum(record.boot_id == boot for record in made) for boot in ("first", "second")] == [8, 4]
+    assert {record.machine and record.machine.cpu for record in made} == {here.cpu}
+    assert {(record.busy_share, record.stolen_share) for record in made} == {(0.75, 0.02)}
     here = replace(here, torch="0.4.1")
     with pytest.raises(StudyError, match=r"here it is 0\.4\.1"):
         conducted(tmp_path)

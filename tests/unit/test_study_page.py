@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from study_builder import Made, make_report, write_about, write_backlog, write_run, write_study
 
-from outlast_operator.study import figure_style, figures_curves, figures_points, story
+from outlast_operator.study import figure_style, figures_curves, figures_points, story_machines
 from outlast_operator.study.cost import load_prices
 from outlast_operator.study.figure_style import STRATEGY_COLOURS, colour_of, strategy_of
 from outlast_operator.study.load import load_study
@@ -209,7 +209,7 @@ def test_runs_of_different_code_and_earlier_failures_are_told(tmp_path: Path) ->
         more = {"commit": "fff0000" if i == 0 else "abc1234", "earlier_errors": ["it hung <twice>"] if i == 1 else []}
         path.write_text(json.dumps(json.loads(path.read_text()) | more))
     summary = summarise(load_study(tmp_path))
-    different = dict(story.machine(summary.data))["Different code"]
+    different = dict(story_machines.machine(summary.data))["Different code"]
     assert different.startswith("7 records by abc1234 and 1 record by fff0000")
     assert "1 run made again after a failure" in counts(summary.data)
     (retried,) = [table for table in all_tables(summary, load_prices()) if table.name == "retried"]
@@ -218,10 +218,44 @@ def test_runs_of_different_code_and_earlier_failures_are_told(tmp_path: Path) ->
     assert "it hung &lt;twice&gt;" in html(study)
 
 
-def test_runs_of_one_commit_need_no_words_about_it(tmp_path: Path) -> None:
+def test_runs_of_one_commit_and_machine_need_no_words_about_it(tmp_path: Path) -> None:
     data = load_study(quick_study(tmp_path))
-    assert "Different code" not in dict(story.machine(data))
+    assert not [name for name, _ in story_machines.machine(data) if name.startswith(("Different", "Machine ", "Runs"))]
     assert "again" not in counts(data)
+
+
+def made_on(directory: Path, boot_of: Callable[[Path], str], **machine: str) -> None:
+    """Give every run the machine that made it; empty: a record of an earlier version, which names none."""
+    facts = {"cpu": "a cpu", "cores": 2, "memory_bytes": 1 << 30, "os": "Linux", "python": "3.11", "torch": "2.5"}
+    for path in (directory / "runs").glob("*/*/*/*/run.json"):
+        if boot := boot_of(path):
+            more = {"machine": {**facts, "outlast": "0.1.0"} | machine, "boot_id": boot, "busy_share": 0.9}
+            path.write_text(json.dumps(json.loads(path.read_text()) | more | {"stolen_share": 0.021}))
+
+
+def test_every_machine_is_named_with_what_was_made_on_it(tmp_path: Path) -> None:
+    quick_study(tmp_path)
+    write_run(tmp_path, "one-worker", "control", 0, 0, make_report(Made()))
+    made_on(tmp_path, lambda path: "1b4e28ba-2fa1" if path.match("hybrid/*/seed-1/*") else "2c5f39cb-3ab2")
+    rows = dict(story_machines.machine(load_study(tmp_path)))
+    named = {rows["Machine A"], rows["Machine B"]}
+    assert named == {
+        f"a cpu, 2 cores, 1.1 GB, Linux, Python 3.11, PyTorch 2.5, boot {boot}" for boot in ("1b4e28ba", "2c5f39cb")
+    }
+    assert {part.partition(" on ")[0] for part in rows["Runs of steep"].split(" and ")} >= {"7 runs", "1 run"}
+    assert rows["Runs of one-worker"].startswith("1 run on ")
+    assert rows["Compared with care"].startswith("seed 1 of steep: made in part on one machine")
+    assert rows["Cores during the runs"].endswith("took 2.1 % (2.1 % in the run that it hit hardest)")
+    render(tmp_path)
+    assert "boot 1b4e28ba" in read(tmp_path).text
+
+
+def test_seeds_that_lie_on_one_machine_each_need_no_care_and_old_records_are_read(tmp_path: Path) -> None:
+    quick_study(tmp_path)
+    made_on(tmp_path, lambda path: "1b4e28ba-2fa1" if path.match("seed-1/*") else "")
+    rows = dict(story_machines.machine(load_study(tmp_path)))
+    assert "not recorded" in (rows["Machine A"], rows["Machine B"])
+    assert "Compared with care" not in rows
 
 
 def test_labels_from_files_reach_the_page_as_text(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from outlast_operator.study import calibrate, configurations, execute, records, schedule
 from outlast_operator.study.experiments import Experiment
-from outlast_operator.study.machine import this_machine
+from outlast_operator.study.machine import boot_id, this_machine
 from outlast_operator.study.progress import Progress, in_words
 from outlast_operator.study.records import Calibration, PlannedRun, RunRecord, Study, StudyError
 
@@ -70,7 +70,6 @@ class Conductor:
 
     def _study(self) -> Study:
         asked, machine = self.asked, this_machine()
-        self.commit = machine.commit
         planned = [experiment.planned() for experiment in asked.experiments]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         before = records.read_study(asked.out)
@@ -162,7 +161,7 @@ class Conductor:
         configuration = configurations.BY_NAME[run.configuration]
         folder = run.folder(self.asked.out)
         kills = calibrate.kill_arguments(scale, run.kills, run.seed)
-        before = records.read_run(self.asked.out, run)
+        before, machine = records.read_run(self.asked.out, run), this_machine()  # the code may change between two runs
         job = self._job(experiment, run.configuration, run.seed, {"seconds": scale.seconds})
         outcome = execute.execute(job, kills, folder, progress.tick)
         return RunRecord(
@@ -178,7 +177,11 @@ class Conductor:
             model=experiment.model,
             log_tail=outcome.log_tail,
             load_before=outcome.load_before,
-            commit=self.commit,
+            commit=machine.commit,
+            machine=machine,
+            boot_id=boot_id(),
+            busy_share=outcome.busy_share,
+            stolen_share=outcome.stolen_share,
             earlier_errors=[] if before is None else [*before.earlier_errors, before.error],
         )
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from outlast_operator.study import story, story_texts
+from outlast_operator.study import story, story_machines, story_texts
 from outlast_operator.study.page import Picture, Section, Study
 from outlast_operator.study.verdicts import Verdict
 
@@ -46,7 +46,7 @@ def markdown(study: Study, page: Path) -> str:
     lines += [f"- **{name}**: {text}" for name, text in story_texts.DEFINITIONS]
     lines += ["", "## Limits", "", *(f"- {text}" for text in story_texts.LIMITS), ""]
     lines += _failures(study)
-    lines += ["## Machine and data", "", *_table(("", ""), story.machine(study.data))]
+    lines += ["## Machine and data", "", *_table(("", ""), story_machines.machine(study.data))]
     folder = _relative(study.data.directory, page)
     lines += [
         "",

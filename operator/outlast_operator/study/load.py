@@ -23,7 +23,16 @@ from outlast_operator.study import backlog_records
 from outlast_operator.study.backlog_records import BacklogRecord
 from outlast_operator.study.configurations import BY_NAME, CONTROL_NAME
 from outlast_operator.study.experiments import ONE_WORKER, PAPER_TIMES, STEEP
-from outlast_operator.study.records import FAILED, OK, Calibration, PlannedExperiment, PlannedRun, Study, StudyError
+from outlast_operator.study.records import (
+    FAILED,
+    OK,
+    Calibration,
+    Machine,
+    PlannedExperiment,
+    PlannedRun,
+    Study,
+    StudyError,
+)
 
 USUAL_ORDER = (STEEP, PAPER_TIMES, ONE_WORKER)
 TARGET_ACCURACY = 0.80
@@ -47,6 +56,10 @@ class StudyRun:
     model: str = ""
     hourly_worker: float = WORKER_HOURLY
     commit: str = ""  # of the code that made it; empty: not recorded
+    machine: Machine | None = None  # None: not recorded
+    boot_id: str = ""
+    busy_share: float | None = None  # of the cores' time during the run
+    stolen_share: float | None = None
     earlier_errors: tuple[str, ...] = ()  # of the attempts before this one
     planned_s: float | None = None  # stopAfter.seconds, from the first update on; None: the job does not say
     report: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -221,11 +234,23 @@ def _run(directory: Path, experiment: str, configuration: str, kills: int, seed:
         label=str(record.get("label") or ""),
         model=str(record.get("model") or ""),
         commit=str(record.get("commit") or ""),
+        machine=_machine(record.get("machine")),
+        boot_id=str(record.get("boot_id") or ""),
+        busy_share=number(record.get("busy_share")),
+        stolen_share=number(record.get("stolen_share")),
         earlier_errors=tuple(str(e) for e in record.get("earlier_errors") or ()),
         hourly_worker=WORKER_HOURLY if hourly is None else hourly,
         planned_s=_in_job(job, "training", "stopAfter", "seconds"),
         report=report if status == OK else {},
     )
+
+
+def _machine(raw: Any) -> Machine | None:
+    """What a run was made on; None where its record does not say it, or not as a machine."""
+    try:
+        return Machine.from_json(raw) if raw else None
+    except (TypeError, AttributeError):
+        return None
 
 
 def _job(path: Path) -> Any:

@@ -166,8 +166,17 @@ class RunRecord(_Record):
     log_tail: list[str] = field(default_factory=list)
     load_before: float | None = None  # the machine's load average as it began: others' work shows in it
     commit: str | None = None  # of the code that made it
+    machine: Machine | None = None  # None in records of an earlier version
+    boot_id: str | None = None  # which of several machines of one kind, since its start
+    busy_share: float | None = None  # of the cores' time during the run: this run's own and all others'
+    stolen_share: float | None = None  # the same that other guests of the host took
     earlier_errors: list[str] = field(default_factory=list)  # of the attempts before this one
     schema: int = SCHEMA
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        machine = raw.get("machine")
+        return super().from_json({**raw, "machine": None if machine is None else Machine.from_json(machine)})
 
     @property
     def ok(self) -> bool:

@@ -125,28 +125,6 @@ def cell(found: Estimate | None, digits: int, scale: float = 1.0, signed: bool =
     return ("≥ " if found.censored else "") + mean, f"({low} to {high})" if found.n > 1 else ""
 
 
-def machine(data: StudyData) -> list[tuple[str, str]]:
-    """What it was measured on."""
-    about = data.about
-    if about is None:
-        return []
-    m = about.machine
-    rows = [
-        ("Processor", f"{m.cpu}, {words.count(m.cores, 'core')}"),
-        ("Memory", words.size(m.memory_bytes)),
-        ("System", m.os),
-        ("Python, PyTorch", f"{m.python}, {m.torch}"),
-        ("Outlast", m.outlast + (f" ({m.commit})" if m.commit else "")),
-        ("Started", about.started),
-        ("Task", about.task),
-        ("Command", about.command),
-    ]
-    if len(data.commits) > 1:
-        made = words.listing([f"{words.count(n, 'record')} by {commit}" for commit, n in sorted(data.commits.items())])
-        rows.append(("Different code", f"{made}: what differs between them may be the code's doing"))
-    return [(name, value) for name, value in rows if value]
-
-
 def command_of(data: StudyData, experiment: str) -> str:
     """What makes a figure again: its runs, and from them the picture."""
     about = data.about
