@@ -16,8 +16,11 @@ from outlast_operator.cli import study as command
 from outlast_operator.study import conduct, execute, experiments, records
 from outlast_operator.study.conduct import Asked, Conductor, Made
 from outlast_operator.study.execute import Outcome
+from outlast_operator.study.experiments import Experiment
+from outlast_operator.study.load import load_study
 from outlast_operator.study.machine import busy
 from outlast_operator.study.records import PlannedRun, StudyError
+from outlast_operator.study.story import counts
 
 
 class Runs:
@@ -106,10 +109,49 @@ def test_a_failed_run_is_recorded_told_and_made_again_only_when_asked(tmp_path: 
     assert again.earlier_errors == ["Failed: a test wanted it"], "a failure is not forgotten"
 
 
-def test_a_calibration_that_fails_ends_the_study_with_its_logs(tmp_path: Path, runs: Runs) -> None:
-    runs.fails = lambda folder: "calibration" in str(folder)
-    with pytest.raises(StudyError, match=r"a test wanted it\nserver-0: the end"):
-        conducted(tmp_path)
+def two() -> list[Experiment]:
+    (steep,) = experiments.quick()
+    return [steep, replace(steep, name="other", seeds=1)]
+
+
+def test_a_calibration_that_fails_once_is_made_with_another_seed(tmp_path: Path, runs: Runs) -> None:
+    runs.fails = lambda folder: "calibration/steep/seed-1000" in str(folder)
+    made, told = conducted(tmp_path)
+    assert [Path(folder).name for folder in runs.made[:2]] == ["seed-1000", "seed-1100"]
+    assert (made.runs, made.failed, made.uncalibrated) == (12, [], {})
+    assert "failed, once more with another seed" in told
+    assert records.read_calibrations(tmp_path)["steep"].runs[0]["seed"] == 1100
+
+
+def test_an_experiment_that_cannot_be_calibrated_is_left_out_and_tried_again_later(tmp_path: Path, runs: Runs) -> None:
+    runs.fails = lambda folder: "calibration/steep" in str(folder)
+    made, _ = conducted(tmp_path, experiments=two())
+    assert (made.runs, list(made.uncalibrated)) == (6, ["steep"])
+    assert "a test wanted it\nserver-0: the end" in made.uncalibrated["steep"], "with the end of its logs"
+    assert not [folder for folder in runs.made if "runs/steep" in folder]
+    data = load_study(tmp_path)
+    assert data.uncalibrated == records.read_uncalibrated(tmp_path) == made.uncalibrated
+    assert "1 experiment left out, which could not be calibrated" in counts(data)
+    runs.fails = lambda folder: False
+    made, _ = conducted(tmp_path, experiments=two())
+    assert (made.runs, made.uncalibrated, records.read_uncalibrated(tmp_path)) == (18, {}, {})
+
+
+def test_what_failed_to_calibrate_in_another_invocation_is_not_forgotten(tmp_path: Path, runs: Runs) -> None:
+    runs.fails = lambda folder: "calibration/steep" in str(folder)
+    conducted(tmp_path, experiments=two()[:1])
+    assert conducted(tmp_path, experiments=two()[1:])[0].uncalibrated == {}
+    assert list(records.read_uncalibrated(tmp_path)) == ["steep"]
+
+
+def test_what_was_left_out_is_told_and_is_no_success() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    assert command._tell(Made(6, [], {"steep": "the control [failed]"}), console) == command.EXIT_FAILED
+    assert isinstance(console.file, io.StringIO)
+    assert "left out: steep could not be calibrated, the same command tries again: the control [failed]" in (
+        console.file.getvalue()
+    )
+    assert command._tell(Made(6, []), console) == command.EXIT_OK
 
 
 def test_more_seeds_add_to_what_is_there(tmp_path: Path, runs: Runs) -> None:

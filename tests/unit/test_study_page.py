@@ -154,8 +154,16 @@ def several_models(directory: Path) -> Path:
     return directory
 
 
+def not_calibrated(directory: Path) -> Path:
+    """No control trained: nothing is known but why."""
+    nothing_yet(directory)
+    raw = {"schema": 1, "experiments": {}, "failed": {"steep": "the control <failed>"}}
+    (directory / "calibration.json").write_text(json.dumps(raw))
+    return directory
+
+
 PARTIAL = (
-    quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable,
+    not_calibrated, quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable,
     own_task, several_models, never_evaluated,
 )  # fmt: skip
 
@@ -201,6 +209,12 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     assert len(data.problems) == 2
     render(tmp_path)
     assert "calibration.json: a JSON object is expected" in read(tmp_path).text
+
+
+def test_an_experiment_that_was_left_out_is_told_with_its_reason(tmp_path: Path) -> None:
+    render(not_calibrated(tmp_path))
+    assert "Experiments that could not be calibrated" in read(tmp_path).text
+    assert "the control <failed>" in read(tmp_path).text
 
 
 def test_runs_of_different_code_and_earlier_failures_are_told(tmp_path: Path) -> None:

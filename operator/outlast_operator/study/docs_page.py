@@ -110,6 +110,10 @@ def _failures(study: Study) -> Iterator[str]:
     rows = [(f"{r.experiment}, {r.configuration}, kills {r.kills}, seed {r.seed}", r.error) for r in failures]
     yield from _table(("run", "reason"), rows) if rows else ("None.",)
     yield ""
+    if study.data.uncalibrated:
+        yield from ("## Experiments that could not be calibrated", "")
+        yield from _table(("experiment", "reason"), study.data.uncalibrated.items())
+        yield ""
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

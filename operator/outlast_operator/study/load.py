@@ -78,6 +78,7 @@ class StudyData:
     backlog: tuple[BacklogRecord, ...]
     missing: tuple[PlannedRun, ...] = ()
     problems: tuple[str, ...] = ()  # files that could not be read
+    uncalibrated: dict[str, str] = field(default_factory=dict)  # experiment -> why none of its runs could be made
 
     @property
     def experiments(self) -> list[str]:
@@ -165,17 +166,19 @@ def load_study(directory: Path) -> StudyData:
         )
     problems: list[str] = []
     about = _typed(directory / "study.json", Study.from_json, problems)
-    calibrations = _typed(directory / "calibration.json", _calibrations, problems) or {}
+    calibrations, uncalibrated = _typed(directory / "calibration.json", _calibrations, problems) or ({}, {})
     runs = tuple(_runs(directory / "runs", problems))
     made = {PlannedRun(r.experiment, r.configuration, r.kills, r.seed) for r in runs}
     planned = [run for experiment in (about.experiments if about is not None else []) for run in experiment.runs]
     backlog = tuple(_backlog(directory / "backlog", problems))
     missing = tuple(sorted(set(planned) - made))
-    return StudyData(directory, about, calibrations, runs, backlog, missing, tuple(problems))
+    return StudyData(directory, about, calibrations, runs, backlog, missing, tuple(problems), uncalibrated)
 
 
-def _calibrations(raw: dict[str, Any]) -> dict[str, Calibration]:
-    return {name: Calibration.from_json(entry) for name, entry in raw["experiments"].items()}
+def _calibrations(raw: dict[str, Any]) -> tuple[dict[str, Calibration], dict[str, str]]:
+    """Those that were found, and why others were not."""
+    failed = {str(name): str(why) for name, why in (raw.get("failed") or {}).items()}
+    return {name: Calibration.from_json(entry) for name, entry in raw["experiments"].items()}, failed
 
 
 def _typed(path: Path, read: Callable[[dict[str, Any]], Any], problems: list[str]) -> Any:

@@ -52,6 +52,8 @@ def counts(data: StudyData) -> str:
         parts.append(f"{words.count(bad, 'failed run')}, shown as failed and in no mean")
     if data.retried:
         parts.append(f"{words.count(len(data.retried), 'run')} made again after a failure")
+    if data.uncalibrated:
+        parts.append(f"{words.count(len(data.uncalibrated), 'experiment')} left out, which could not be calibrated")
     if data.missing:
         parts.append(f"{words.count(len(data.missing), 'planned run')} not made yet")
     if data.backlog:
