@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from study_builder import Made, make_report, write_about, write_backlog, write_run, write_study
 
-from outlast_operator.study import figure_style, figures_curves, figures_points, story_machines
+from outlast_operator.study import figure_style, figures_curves, figures_points, story, story_machines
 from outlast_operator.study.cost import load_prices
 from outlast_operator.study.figure_style import STRATEGY_COLOURS, colour_of, strategy_of
 from outlast_operator.study.load import load_study
@@ -313,6 +313,17 @@ def test_models_of_which_runs_failed_are_not_compared_by_the_rest(tmp_path: Path
     assert found is not None
     assert found.holds is None
     assert "1 of 4 runs failed" in found.rows[0].figure
+
+
+def test_a_mean_of_fewer_runs_than_there_are_says_so(tmp_path: Path) -> None:
+    quick_study(tmp_path)
+    path = tmp_path / "runs/steep/stateless/kills-1/seed-1/report.json"
+    report = json.loads(path.read_text())
+    report["failures"][0] |= {"t_backlog_applied_s": None, "backlog_peak": 30}
+    path.write_text(json.dumps(report))
+    lines = story.results(summarise(load_study(tmp_path)), "steep")
+    (kept,) = [line.cells[3] for line in lines if line.label == "Stateless" and line.kills]
+    assert kept[1] == "(1 of 2 runs)"
 
 
 # --- colours ---

@@ -72,7 +72,7 @@ def time_to_target(summary: Summary, experiment: str) -> Drawn | None:
         ),
         name="time-to-target",
         title=f"Time to reach {target:.2f}",
-        remark="The first evaluation at which the mean of the second around it is at or above it. Solid line: the "
+        remark="When a straight line through the evaluations of 2 s to either side first reaches it. Solid line: the "
         "control without failure. ≥: some runs had not reached it by their end, which is what they count as",
         with_zero=True,
     )

@@ -105,7 +105,7 @@ def results(summary: Summary, experiment: str) -> Iterator[Line]:
             cell(group.estimate(final_accuracy), 1, 100.0),
             NOTHING if control else cell(summary.against_control(group, late_accuracy), 1, 100.0, signed=True),
             cell(group.estimate(fallen), 1, 100.0, signed=True),
-            cell(group.kept, 2),
+            cell(group.kept, 2, of=group.n),
             cell(group.time_to_target, 1),
             NOTHING if control else cell(group.estimate(goodput), 2),
             cell(group.estimate(outage_s), 2),
@@ -118,13 +118,18 @@ def results(summary: Summary, experiment: str) -> Iterator[Line]:
 NOTHING: Cell = ("", "")
 
 
-def cell(found: Estimate | None, digits: int, scale: float = 1.0, signed: bool = False) -> Cell:
-    """(`+1.2`, `(+0.4 to +2.0)`), with `≥` where some runs did not get there; empty for what was not measured."""
+def cell(found: Estimate | None, digits: int, scale: float = 1.0, signed: bool = False, of: int = 0) -> Cell:
+    """(`+1.2`, `(+0.4 to +2.0)`), with `≥` where some runs did not get there; empty for what was not measured.
+
+    `of`: how many runs should be in it; where some could not be measured, it says of how many it is.
+    """
     if found is None:
         return NOTHING
     form = f"{{:{'+' if signed else ''},.{digits}f}}"
     mean, low, high = (form.format(scale * v).replace("-", "−") for v in (found.mean, found.low, found.high))
-    return ("≥ " if found.censored else "") + mean, f"({low} to {high})" if found.n > 1 else ""
+    around = [f"{low} to {high}"] if found.n > 1 else []
+    around += [f"{found.n} of {of} runs"] if found.n < of else []
+    return ("≥ " if found.censored else "") + mean, f"({'; '.join(around)})" if around else ""
 
 
 def command_of(data: StudyData, experiment: str) -> str:

@@ -51,7 +51,7 @@ DEFINITIONS = (
         "Against the control",
         "mean of the evaluations of the last 5 s, less that of the control without failure: same seed, same wall time "
         "from the first update on. One snapshot of SGD's jumps by points from the next, the final one too; the mean "
-        "does not. Final accuracy is of the last parameters, on all test images.",
+        "does not. Final accuracy is of the last parameters, on all test images, and not in that mean.",
     ),
     (
         "Change at the kill",
@@ -61,12 +61,14 @@ DEFINITIONS = (
     (
         "Progress kept",
         "accuracy gained from the kill until outage, first update and drain are all over, over what the control "
-        "gained in as long from the same update.",
+        "gained in as long from the same update. Where the next kill or the end came before a backlog had been applied "
+        "it is not known: such a run is not measured, and the figures say of how many runs they are.",
     ),
     (
         "Time to the target",
-        "the first evaluation at which the mean of the second around it is at or above it, since the first update; a "
-        "run that did not get there counts with its whole time, marked ≥.",
+        "when a straight line through the evaluations of 2 s to either side first reaches it, since the first update; "
+        "a line ends at an outage. The same for every configuration, however often it was evaluated. A run that did "
+        "not get there counts with its whole time, marked ≥.",
     ),
     (
         "Goodput",

@@ -330,7 +330,7 @@ def right_after(runs: Sequence[RunMeasures], base: Sequence[RunMeasures]) -> tup
 
 def evaluated_again(curves: RunCurves) -> float | None:
     """When parameters from after the last outage, and from after its drain, were evaluated first."""
-    if not curves.outages or curves.outages[-1].back is None:
+    if not curves.outages or curves.outages[-1].back is None or curves.outages[-1].cut_off:
         return None
     last = curves.outages[-1]
     over = max(t for t in (last.back, last.drained) if t is not None)
