@@ -169,7 +169,7 @@ def around_in_words(groups: Sequence[Group], points: Points) -> str:
     kinds = {e.kind for g in groups if (e := points.around(g)) is not None}
     if kinds == {"interval"}:
         return "95 % bootstrap intervals"
-    return "ranges (fewer than three seeds)" if "interval" not in kinds else "95 % intervals (solid) or ranges (dotted)"
+    return "ranges (fewer than four seeds)" if "interval" not in kinds else "95 % intervals (solid) or ranges (dotted)"
 
 
 def clipped(around: Estimate, limits: tuple[float, float] | None) -> Estimate:

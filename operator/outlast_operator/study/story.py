@@ -126,10 +126,14 @@ def cell(found: Estimate | None, digits: int, scale: float = 1.0, signed: bool =
     if found is None:
         return NOTHING
     form = f"{{:{'+' if signed else ''},.{digits}f}}"
-    mean, low, high = (form.format(scale * v).replace("-", "−") for v in (found.mean, found.low, found.high))
+    mean, low, high = (_typed(form.format(scale * v)) for v in (found.mean, found.low, found.high))
     around = [f"{low} to {high}"] if found.n > 1 else []
     around += [f"{found.n} of {of} runs"] if found.n < of else []
     return ("≥ " if found.censored else "") + mean, f"({'; '.join(around)})" if around else ""
+
+
+def _typed(number: str) -> str:
+    return number.replace("-", "−").replace("inf", "∞")
 
 
 def command_of(data: StudyData, experiment: str) -> str:

@@ -76,8 +76,8 @@ DEFINITIONS = (
     ),
     (
         "Intervals",
-        "95 %, bootstrap over seeds (10,000 resamples, fixed generator), expanded for few seeds; ranges where there "
-        "are fewer than three. Ratios are ratios of means. No run is left out of a mean but failed ones, which are "
+        "95 %, bootstrap over seeds (10,000 resamples, fixed generator), expanded for few seeds; ranges, from least to "
+        "greatest, where there are fewer than four. Ratios are ratios of means. No run is left out of a mean but failed ones, which are "
         "named.",
     ),
 )
@@ -88,7 +88,8 @@ LIMITS = (
     "gradients.",
     "A kill ends a process. A lost node, a partition or a slow disk are other failures; tests and not this study are "
     "about them.",
-    "Few seeds. An interval over five is wide, and with three or fewer the bootstrap cannot reach its nominal 95 %.",
+    "Few seeds. An interval over five is wide; of three or fewer there is no more than their range, which holds the mean "
+    "of all seeds that there could be less often than an interval would.",
     "Accuracies within a run are of a fixed part of the test images, so their level may be off by a point or two; "
     "differences between runs are of the same images.",
     "Money is list prices times seconds of this machine: the ratios between strategies mean something, the amounts do "

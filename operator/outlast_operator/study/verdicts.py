@@ -110,7 +110,7 @@ def share(around: Estimate | None) -> str:
     if around is None:
         return "not measured"
     extent = f" ({around.low:.2f} to {around.high:.2f}, n = {around.n})" if around.n > 1 else " (one seed)"
-    return f"{around.mean:.2f}{extent}".replace("-", "−")
+    return f"{around.mean:.2f}{extent}".replace("-", "−").replace("inf", "∞")
 
 
 def kills_in_words(kills: int) -> str:
