@@ -4,8 +4,8 @@ Definitions (the page repeats them):
 - *drop at a kill*: accuracy at the kill, less accuracy when the first update followed it. Above 0: it fell.
 - *progress kept*: what the run gained from the kill to the end of the window, over what the control of the same seed
   gained in as many seconds from the same update on. The window ends with the outage as it was ordered, the first update
-  and the backlog's last gradient, whichever is latest. A backlog that the next kill or the run's end cut off has no such
-  end: then nothing is known of the progress kept, and the run is named as not measured.
+  and the backlog's last gradient, whichever is latest. A backlog that the next kill or the run's end cut off has no
+  such end: then nothing is known of the progress kept, and the run is named as not measured.
 - *accuracy at the kill*: the mean of the last second's evaluations, carried forward to it at the pace of the same
   configuration without a kill (same seed): on the steep part an evaluation is old in a second. In the same way the
   evaluations of the second after a moment (the next update, the window's end) are carried back to it.

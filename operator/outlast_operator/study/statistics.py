@@ -3,10 +3,11 @@
 Rules. (1) Differences are paired by seed: what a seed does to both sides falls out. (2) An interval is the bootstrap's,
 95 %, over 10,000 resamples of the seeds from a fixed generator, its percentiles expanded for few seeds (Hesterberg,
 What Teachers Should Know About the Bootstrap, 2015, 5.3): plain percentiles of five values hold the mean in some 83 %
-of cases, not in 95 %. It cannot reach beyond the values seen. (3) Fewer than four seeds have no interval: what is
-given is their range, and it is called so; of three, the expanded percentiles are that range anyway. (4) No value is left out. What was not reached by the end of a run counts as
-its end, is counted as `censored`, and makes the mean a lower bound. What could not be measured (an outage that was not
-over when the next began or the run ended) has no value: n is smaller then, and a verdict says of how many.
+of cases, not in 95 %. It cannot reach beyond the values seen. (3) Fewer than four seeds have no interval: what is given
+is their range, and it is called so; of three, the expanded percentiles are that range anyway. (4) No value is left out.
+What was not reached by the end of a run counts as its end, is counted as `censored`, and makes the mean a lower bound.
+What could not be measured (an outage that was not over when the next began or the run ended) has no value: n is smaller
+then, and a verdict says of how many.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from outlast_operator.study.cost import PriceTable, cost_rows
 from outlast_operator.study.load import StudyData, is_control
 from outlast_operator.study.statistics import Estimate
 from outlast_operator.study.summary import Group, Summary, final_accuracy, goodput, gradients, late_accuracy, outage_s
-from outlast_operator.study.verdicts import Verdict, fallen
+from outlast_operator.study.verdict_ordering import fallen
+from outlast_operator.study.verdicts import Verdict
 
 Cell = tuple[str, str]  # the mean, and in brackets what surrounds it
 

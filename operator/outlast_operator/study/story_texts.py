@@ -56,7 +56,8 @@ DEFINITIONS = (
     (
         "Change at the kill",
         "accuracy when the next update came, less accuracy at the kill: the evaluations of the second after the one "
-        "and before the other, carried to it at the pace of the same training without a kill.",
+        "and before the other, carried to it at the pace of the same training without a kill. The answer above takes a "
+        "seed's runs with one and with two kills together, for their first kill is the same; the tables do not.",
     ),
     (
         "Progress kept",
@@ -75,10 +76,16 @@ DEFINITIONS = (
         "gradients that the final parameters hold, over what the control's rate would have made in the same time.",
     ),
     (
+        "Synchronous",
+        "a version averages one gradient of each of the N workers, where an asynchronous one is a single gradient: of "
+        "as many gradients it makes 1/N as many steps of the same size. Goodput counts the gradients, and may be near "
+        "1; accuracy and progress kept come at about 1/N of the control's pace, without any failure.",
+    ),
+    (
         "Intervals",
         "95 %, bootstrap over seeds (10,000 resamples, fixed generator), expanded for few seeds; ranges, from least to "
-        "greatest, where there are fewer than four. Ratios are ratios of means. No run is left out of a mean but failed ones, which are "
-        "named.",
+        "greatest, where there are fewer than four. Ratios are ratios of means. No run is left out of a mean but "
+        "failed ones, which are named.",
     ),
 )
 LIMITS = (
@@ -88,8 +95,8 @@ LIMITS = (
     "gradients.",
     "A kill ends a process. A lost node, a partition or a slow disk are other failures; tests and not this study are "
     "about them.",
-    "Few seeds. An interval over five is wide; of three or fewer there is no more than their range, which holds the mean "
-    "of all seeds that there could be less often than an interval would.",
+    "Few seeds. An interval over five is wide; of three or fewer there is no more than their range, which holds the "
+    "mean of all seeds that there could be less often than an interval would.",
     "Accuracies within a run are of a fixed part of the test images, so their level may be off by a point or two; "
     "differences between runs are of the same images.",
     "Money is list prices times seconds of this machine: the ratios between strategies mean something, the amounts do "

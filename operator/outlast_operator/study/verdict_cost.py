@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from outlast_operator.study.cost import Claim, PriceTable, compare_costs
 from outlast_operator.study.summary import Summary
+from outlast_operator.study.verdict_ordering import ordering
 from outlast_operator.study.verdicts import (
     Row,
     Verdict,
     ahead_of_checkpointing,
     backlog_kept,
     close_to_control,
-    ordering,
     share,
 )
 
