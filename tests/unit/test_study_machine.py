@@ -1,15 +1,20 @@
-"""What is recorded of the machine and the code: of a checkout in every state, of cores that others use."""
+"""What is recorded of the machine and the code, and told: of a checkout in every state, of cores that others use."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from study_builder import Made, make_report, write_run, write_study
 
 from outlast_operator.study import machine
+from outlast_operator.study.load import load_study
 from outlast_operator.study.machine import CoreTimes, boot_id, commit_of_code, core_times, shares
+from outlast_operator.study.story_machines import machine as in_words
 
 
 @pytest.fixture
@@ -62,7 +67,9 @@ def test_what_the_cores_did_between_two_looks(tmp_path: Path, monkeypatch: pytes
     stat = tmp_path / "stat"
     monkeypatch.setattr(machine, "CORE_TIMES", stat)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2})
-    stat.write_text("cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 0 0 0 0 0 0 0 0 0 0\ncpu1 7 7 7 7 7 7 7 7 7 7\ncpu2 5 0 0 5 0 0 0 0\n")
+    stat.write_text(
+        "cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 0 0 0 0 0 0 0 0 0 0\ncpu1 7 7 7 7 7 7 7 7 7 7\ncpu2 5 0 0 5 0 0 0 0\n"
+    )
     before = core_times()
     assert before == CoreTimes(busy=5, stolen=0, total=10)
     stat.write_text("cpu0 10 20 10 30 10 5 5 10 3 1\ncpu1 9 9 9 9 9 9 9 9 9 9\ncpu2 5 0 0 105 0 0 0 0\nintr 5\n")
@@ -76,3 +83,43 @@ def test_where_there_is_no_proc_stat_nothing_is_known(tmp_path: Path, monkeypatc
     assert boot_id() is None
     assert shares(None, CoreTimes(1, 1, 2)) == (None, None)
     assert shares(CoreTimes(1, 0, 2), CoreTimes(1, 0, 2)) == (None, None), "no time has passed"
+
+
+# --- on the page ---
+
+
+def study(directory: Path) -> Path:
+    configurations = ("control", "checkpoint", "stateless", "hybrid")
+    return write_study(directory, seeds=(0, 1), kills=(1,), configurations=configurations)
+
+
+def made_on(directory: Path, boot_of: Callable[[Path], str], **machine: str) -> None:
+    """Give every run the machine that made it; empty: a record of an earlier version, which names none."""
+    facts = {"cpu": "a cpu", "cores": 2, "memory_bytes": 1 << 30, "os": "Linux", "python": "3.11", "torch": "2.5"}
+    for path in (directory / "runs").glob("*/*/*/*/run.json"):
+        if boot := boot_of(path):
+            more = {"machine": {**facts, "outlast": "0.1.0"} | machine, "boot_id": boot, "busy_share": 0.9}
+            path.write_text(json.dumps(json.loads(path.read_text()) | more | {"stolen_share": 0.021}))
+
+
+def test_every_machine_is_named_with_what_was_made_on_it(tmp_path: Path) -> None:
+    study(tmp_path)
+    write_run(tmp_path, "one-worker", "control", 0, 0, make_report(Made()))
+    made_on(tmp_path, lambda path: "1b4e28ba-2fa1" if path.match("hybrid/*/seed-1/*") else "2c5f39cb-3ab2")
+    rows = dict(in_words(load_study(tmp_path)))
+    named = {rows["Machine A"], rows["Machine B"]}
+    assert named == {
+        f"a cpu, 2 cores, 1.1 GB, Linux, Python 3.11, PyTorch 2.5, boot {boot}" for boot in ("1b4e28ba", "2c5f39cb")
+    }
+    assert {part.partition(" on ")[0] for part in rows["Runs of steep"].split(" and ")} >= {"7 runs", "1 run"}
+    assert rows["Runs of one-worker"].startswith("1 run on ")
+    assert rows["Compared with care"].startswith("seed 1 of steep: made in part on one machine")
+    assert rows["Cores during the runs"].endswith("took 2.1 % (2.1 % in the run that it hit hardest)")
+
+
+def test_seeds_that_lie_on_one_machine_each_need_no_care_and_old_records_are_read(tmp_path: Path) -> None:
+    study(tmp_path)
+    made_on(tmp_path, lambda path: "1b4e28ba-2fa1" if path.match("seed-1/*") else "")
+    rows = dict(in_words(load_study(tmp_path)))
+    assert "not recorded" in (rows["Machine A"], rows["Machine B"])
+    assert "Compared with care" not in rows

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from study_builder import Made, make_report, write_about, write_backlog, write_run, write_study
+from study_builder import Made, make_report, several_models, write_about, write_backlog, write_run, write_study
 
 from outlast_operator.study import figure_style, figures_curves, figures_points, story, story_machines
 from outlast_operator.study.cost import load_prices
@@ -23,7 +23,6 @@ from outlast_operator.study.story import counts
 from outlast_operator.study.summary import Summary, final_accuracy, summarise
 from outlast_operator.study.tables import all_tables, write
 from outlast_operator.study.verdict_cost import verdicts
-from outlast_operator.study.verdict_models import normalisation
 
 
 @pytest.fixture(autouse=True)
@@ -140,20 +139,6 @@ def never_evaluated(directory: Path) -> Path:
     return directory
 
 
-def several_models(directory: Path) -> Path:
-    """One model in two kinds; the plain one falls back further."""
-    for experiment, every in (("models-net", 100), ("models-net-plain", 400)):
-        for seed in range(3):
-            write_run(directory, experiment, "control", 0, seed, make_report(Made(seed=seed)), model=experiment)
-            for name, strategy in (
-                ("checkpoint", "Checkpoint"),
-                ("stateless", "Checkpoint" if every > 100 else "Stateless"),
-            ):
-                made = Made(strategy, kills=[4.0 + seed / 10], seed=seed, checkpoint_every=every)
-                write_run(directory, experiment, name, 1, seed, make_report(made), model=experiment)
-    return directory
-
-
 def not_calibrated(directory: Path) -> Path:
     """No control trained: nothing is known but why."""
     nothing_yet(directory)
@@ -163,8 +148,8 @@ def not_calibrated(directory: Path) -> Path:
 
 
 PARTIAL = (
-    not_calibrated, quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable,
-    own_task, several_models, never_evaluated,
+    quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable,
+    own_task, several_models, never_evaluated, not_calibrated,
 )  # fmt: skip
 
 
@@ -238,40 +223,6 @@ def test_runs_of_one_commit_and_machine_need_no_words_about_it(tmp_path: Path) -
     assert "again" not in counts(data)
 
 
-def made_on(directory: Path, boot_of: Callable[[Path], str], **machine: str) -> None:
-    """Give every run the machine that made it; empty: a record of an earlier version, which names none."""
-    facts = {"cpu": "a cpu", "cores": 2, "memory_bytes": 1 << 30, "os": "Linux", "python": "3.11", "torch": "2.5"}
-    for path in (directory / "runs").glob("*/*/*/*/run.json"):
-        if boot := boot_of(path):
-            more = {"machine": {**facts, "outlast": "0.1.0"} | machine, "boot_id": boot, "busy_share": 0.9}
-            path.write_text(json.dumps(json.loads(path.read_text()) | more | {"stolen_share": 0.021}))
-
-
-def test_every_machine_is_named_with_what_was_made_on_it(tmp_path: Path) -> None:
-    quick_study(tmp_path)
-    write_run(tmp_path, "one-worker", "control", 0, 0, make_report(Made()))
-    made_on(tmp_path, lambda path: "1b4e28ba-2fa1" if path.match("hybrid/*/seed-1/*") else "2c5f39cb-3ab2")
-    rows = dict(story_machines.machine(load_study(tmp_path)))
-    named = {rows["Machine A"], rows["Machine B"]}
-    assert named == {
-        f"a cpu, 2 cores, 1.1 GB, Linux, Python 3.11, PyTorch 2.5, boot {boot}" for boot in ("1b4e28ba", "2c5f39cb")
-    }
-    assert {part.partition(" on ")[0] for part in rows["Runs of steep"].split(" and ")} >= {"7 runs", "1 run"}
-    assert rows["Runs of one-worker"].startswith("1 run on ")
-    assert rows["Compared with care"].startswith("seed 1 of steep: made in part on one machine")
-    assert rows["Cores during the runs"].endswith("took 2.1 % (2.1 % in the run that it hit hardest)")
-    render(tmp_path)
-    assert "boot 1b4e28ba" in read(tmp_path).text
-
-
-def test_seeds_that_lie_on_one_machine_each_need_no_care_and_old_records_are_read(tmp_path: Path) -> None:
-    quick_study(tmp_path)
-    made_on(tmp_path, lambda path: "1b4e28ba-2fa1" if path.match("seed-1/*") else "")
-    rows = dict(story_machines.machine(load_study(tmp_path)))
-    assert "not recorded" in (rows["Machine A"], rows["Machine B"])
-    assert "Compared with care" not in rows
-
-
 def test_labels_from_files_reach_the_page_as_text(tmp_path: Path) -> None:
     render(own_task(tmp_path))
     assert "<b>big</b> & chained" in read(tmp_path).text
@@ -296,23 +247,6 @@ def test_prices_of_the_users_own_change_costs_alone(tmp_path: Path) -> None:
     summary = summarise(load_study(quick_study(tmp_path / "study")))
     before, after = ({t.name: t for t in all_tables(summary, load_prices(p))} for p in (None, mine))
     assert {name for name in before if before[name] != after[name]} == {"steep-cost"}
-
-
-def test_models_with_and_without_normalisation_are_compared(tmp_path: Path) -> None:
-    found = normalisation(summarise(load_study(several_models(tmp_path))))
-    assert found is not None
-    assert found.holds is True  # the plain one keeps nothing
-    assert len(found.rows) == 1  # checkpointing applies no backlog
-    assert normalisation(summarise(load_study(quick_study(tmp_path / "other")))) is None
-
-
-def test_models_of_which_runs_failed_are_not_compared_by_the_rest(tmp_path: Path) -> None:
-    several_models(tmp_path)
-    write_run(tmp_path, "models-net-plain", "stateless", 1, 3, None, model="models-net-plain")
-    found = normalisation(summarise(load_study(tmp_path)))
-    assert found is not None
-    assert found.holds is None
-    assert "1 of 4 runs failed" in found.rows[0].figure
 
 
 def test_a_mean_of_fewer_runs_than_there_are_says_so(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ USUAL_ORDER = (STEEP, PAPER_TIMES, ONE_WORKER)
 TARGET_ACCURACY = 0.80
 TARGET_SHARE = 0.95  # of the control's final accuracy, for a task of which nobody said what to reach
 WORKER_HOURLY = 2.50  # what spec.cost.hourly.worker is where a job says nothing
+DIVERGED = re.compile(r"gradient.* not finite|non-?finite gradient", re.IGNORECASE)  # the trainer's words
 OUTAGE_S = 0.0  # ordered, where no calibration tells
 
 
@@ -67,6 +69,11 @@ class StudyRun:
     @property
     def ok(self) -> bool:
         return self.status == OK
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it failed because a gradient was not finite: that is what its training came to, and no accident."""
+        return not self.ok and DIVERGED.search(self.error) is not None
 
 
 @dataclass(frozen=True)
