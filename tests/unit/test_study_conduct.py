@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from outlast_operator.study import conduct, execute, experiments, records
 from outlast_operator.study.conduct import Asked, Conductor, Made
 from outlast_operator.study.execute import Outcome
 from outlast_operator.study.experiments import Experiment
+from outlast_operator.study.experiments_models import models
+from outlast_operator.study.keep import keep
 from outlast_operator.study.load import load_study
 from outlast_operator.study.machine import busy
 from outlast_operator.study.records import PlannedRun, StudyError
@@ -86,6 +89,24 @@ def test_goes_on_where_it_was_interrupted_with_the_same_calibration(tmp_path: Pa
     made, _ = conducted(tmp_path)
     assert made.runs == 12
     assert len(runs.made) == len(set(runs.made)) == 13
+
+
+def test_a_kept_study_is_gone_on_with_from_a_copy(tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full one, kept when it was half made: nothing is calibrated or made twice, and nothing is missing."""
+    here = conduct.this_machine()
+    monkeypatch.setattr(conduct, "this_machine", lambda: here)
+    full = [replace(experiment, seeds=1) for experiment in (*experiments.full(), *models())]
+    runs.stop_after = 40
+    with pytest.raises(KeyboardInterrupt):
+        conducted(tmp_path / "first", experiments=full, quick=False)
+    keep(tmp_path / "first", tmp_path / "docs" / "study", tmp_path)
+    shutil.copytree(tmp_path / "docs" / "study", tmp_path / "again")
+    runs.stop_after = None
+    made, _ = conducted(tmp_path / "again", experiments=full, quick=False)
+    assert made.runs == sum(len(experiment.planned().runs) for experiment in full)
+    places = [folder.removeprefix(str(tmp_path)).split("/", 2)[2] for folder in runs.made]
+    assert len(places) == len(set(places))
+    assert load_study(tmp_path / "again").missing == ()
 
 
 def test_a_failed_run_is_recorded_told_and_made_again_only_when_asked(tmp_path: Path, runs: Runs) -> None:
