@@ -51,8 +51,8 @@ def markdown(study: Study, page: Path) -> str:
     lines += [
         "",
         f"The runs' reports lie under [`{study.data.directory.name}/`]({folder}), each with the command that, from the "
-        f"repository's root, makes it again, and the tables as CSV under [`tables/`]({folder}/tables). This page and its "
-        "figures come from them by `python docs/render_study.py`; `outlast study` makes a study of your own "
+        f"repository's root, makes it again, and the tables as CSV under [`tables/`]({folder}/tables). This page and "
+        "its figures come from them by `python docs/render_study.py`; `outlast study` makes a study of your own "
         "([how](../how-to/run-a-study.md)).",
         "",
     ]
