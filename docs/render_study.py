@@ -33,7 +33,7 @@ def write(docs: Path) -> list[Path]:
 
 def main() -> int:
     if sys.argv[1:]:
-        size = keep(Path(sys.argv[1]), DOCS / "study")
+        size = keep(Path(sys.argv[1]), DOCS / "study", root=DOCS.parent)
         print(f"kept {sys.argv[1]} in {DOCS / 'study'}: {size / 1e6:.1f} MB")
     written = write(DOCS)
     print(f"wrote {len(written)} files; the page: {written[-1]}")

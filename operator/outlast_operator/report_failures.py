@@ -130,7 +130,7 @@ def _describe(
             "during": _rate(computed, loss.t_killed, back),
             "after": None if first is None else _rate(computed, first, min(first + RATE_WINDOW_S, until)),
         },
-        "t_backlog_applied_s": run.seconds(_backlog_applied(run.heard.samples, loss.t_killed, until)),
+        **_backlog(run, loss.t_killed, until),
     }
 
 
@@ -145,19 +145,24 @@ def _epoch_at(samples: Sequence[ServerSample], t: float) -> int | None:
     return max((s.epoch for s in samples if s.t <= t and s.role in ACTING), default=None)
 
 
-def _backlog_applied(samples: Iterable[ServerSample], t_killed: float, until: float) -> float | None:
-    """When the log that grew in the outage was first seen empty again; null if it was never seen to grow."""
-    backlog: dict[int, int] = {}
-    grown = False
-    for sample in sorted(samples, key=lambda s: s.t):
+def _backlog(run: Run, t_killed: float, until: float) -> dict[str, Any]:
+    """When the log that grew in the outage was first seen empty again, and the most it was seen to hold till then.
+
+    The time is null both where it never grew and where the next failure or the end came before it was empty: the most
+    it held tells the two apart.
+    """
+    held: dict[int, int] = {}
+    most = 0
+    applied = None
+    for sample in sorted(run.heard.samples, key=lambda s: s.t):
         if not t_killed < sample.t <= until or sample.role not in ACTING:
             continue
-        backlog[sample.shard] = sample.backlog
-        if sample.backlog > 0:
-            grown = True
-        elif grown and not any(backlog.values()):
-            return sample.t
-    return None
+        held[sample.shard] = sample.backlog
+        most = max(most, sum(held.values()))
+        if most > 0 and not any(held.values()):
+            applied = sample.t
+            break
+    return {"t_backlog_applied_s": run.seconds(applied), "backlog_peak": most}
 
 
 def unplanned(status: JobStatus, drilled: Sequence[Loss], records: Sequence[ProcessRecord]) -> list[Loss]:

@@ -270,6 +270,20 @@ def write_about(directory: Path, experiment: str, planned: list[dict[str, Any]],
     (directory / "calibration.json").write_text(json.dumps({"schema": 1, "experiments": {experiment: calibration}}))
 
 
+def several_models(directory: Path) -> Path:
+    """One model in two kinds; the plain one falls back further."""
+    for experiment, every in (("models-net", 100), ("models-net-plain", 400)):
+        for seed in range(3):
+            write_run(directory, experiment, "control", 0, seed, make_report(Made(seed=seed)), model=experiment)
+            for name, strategy in (
+                ("checkpoint", "Checkpoint"),
+                ("stateless", "Checkpoint" if every > 100 else "Stateless"),
+            ):
+                made = Made(strategy, kills=[4.0 + seed / 10], seed=seed, checkpoint_every=every)
+                write_run(directory, experiment, name, 1, seed, make_report(made), model=experiment)
+    return directory
+
+
 POLICIES = {
     "Idle": 0.0, "Sum": 0.9, "SumReducedRate": 0.12, "SumClipped": 0.5, "Mean": 0.05, "InverseStaleness": 0.45,
     "DelayCompensation": 0.6, "LocalSteps": 0.85,

@@ -176,6 +176,7 @@ def test_a_failure_has_the_times_that_were_observed() -> None:
         "epoch": 2,
         "gradients_per_s": {"before": 10.0, "during": pytest.approx(0.498), "after": 10.0},
         "t_backlog_applied_s": None,
+        "backlog_peak": 0,
     }
 
 
@@ -203,7 +204,17 @@ def test_the_backlog_is_applied_when_the_log_is_seen_empty_after_it_grew() -> No
     run = killed_run()
     backlog = [sample(21.0, 41, 2, 0), sample(22.0, 41, 2, 30), sample(22.5, 60, 2, 7), sample(23.0, 70, 2, 0)]
     (failure,) = build_report(replace(run, heard=replace(run.heard, samples=backlog)))["failures"]
-    assert failure["t_backlog_applied_s"] == 23.0
+    assert (failure["t_backlog_applied_s"], failure["backlog_peak"]) == (23.0, 30)
+
+
+def test_a_backlog_that_the_next_failure_cut_off_is_told_from_none() -> None:
+    """Both have no time; of the first it is known that something waited."""
+    backlog = [sample(22.0, 41, 2, 30), sample(24.0, 60, 2, 7), sample(26.0, 70, 2, 0)]
+    losses = [Loss(("server-0",), "KILL", T0 + 20.0), Loss(("server-0",), "KILL", T0 + 25.0)]
+    run = killed_run(losses=losses)
+    first, second = build_report(replace(run, heard=replace(run.heard, samples=backlog)))["failures"]
+    assert (first["t_backlog_applied_s"], first["backlog_peak"]) == (None, 30)
+    assert (second["t_backlog_applied_s"], second["backlog_peak"]) == (None, 0)
 
 
 def test_windows_of_two_failures_do_not_overlap() -> None:

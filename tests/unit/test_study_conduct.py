@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,13 @@ from outlast_operator.cli import study as command
 from outlast_operator.study import conduct, execute, experiments, records
 from outlast_operator.study.conduct import Asked, Conductor, Made
 from outlast_operator.study.execute import Outcome
+from outlast_operator.study.experiments import Experiment
+from outlast_operator.study.experiments_models import models
+from outlast_operator.study.keep import keep
+from outlast_operator.study.load import load_study
 from outlast_operator.study.machine import busy
 from outlast_operator.study.records import PlannedRun, StudyError
+from outlast_operator.study.story import counts
 
 
 class Runs:
@@ -42,7 +48,7 @@ class Runs:
             {"seed": job.spec.training.seed, "series": curve + seen, "final": {"accuracy": 0.81, "loss": 1.0}},
         )
         error = "Failed: a test wanted it" if self.fails(folder) else ""
-        return Outcome(error, ["server-0: the end"] if error else [], "2026-01-01", 1.0, 0.1)
+        return Outcome(error, ["server-0: the end"] if error else [], "2026-01-01", 1.0, 0.1, 0.75, 0.02)
 
 
 @pytest.fixture
@@ -85,6 +91,24 @@ def test_goes_on_where_it_was_interrupted_with_the_same_calibration(tmp_path: Pa
     assert len(runs.made) == len(set(runs.made)) == 13
 
 
+def test_a_kept_study_is_gone_on_with_from_a_copy(tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full one, kept when it was half made: nothing is calibrated or made twice, and nothing is missing."""
+    here = conduct.this_machine()
+    monkeypatch.setattr(conduct, "this_machine", lambda: here)
+    full = [replace(experiment, seeds=1) for experiment in (*experiments.full(), *models())]
+    runs.stop_after = 40
+    with pytest.raises(KeyboardInterrupt):
+        conducted(tmp_path / "first", experiments=full, quick=False)
+    keep(tmp_path / "first", tmp_path / "docs" / "study", tmp_path)
+    shutil.copytree(tmp_path / "docs" / "study", tmp_path / "again")
+    runs.stop_after = None
+    made, _ = conducted(tmp_path / "again", experiments=full, quick=False)
+    assert made.runs == sum(len(experiment.planned().runs) for experiment in full)
+    places = [folder.removeprefix(str(tmp_path)).split("/", 2)[2] for folder in runs.made]
+    assert len(places) == len(set(places))
+    assert load_study(tmp_path / "again").missing == ()
+
+
 def test_a_failed_run_is_recorded_told_and_made_again_only_when_asked(tmp_path: Path, runs: Runs) -> None:
     runs.fails = lambda folder: "hybrid" in str(folder)
     made, told = conducted(tmp_path)
@@ -106,10 +130,49 @@ def test_a_failed_run_is_recorded_told_and_made_again_only_when_asked(tmp_path: 
     assert again.earlier_errors == ["Failed: a test wanted it"], "a failure is not forgotten"
 
 
-def test_a_calibration_that_fails_ends_the_study_with_its_logs(tmp_path: Path, runs: Runs) -> None:
-    runs.fails = lambda folder: "calibration" in str(folder)
-    with pytest.raises(StudyError, match=r"a test wanted it\nserver-0: the end"):
-        conducted(tmp_path)
+def two() -> list[Experiment]:
+    (steep,) = experiments.quick()
+    return [steep, replace(steep, name="other", seeds=1)]
+
+
+def test_a_calibration_that_fails_once_is_made_with_another_seed(tmp_path: Path, runs: Runs) -> None:
+    runs.fails = lambda folder: "calibration/steep/seed-1000" in str(folder)
+    made, told = conducted(tmp_path)
+    assert [Path(folder).name for folder in runs.made[:2]] == ["seed-1000", "seed-1100"]
+    assert (made.runs, made.failed, made.uncalibrated) == (12, [], {})
+    assert "failed, once more with another seed" in told
+    assert records.read_calibrations(tmp_path)["steep"].runs[0]["seed"] == 1100
+
+
+def test_an_experiment_that_cannot_be_calibrated_is_left_out_and_tried_again_later(tmp_path: Path, runs: Runs) -> None:
+    runs.fails = lambda folder: "calibration/steep" in str(folder)
+    made, _ = conducted(tmp_path, experiments=two())
+    assert (made.runs, list(made.uncalibrated)) == (6, ["steep"])
+    assert "a test wanted it\nserver-0: the end" in made.uncalibrated["steep"], "with the end of its logs"
+    assert not [folder for folder in runs.made if "runs/steep" in folder]
+    data = load_study(tmp_path)
+    assert data.uncalibrated == records.read_uncalibrated(tmp_path) == made.uncalibrated
+    assert "1 experiment left out, which could not be calibrated" in counts(data)
+    runs.fails = lambda folder: False
+    made, _ = conducted(tmp_path, experiments=two())
+    assert (made.runs, made.uncalibrated, records.read_uncalibrated(tmp_path)) == (18, {}, {})
+
+
+def test_what_failed_to_calibrate_in_another_invocation_is_not_forgotten(tmp_path: Path, runs: Runs) -> None:
+    runs.fails = lambda folder: "calibration/steep" in str(folder)
+    conducted(tmp_path, experiments=two()[:1])
+    assert conducted(tmp_path, experiments=two()[1:])[0].uncalibrated == {}
+    assert list(records.read_uncalibrated(tmp_path)) == ["steep"]
+
+
+def test_what_was_left_out_is_told_and_is_no_success() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    assert command._tell(Made(6, [], {"steep": "the control [failed]"}), console) == command.EXIT_FAILED
+    assert isinstance(console.file, io.StringIO)
+    assert "left out: steep could not be calibrated, the same command tries again: the control [failed]" in (
+        console.file.getvalue()
+    )
+    assert command._tell(Made(6, []), console) == command.EXIT_OK
 
 
 def test_more_seeds_add_to_what_is_there(tmp_path: Path, runs: Runs) -> None:
@@ -146,19 +209,21 @@ def test_a_directory_belongs_to_one_machine(tmp_path: Path, runs: Runs, monkeypa
         conducted(tmp_path)
 
 
-def test_a_directory_belongs_to_one_torch_and_each_run_names_its_commit(
+def test_a_directory_belongs_to_one_torch_and_each_run_names_what_made_it(
     tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The code may change, and the study move to another machine of the kind, within one invocation and between two."""
     here = replace(conduct.this_machine(), commit="abc1234")
-    monkeypatch.setattr(conduct, "this_machine", lambda: here)
-    runs.stop_after = 5
-    with pytest.raises(KeyboardInterrupt):
-        conducted(tmp_path)
-    runs.stop_after = None
-    here = replace(here, commit="fff0000")
+    monkeypatch.setattr(
+        conduct, "this_machine", lambda: replace(here, commit="fff0000") if len(runs.made) > 4 else here
+    )
+    monkeypatch.setattr(conduct, "boot_id", lambda: "first" if len(runs.made) <= 9 else "second")
     conducted(tmp_path)
-    made = [record.commit for record in records.read_runs(tmp_path)]
-    assert (made.count("abc1234"), made.count("fff0000")) == (4, 8)
+    made = list(records.read_runs(tmp_path))
+    assert [sum(record.commit == commit for record in made) for commit in ("abc1234", "fff0000")] == [4, 8]
+    assert [sum(record.boot_id == boot for record in made) for boot in ("first", "second")] == [8, 4]
+    assert {record.machine and record.machine.cpu for record in made} == {here.cpu}
+    assert {(record.busy_share, record.stolen_share) for record in made} == {(0.75, 0.02)}
     here = replace(here, torch="0.4.1")
     with pytest.raises(StudyError, match=r"here it is 0\.4\.1"):
         conducted(tmp_path)

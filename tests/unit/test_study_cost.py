@@ -10,9 +10,18 @@ import pytest
 import yaml
 from study_builder import Made, make_report, saturating
 
-from outlast_operator.study.cost import PricesError, compare_costs, cost_rows, hourly_of, load_prices, parse_prices
+from outlast_operator.study.cost import (
+    Claim,
+    PricesError,
+    compare_costs,
+    cost_rows,
+    hourly_of,
+    load_prices,
+    parse_prices,
+)
 from outlast_operator.study.load import StudyRun
 from outlast_operator.study.measures import RunMeasures, measure
+from outlast_operator.study.statistics import Estimate
 
 PRICES: dict[str, Any] = {
     "currency": "EUR",
@@ -99,10 +108,30 @@ def test_the_claim_does_not_hold_where_the_log_slows_training_down() -> None:
     assert claim.holds is False
 
 
-def test_the_claim_is_not_decided_where_somebody_never_got_there() -> None:
-    claim = claims(100.0, seconds=15.0)
-    assert claim.censored == 5
-    assert claim.holds is None
+def test_the_claim_holds_where_checkpointing_alone_never_got_there() -> None:
+    """It would have cost more still: 15 s and more, where stateless needed 13.7."""
+    claim = claims(115.0, seconds=15.0)
+    assert claim.censored == (0, 5)
+    assert claim.ratio.high < 1.0
+    assert claim.holds is True
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "censored", "holds"),
+    [
+        (0.8, 0.9, (0, 1), True),
+        (0.8, 0.9, (1, 0), None),  # it may have cost more than checkpointing in the end
+        (1.1, 1.2, (1, 0), False),
+        (1.1, 1.2, (0, 1), None),
+        (1.1, 1.2, (1, 1), None),
+        (0.9, 1.1, (0, 0), None),
+    ],
+)
+def test_who_never_got_there_decides_only_in_one_direction(
+    low: float, high: float, censored: tuple[int, int], holds: bool | None
+) -> None:
+    around = Estimate((low + high) / 2, low, high, 5, "interval")
+    assert Claim("usual", "spot", 1.0, around, censored).holds is holds
 
 
 @pytest.mark.parametrize(

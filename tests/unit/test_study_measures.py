@@ -10,7 +10,7 @@ import pytest
 from study_builder import START_S, Made, linear, make_report
 
 from outlast_operator.study.load import StudyRun
-from outlast_operator.study.measures import RunMeasures, measure
+from outlast_operator.study.measures import RunMeasures, measure, time_to
 from outlast_operator.study.run_curves import first_update, placed, role_curves, run_curves
 
 CONTROL = Made(accuracy=linear)
@@ -138,6 +138,21 @@ def test_two_kills_are_measured_apart() -> None:
     assert found[1].version == pytest.approx(1100, abs=1)
 
 
+def test_a_backlog_that_was_cut_off_leaves_progress_unknown_and_the_drop_known() -> None:
+    """The second kill came while the first one's backlog was being applied: no moment is its end."""
+    report = make_report(Made("Stateless", kills=[6.0, 14.0], accuracy=linear, evaluate_at=[9.00001]))
+    report["failures"][0] |= {"t_backlog_applied_s": None, "backlog_peak": 30}
+    found = measure(StudyRun("steep", "x", 2, 0, report=report), run(CONTROL, "control"), None, 3.0)
+    assert found.gains is None, "not the progress of a window that ends with the first update"
+    first, second = found.outages
+    assert (first.gained, first.window_s) == (None, None)
+    assert first.drop == pytest.approx(-0.15, abs=0.001)
+    assert second.gained is not None
+    report["failures"][0]["backlog_peak"] = 0  # nothing had been buffered
+    found = measure(StudyRun("steep", "x", 2, 0, report=report), run(CONTROL, "control"), None, 3.0)
+    assert found.gains is not None
+
+
 def test_an_outage_that_nobody_recovered_from_has_no_progress() -> None:
     report = make_report(Made(kills=[9.0], accuracy=linear))
     report["failures"][0]["t_first_update_s"] = None
@@ -172,6 +187,39 @@ def test_a_run_that_was_cut_short_ends_with_its_last_sample() -> None:
 def test_the_time_to_the_target_and_not_reaching_it() -> None:
     assert measured(Made(accuracy=linear), target=0.8).time_to_target_s == pytest.approx(16.0, abs=0.01)
     assert measured(Made(accuracy=linear, seconds=10.0), target=0.8).time_to_target_s is None
+
+
+def test_one_evaluation_that_is_off_does_not_decide_when_the_target_was_reached() -> None:
+    report = make_report(Made(accuracy=linear, evaluate_every_s=0.5))
+    lucky = next(s for s in report["series"] if s["accuracy"] is not None and s["version"] == 1450)
+    lucky["accuracy"] += 0.08
+    found = run_curves(report)
+    assert time_to(found, 0.8) == pytest.approx(16.0, abs=0.3)
+
+
+def test_the_target_is_reached_between_two_evaluations_however_rare_they_are() -> None:
+    found = [time_to(run_curves(make_report(Made(accuracy=linear, evaluate_every_s=s))), 0.8) for s in (0.3, 0.7, 1.1)]
+    assert found == [pytest.approx(16.0, abs=0.02)] * 3
+
+
+def test_no_line_goes_through_an_outage() -> None:
+    """At 0.795 when it is killed, 0.945 when it comes back: reached then, and not before or meanwhile."""
+    made = Made("Stateless", kills=[15.9], outage_s=3.0, accuracy=linear, evaluate_at=[18.91])
+    assert time_to(run_curves(make_report(made)), 0.8) == pytest.approx(18.91, abs=0.02)
+
+
+@pytest.mark.parametrize("t", [30.0, 30.4])
+def test_the_last_evaluation_of_all_test_images_is_in_no_curve(t: float) -> None:
+    """It is told within a second of the end of some runs, and later in others; and it is of other images."""
+    report = make_report(Made(accuracy=linear))
+    report["final"] |= {"accuracy": 0.2, "loss": 0.8}
+    whole = {"version": report["final"]["version"], "accuracy": 0.2, "loss": 0.8, "gradients": 3000}
+    clean = measure(StudyRun("steep", "x", 0, 0, report=report), None, None, 3.0)
+    report["series"].append({"t_s": START_S + t + 0.6, **whole})
+    found = measure(StudyRun("steep", "x", 0, 0, report=report), None, None, 3.0)
+    assert found.late_accuracy == clean.late_accuracy
+    assert found.curves.evaluations == clean.curves.evaluations
+    assert found.final_accuracy == 0.2
 
 
 def test_goodput_counts_what_the_final_parameters_hold() -> None:

@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from study_builder import Made, make_report, write_about, write_backlog, write_run, write_study
+from study_builder import Made, make_report, several_models, write_about, write_backlog, write_run, write_study
 
-from outlast_operator.study import figure_style, figures_curves, figures_points, story
+from outlast_operator.study import figure_style, figures_curves, figures_points, story, story_machines
 from outlast_operator.study.cost import load_prices
 from outlast_operator.study.figure_style import STRATEGY_COLOURS, colour_of, strategy_of
 from outlast_operator.study.load import load_study
@@ -23,7 +23,6 @@ from outlast_operator.study.story import counts
 from outlast_operator.study.summary import Summary, final_accuracy, summarise
 from outlast_operator.study.tables import all_tables, write
 from outlast_operator.study.verdict_cost import verdicts
-from outlast_operator.study.verdict_models import normalisation
 
 
 @pytest.fixture(autouse=True)
@@ -140,23 +139,17 @@ def never_evaluated(directory: Path) -> Path:
     return directory
 
 
-def several_models(directory: Path) -> Path:
-    """One model in two kinds; the plain one falls back further."""
-    for experiment, every in (("models-net", 100), ("models-net-plain", 400)):
-        for seed in range(3):
-            write_run(directory, experiment, "control", 0, seed, make_report(Made(seed=seed)), model=experiment)
-            for name, strategy in (
-                ("checkpoint", "Checkpoint"),
-                ("stateless", "Checkpoint" if every > 100 else "Stateless"),
-            ):
-                made = Made(strategy, kills=[4.0 + seed / 10], seed=seed, checkpoint_every=every)
-                write_run(directory, experiment, name, 1, seed, make_report(made), model=experiment)
+def not_calibrated(directory: Path) -> Path:
+    """No control trained: nothing is known but why."""
+    nothing_yet(directory)
+    raw = {"schema": 1, "experiments": {}, "failed": {"steep": "the control <failed>"}}
+    (directory / "calibration.json").write_text(json.dumps(raw))
     return directory
 
 
 PARTIAL = (
     quick_study, one_seed, with_failures, interrupted, control_alone, no_control, only_backlog, nothing_yet, unreadable,
-    own_task, several_models, never_evaluated,
+    own_task, several_models, never_evaluated, not_calibrated,
 )  # fmt: skip
 
 
@@ -203,13 +196,19 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     assert "calibration.json: a JSON object is expected" in read(tmp_path).text
 
 
+def test_an_experiment_that_was_left_out_is_told_with_its_reason(tmp_path: Path) -> None:
+    render(not_calibrated(tmp_path))
+    assert "Experiments that could not be calibrated" in read(tmp_path).text
+    assert "the control <failed>" in read(tmp_path).text
+
+
 def test_runs_of_different_code_and_earlier_failures_are_told(tmp_path: Path) -> None:
     quick_study(tmp_path)
     for i, path in enumerate(sorted((tmp_path / "runs").glob("*/*/*/*/run.json"))):
         more = {"commit": "fff0000" if i == 0 else "abc1234", "earlier_errors": ["it hung <twice>"] if i == 1 else []}
         path.write_text(json.dumps(json.loads(path.read_text()) | more))
     summary = summarise(load_study(tmp_path))
-    different = dict(story.machine(summary.data))["Different code"]
+    different = dict(story_machines.machine(summary.data))["Different code"]
     assert different.startswith("7 records by abc1234 and 1 record by fff0000")
     assert "1 run made again after a failure" in counts(summary.data)
     (retried,) = [table for table in all_tables(summary, load_prices()) if table.name == "retried"]
@@ -218,9 +217,9 @@ def test_runs_of_different_code_and_earlier_failures_are_told(tmp_path: Path) ->
     assert "it hung &lt;twice&gt;" in html(study)
 
 
-def test_runs_of_one_commit_need_no_words_about_it(tmp_path: Path) -> None:
+def test_runs_of_one_commit_and_machine_need_no_words_about_it(tmp_path: Path) -> None:
     data = load_study(quick_study(tmp_path))
-    assert "Different code" not in dict(story.machine(data))
+    assert not [name for name, _ in story_machines.machine(data) if name.startswith(("Different", "Machine ", "Runs"))]
     assert "again" not in counts(data)
 
 
@@ -250,21 +249,15 @@ def test_prices_of_the_users_own_change_costs_alone(tmp_path: Path) -> None:
     assert {name for name in before if before[name] != after[name]} == {"steep-cost"}
 
 
-def test_models_with_and_without_normalisation_are_compared(tmp_path: Path) -> None:
-    found = normalisation(summarise(load_study(several_models(tmp_path))))
-    assert found is not None
-    assert found.holds is True  # the plain one keeps nothing
-    assert len(found.rows) == 1  # checkpointing applies no backlog
-    assert normalisation(summarise(load_study(quick_study(tmp_path / "other")))) is None
-
-
-def test_models_of_which_runs_failed_are_not_compared_by_the_rest(tmp_path: Path) -> None:
-    several_models(tmp_path)
-    write_run(tmp_path, "models-net-plain", "stateless", 1, 3, None, model="models-net-plain")
-    found = normalisation(summarise(load_study(tmp_path)))
-    assert found is not None
-    assert found.holds is None
-    assert "1 of 4 runs failed" in found.rows[0].figure
+def test_a_mean_of_fewer_runs_than_there_are_says_so(tmp_path: Path) -> None:
+    quick_study(tmp_path)
+    path = tmp_path / "runs/steep/stateless/kills-1/seed-1/report.json"
+    report = json.loads(path.read_text())
+    report["failures"][0] |= {"t_backlog_applied_s": None, "backlog_peak": 30}
+    path.write_text(json.dumps(report))
+    lines = story.results(summarise(load_study(tmp_path)), "steep")
+    (kept,) = [line.cells[3] for line in lines if line.label == "Stateless" and line.kills]
+    assert kept[1] == "(1 of 2 runs)"
 
 
 # --- colours ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -145,6 +146,13 @@ def test_an_interruption_leaves_all_configurations_with_equally_many_seeds(study
             made[run.configuration, run.kills] += 1
             counts = [made[kind] for kind in kinds]
             assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
+def test_an_interruption_splits_one_experiment_at_most(study: list[Experiment]) -> None:
+    order = [run.experiment for run in schedule.order([experiment.planned() for experiment in study])]
+    assert list(dict.fromkeys(order)) == [experiment.name for experiment in study], "in the order asked, steep first"
+    assert sum(a != b for a, b in pairwise(order)) == len(study) - 1
 
 
 def test_the_order_is_the_same_each_time_and_differs_from_seed_to_seed() -> None:

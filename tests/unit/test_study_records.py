@@ -63,6 +63,14 @@ def test_a_failed_run_stands_beside_the_others(tmp_path: Path) -> None:
     assert [run.ok for run in records.read_runs(tmp_path)] == [True, False]
 
 
+def test_a_run_names_its_machine_and_one_of_an_earlier_version_none(tmp_path: Path) -> None:
+    known = replace(RUN, machine=MACHINE, boot_id="1b4e28ba", busy_share=0.9, stolen_share=0.01)
+    records.write_run(tmp_path, known)
+    assert records.read_run(tmp_path, PLANNED) == known
+    old = {name: value for name, value in RUN.to_json().items() if name not in ("machine", "boot_id", "busy_share")}
+    assert RunRecord.from_json(old) == RUN
+
+
 def test_nothing_but_the_file_is_left_behind(tmp_path: Path) -> None:
     records.write_json(tmp_path / "a" / "b.json", {"x": 1})
     records.write_json(tmp_path / "a" / "b.json", {"x": 2})

@@ -25,8 +25,12 @@ def test_pairs_are_seeds_that_both_sides_have() -> None:
     assert paired({1: 1.0}, {2: 1.0}) is None
 
 
-def test_fewer_than_three_seeds_have_a_range_and_one_has_nothing() -> None:
-    two, one = estimate([3.0, 1.0]), estimate([2.0])
+def test_fewer_than_four_seeds_have_a_range_and_one_has_nothing() -> None:
+    four, three, two, one = (estimate(v) for v in ([3.0, 1.0, 4.0, 1.5], [3.0, 1.0, 2.0], [3.0, 1.0], [2.0]))
+    assert four is not None
+    assert four.kind == "interval"
+    assert three is not None
+    assert (three.mean, three.low, three.high, three.kind) == (2.0, 1.0, 3.0, "range")
     assert two is not None
     assert one is not None
     assert (two.mean, two.low, two.high, two.kind) == (2.0, 1.0, 3.0, "range")
@@ -67,6 +71,21 @@ def test_two_pairs_have_the_range_of_their_ratios() -> None:
     found = ratio([1.0, 3.0], [1.0, 1.0])
     assert found is not None
     assert (found.mean, found.low, found.high, found.kind) == (2.0, 1.0, 3.0, "range")
+
+
+def test_a_ratio_is_unbounded_to_the_side_of_its_numerator() -> None:
+    """Where a control gained nothing, who lost accuracy has not kept infinitely much of it."""
+    lost = ratio([-0.1, 0.02, 0.03], [-0.01, 0.1, 0.1])
+    assert lost is not None
+    assert (lost.low, lost.high) == (-math.inf, pytest.approx(0.3))
+    won = ratio([0.1, 0.02, 0.03, 0.02], [-0.2, 0.1, 0.1, 0.1])
+    assert won is not None
+    assert (won.kind, won.high) == ("interval", math.inf)
+    assert won.low > 0
+    many = ratio([-0.1, 0.02, 0.03, 0.02], [-0.2, 0.1, 0.1, 0.1])
+    assert many is not None
+    assert many.low == -math.inf
+    assert many.high < 1
 
 
 @pytest.mark.parametrize(("n", "least"), [(5, 0.88), (10, 0.88), (20, 0.88)])

@@ -15,13 +15,8 @@ from outlast_operator.study.statistics import Estimate
 from outlast_operator.study.summary import summarise
 from outlast_operator.study.verdict_backlog import backlog_kept
 from outlast_operator.study.verdict_cost import cost_claim
-from outlast_operator.study.verdicts import (
-    above,
-    ahead_of_checkpointing,
-    below,
-    close_to_control,
-    ordering,
-)
+from outlast_operator.study.verdict_ordering import Expected, fallen, first_kills, ordering
+from outlast_operator.study.verdicts import ahead_of_checkpointing, close_to_control
 
 FEW = ("control", "paper-async-checkpoint", "chain", "hybrid")
 
@@ -45,13 +40,62 @@ def test_where_some_runs_failed_the_others_do_not_decide(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "is_below", "is_above"), [(-3, -1, True, False), (-1, 1, None, None), (1, 3, False, True)]
+    ("sign", "around", "met", "doubt"),
+    [
+        (-1, Estimate(-0.05, -0.09, -0.01, 5, "interval"), True, ""),
+        (-1, Estimate(-0.05, -0.12, 0.02, 5, "interval"), True, "; the interval does not exclude the contrary"),
+        (-1, Estimate(0.01, -0.02, 0.04, 3, "range"), False, "; the range does not exclude the contrary"),
+        (1, Estimate(0.05, 0.01, 0.09, 5, "interval"), True, ""),
+        (1, Estimate(-0.05, -0.09, -0.01, 5, "interval"), False, ""),
+        (1, Estimate(-0.05, -0.05, -0.05, 1, "none"), False, ""),
+    ],
 )
-def test_a_direction_is_told_by_the_whole_interval(
-    low: float, high: float, is_below: bool | None, is_above: bool | None
+def test_a_direction_is_told_by_the_mean_and_doubted_by_what_surrounds_it(
+    sign: int, around: Estimate, met: bool, doubt: str
 ) -> None:
-    found = Estimate((low + high) / 2, low, high, 5, "interval")
-    assert (below(found, 0.0), above(found, 0.0)) == (is_below, is_above)
+    expected = Expected(("x",), "moves", fallen, 0.0, sign)
+    assert (expected.met(around.mean), expected.doubt(around)) == (met, doubt)
+
+
+def test_the_first_kill_of_runs_with_one_and_two_kills_counts_once_a_seed(tmp_path: Path) -> None:
+    """It is the same event twice; ten runs are no ten seeds."""
+    write_study(tmp_path, seeds=(0, 1), configurations=("control", "chain"))
+    for kills, change in ((1, -0.30), (2, -0.10)):
+        shift_after_the_kill(tmp_path, "chain", kills, change)
+    summary = summarise(load_study(tmp_path))
+    groups = [summary.group("steep", "chain", kills) for kills in (1, 2)]
+    alone = [g.estimate(fallen) for g in groups if g is not None]
+    both = first_kills(summary, "steep", "chain", fallen)
+    assert both is not None
+    assert both.found is not None
+    assert (both.found.n, both.runs, both.decides) == (2, 4, True)
+    assert both.found.mean == pytest.approx(sum(e.mean for e in alone if e is not None) / 2)
+    assert both.found.mean == pytest.approx(-0.2, abs=0.02)
+
+
+def shift_after_the_kill(directory: Path, configuration: str, kills: int, by: float) -> None:
+    for path in (directory / f"runs/steep/{configuration}/kills-{kills}").glob("*/report.json"):
+        report = json.loads(path.read_text())
+        killed = report["failures"][0]["t_killed_s"]
+        for sample in report["series"]:
+            if sample["accuracy"] is not None and sample["t_s"] > killed:
+                sample["accuracy"] += by
+        path.write_text(json.dumps(report))
+
+
+def test_a_failed_run_with_two_kills_leaves_what_is_averaged_with_it_open(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=(0, 1), configurations=("control", "chain"), failed=[("chain", 2, 1)])
+    (row,) = ordering(summarise(load_study(tmp_path)), "steep").rows
+    assert row.met is None
+    assert row.figure.endswith("n = 2); 1 of 4 runs failed")
+
+
+def test_a_relaxed_chain_says_what_it_loses_by_construction(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=(0, 1), kills=(1,), configurations=("control", "paper-async-chain", "chain"))
+    figures = {row.label: row.figure for row in ordering(summarise(load_study(tmp_path)), "steep").rows}
+    told = "Replicated every 100 updates, it loses up to 100 of them by construction"
+    assert figures["async chain (paper) does not fall"].endswith(told)
+    assert told not in figures["Chain does not fall"]
 
 
 @pytest.mark.parametrize(("first_update", "error"), [(12.5, ""), (None, "did not recover")])

@@ -29,6 +29,7 @@ from outlast.worker import EXIT_CONFIGURATION, report_fault
 log = logging.getLogger("outlast.evaluate")
 
 _POLL_S = 0.05
+NICENESS = 5  # on busy cores some third of a worker's share; at 10 a tenth, and an evaluation takes half a second
 
 
 class Puller:
@@ -138,7 +139,7 @@ class Evaluator:
 def main() -> None:
     """Run the evaluator that `OUTLAST_CONFIG` describes."""
     config = ProcessConfig.from_environment()
-    os.nice(10)
+    os.nice(NICENESS)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

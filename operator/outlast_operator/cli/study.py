@@ -131,6 +131,7 @@ def _study(arguments: argparse.Namespace, console: Console, answer: dict[str, An
         if asked.backlog:
             _run_backlog(asked, console)
     answer |= {"runs": made.runs, "failed": [str(record.planned) for record in made.failed]}
+    answer |= {"uncalibrated": sorted(made.uncalibrated)}
     _render(arguments, console, answer)
     return _tell(made, console)
 
@@ -140,7 +141,10 @@ def _tell(made: Made, console: Console) -> int:
         console.print(f"failed: {record.planned}: {record.error}", style="red", highlight=False, markup=False)
     if made.failed:
         console.print("failed runs stand in every table as failed; --retry-failed makes them once more")
-    return EXIT_FAILED if made.failed else EXIT_OK
+    for name, why in made.uncalibrated.items():
+        text = f"left out: {name} could not be calibrated, the same command tries again: {why}"
+        console.print(text, style="red", highlight=False, markup=False)
+    return EXIT_FAILED if made.failed or made.uncalibrated else EXIT_OK
 
 
 # --- what was asked ---

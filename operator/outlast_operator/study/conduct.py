@@ -2,7 +2,8 @@
 
 Rules. (1) What is asked is written (study.json) before anything runs, what was measured before it is used. (2) A
 directory belongs to one study on one machine: what does not fit it is refused. (3) A run that fails does not end the
-study; a calibration that fails does, for nothing after it would mean anything.
+study; an experiment of which a calibration failed twice is left out and recorded, for its runs would mean nothing: the
+others go on, and a later invocation tries again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from rich.table import Table
 
 from outlast_operator.study import calibrate, configurations, execute, records, schedule
 from outlast_operator.study.experiments import Experiment
-from outlast_operator.study.machine import this_machine
+from outlast_operator.study.machine import boot_id, this_machine
 from outlast_operator.study.progress import Progress, in_words
 from outlast_operator.study.records import Calibration, PlannedRun, RunRecord, Study, StudyError
 
 CALIBRATION_SEED = 1000  # none that is compared
+SECOND_TRY = 100  # added to the seed: what the same one would repeat (a divergence, say) another one may not
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Made:
 
     runs: int
     failed: list[RunRecord]
+    uncalibrated: dict[str, str] = field(default_factory=dict)  # experiment -> why it was left out
 
 
 class Conductor:
@@ -57,6 +60,7 @@ class Conductor:
         self.by_name = {experiment.name: experiment for experiment in asked.experiments}
         self.study = self._study()
         self.scales = records.read_calibrations(asked.out)
+        self.uncalibrated: dict[str, str] = {}  # of this invocation
         for experiment in asked.experiments:
             self._check_length(experiment)
 
@@ -70,7 +74,6 @@ class Conductor:
 
     def _study(self) -> Study:
         asked, machine = self.asked, this_machine()
-        self.commit = machine.commit
         planned = [experiment.planned() for experiment in asked.experiments]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         before = records.read_study(asked.out)
@@ -100,7 +103,8 @@ class Conductor:
     # --- what is to be done ---
 
     def pending(self) -> list[PlannedRun]:
-        mine = [self._record_of(experiment) for experiment in self.asked.experiments]
+        wanted = [e for e in self.asked.experiments if e.name not in self.uncalibrated]
+        mine = [self._record_of(experiment) for experiment in wanted]
         return schedule.to_make(
             schedule.order(mine), lambda run: records.read_run(self.asked.out, run), self.asked.retry_failed
         )
@@ -155,14 +159,14 @@ class Conductor:
                 progress.done(self._result(record), failed=not record.ok)
         mine = {run for experiment in self.asked.experiments for run in experiment.planned().runs}
         made = [record for record in records.read_runs(self.asked.out) if record.planned in mine]
-        return Made(len(made), [record for record in made if not record.ok])
+        return Made(len(made), [record for record in made if not record.ok], self.uncalibrated)
 
     def _make(self, run: PlannedRun, progress: Progress) -> RunRecord:
         experiment, scale = self.by_name[run.experiment], self.scales[run.experiment]
         configuration = configurations.BY_NAME[run.configuration]
         folder = run.folder(self.asked.out)
         kills = calibrate.kill_arguments(scale, run.kills, run.seed)
-        before = records.read_run(self.asked.out, run)
+        before, machine = records.read_run(self.asked.out, run), this_machine()  # the code may change between two runs
         job = self._job(experiment, run.configuration, run.seed, {"seconds": scale.seconds})
         outcome = execute.execute(job, kills, folder, progress.tick)
         return RunRecord(
@@ -178,7 +182,11 @@ class Conductor:
             model=experiment.model,
             log_tail=outcome.log_tail,
             load_before=outcome.load_before,
-            commit=self.commit,
+            commit=machine.commit,
+            machine=machine,
+            boot_id=boot_id(),
+            busy_share=outcome.busy_share,
+            stolen_share=outcome.stolen_share,
             earlier_errors=[] if before is None else [*before.earlier_errors, before.error],
         )
 
@@ -210,14 +218,28 @@ class Conductor:
         )
         for experiment in wanted:
             count = experiment.calibration_runs if experiment.scaled else 0
-            found = [self._control(experiment, n, progress) for n in range(count)]
-            self.scales[experiment.name] = calibrate.calibration(experiment, found)
-            records.write_calibrations(self.asked.out, self.scales)
+            try:
+                found = [self._control_or_another(experiment, CALIBRATION_SEED + n, progress) for n in range(count)]
+                self.scales[experiment.name] = calibrate.calibration(experiment, found)
+            except StudyError as error:
+                self.uncalibrated[experiment.name] = str(error)
+            before = records.read_uncalibrated(self.asked.out)
+            failed = {**before, **self.uncalibrated}
+            failed = {name: why for name, why in failed.items() if name not in self.scales}
+            records.write_calibrations(self.asked.out, self.scales, failed)
         for experiment in self.asked.experiments:
-            self.console.print(_scale_in_words(experiment, self.scales[experiment.name]), highlight=False)
+            if experiment.name in self.scales:
+                self.console.print(_scale_in_words(experiment, self.scales[experiment.name]), highlight=False)
 
-    def _control(self, experiment: Experiment, n: int, progress: Progress) -> calibrate.ControlRun:
-        seed = CALIBRATION_SEED + n
+    def _control_or_another(self, experiment: Experiment, seed: int, progress: Progress) -> calibrate.ControlRun:
+        """With that seed, or else with another: where a kill falls is no result, so none is chosen by this."""
+        try:
+            return self._control(experiment, seed, progress)
+        except StudyError as error:
+            progress.retry(f"failed, once more with another seed: {error}")
+            return self._control(experiment, seed + SECOND_TRY, progress)
+
+    def _control(self, experiment: Experiment, seed: int, progress: Progress) -> calibrate.ControlRun:
         progress.begin(f"{experiment.name} · calibration · seed {seed}")
         folder = self.asked.out / "calibration" / experiment.name / f"seed-{seed}"
         job = self._job(experiment, configurations.CONTROL_NAME, seed, calibrate.stop_after(experiment))

@@ -161,16 +161,20 @@ class Claim:
     term: str
     hourly_ratio: float
     ratio: Estimate | None
-    censored: int  # runs of either side that did not reach the target
+    censored: tuple[int, int]  # runs of stateless, and of checkpointing, that did not reach the target
 
     @property
     def holds(self) -> bool | None:
-        """No more (True), more (False), or not decided: the interval has 1 inside, or somebody never got there."""
-        if self.ratio is None or self.censored or self.ratio.n < 2:
+        """No more (True), more (False), or not decided: the interval has 1 inside, or who never got there might tell.
+
+        A run that never got there would have cost more than what is reckoned: of stateless, the ratio is that or more,
+        of checkpointing that or less. What lies on the far side of 1 anyway is decided.
+        """
+        if self.ratio is None or self.ratio.n < 2:
             return None
         if self.ratio.high <= 1.0:
-            return True
-        return False if self.ratio.low > 1.0 else None
+            return None if self.censored[0] else True
+        return False if self.ratio.low > 1.0 and not self.censored[1] else None
 
 
 def compare_costs(
@@ -186,12 +190,12 @@ def compare_costs(
 def _compare(pairs: Sequence[tuple[RunMeasures, RunMeasures]], prices: PriceTable, setup: str, term: str) -> Claim:
     above, below = (hourly_of(pairs[0][side], prices, setup, term) for side in (0, 1))
     sums: dict[int, list[float]] = {}
-    censored = 0
+    late, late_too = 0, 0
     for one, other in pairs:
         (a, there), (b, there_too) = cost_to_target(one, above), cost_to_target(other, below)
         both = sums.setdefault(one.run.seed, [0.0, 0.0])
         both[0] += a
         both[1] += b
-        censored += (not there) + (not there_too)
+        late, late_too = late + (not there), late_too + (not there_too)
     found = ratio([a for a, _ in sums.values()], [b for _, b in sums.values()])
-    return Claim(setup, term, above / below if below > 0 else float("inf"), found, censored)
+    return Claim(setup, term, above / below if below > 0 else float("inf"), found, (late, late_too))

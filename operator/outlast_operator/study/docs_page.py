@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from outlast_operator.study import story, story_texts
+from outlast_operator.study import story, story_machines, story_texts
 from outlast_operator.study.page import Picture, Section, Study
 from outlast_operator.study.verdicts import Verdict
 
@@ -46,13 +46,13 @@ def markdown(study: Study, page: Path) -> str:
     lines += [f"- **{name}**: {text}" for name, text in story_texts.DEFINITIONS]
     lines += ["", "## Limits", "", *(f"- {text}" for text in story_texts.LIMITS), ""]
     lines += _failures(study)
-    lines += ["## Machine and data", "", *_table(("", ""), story.machine(study.data))]
+    lines += ["## Machine and data", "", *_table(("", ""), story_machines.machine(study.data))]
     folder = _relative(study.data.directory, page)
     lines += [
         "",
-        f"The runs' reports lie under [`{study.data.directory.name}/`]({folder}), each with the command that "
-        f"makes it again, and the tables as CSV under [`tables/`]({folder}/tables). This page and its figures come "
-        "from them by `python docs/render_study.py`; `outlast study` makes a study of your own "
+        f"The runs' reports lie under [`{study.data.directory.name}/`]({folder}), each with the command that, from the "
+        f"repository's root, makes it again, and the tables as CSV under [`tables/`]({folder}/tables). This page and "
+        "its figures come from them by `python docs/render_study.py`; `outlast study` makes a study of your own "
         "([how](../how-to/run-a-study.md)).",
         "",
     ]
@@ -110,6 +110,10 @@ def _failures(study: Study) -> Iterator[str]:
     rows = [(f"{r.experiment}, {r.configuration}, kills {r.kills}, seed {r.seed}", r.error) for r in failures]
     yield from _table(("run", "reason"), rows) if rows else ("None.",)
     yield ""
+    if study.data.uncalibrated:
+        yield from ("## Experiments that could not be calibrated", "")
+        yield from _table(("experiment", "reason"), study.data.uncalibrated.items())
+        yield ""
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -26,6 +26,7 @@ import yaml
 
 from outlast.api.spec import TrainingJob
 from outlast_operator import prctl
+from outlast_operator.study import machine
 from outlast_operator.study.records import read_json
 
 PATIENCE_S = 120.0  # beyond the training, for start, outages, drain, the last evaluation and the end
@@ -46,6 +47,8 @@ class Outcome:
     started: str
     wall_s: float
     load_before: float  # how many processes wanted a core when it began, in the minute before
+    busy_share: float | None = None  # of the cores' time meanwhile, whoever it was
+    stolen_share: float | None = None  # of the same, by other guests of the host
 
 
 def command_line(folder: Path, kills: Sequence[str]) -> list[str]:
@@ -66,6 +69,7 @@ def execute(job: TrainingJob, kills: Sequence[str], folder: Path, tick: Callable
     (folder / JOB).write_text(yaml.safe_dump(job.to_json(), sort_keys=False))
     run_dir = Path(tempfile.mkdtemp(prefix="outlast-study-", dir=_short_temporary()))
     started, begin, load = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic(), os.getloadavg()[0]
+    cores = machine.core_times()
     limit_s = (job.spec.training.stop_after.seconds or 0.0) + PATIENCE_S
     try:
         code, output = _run([*command_line(folder, kills), "--json", "--run-dir", str(run_dir)], limit_s, run_dir, tick)
@@ -77,7 +81,8 @@ def execute(job: TrainingJob, kills: Sequence[str], folder: Path, tick: Callable
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return Outcome(error, tail, started, round(time.monotonic() - begin, 2), round(load, 2))
+    wall_s = round(time.monotonic() - begin, 2)
+    return Outcome(error, tail, started, wall_s, round(load, 2), *machine.shares(cores, machine.core_times()))
 
 
 def _short_temporary() -> str | None:

@@ -72,7 +72,7 @@ def time_to_target(summary: Summary, experiment: str) -> Drawn | None:
         ),
         name="time-to-target",
         title=f"Time to reach {target:.2f}",
-        remark="The first evaluation at which the mean of the second around it is at or above it. Solid line: the "
+        remark="When a straight line through the evaluations of 2 s to either side first reaches it. Solid line: the "
         "control without failure. ≥: some runs had not reached it by their end, which is what they count as",
         with_zero=True,
     )
@@ -169,7 +169,7 @@ def around_in_words(groups: Sequence[Group], points: Points) -> str:
     kinds = {e.kind for g in groups if (e := points.around(g)) is not None}
     if kinds == {"interval"}:
         return "95 % bootstrap intervals"
-    return "ranges (fewer than three seeds)" if "interval" not in kinds else "95 % intervals (solid) or ranges (dotted)"
+    return "ranges (fewer than four seeds)" if "interval" not in kinds else "95 % intervals (solid) or ranges (dotted)"
 
 
 def clipped(around: Estimate, limits: tuple[float, float] | None) -> Estimate:

@@ -1,7 +1,8 @@
 """A study small enough to keep in a repository: its records whole, its reports thinned to what figures and tables need.
 
 A report of half a minute is some 50 kB, most of it `resources`. Kept is one sample of them a second and process
-(figures are drawn second by second) and each process at its largest; the rest stays as it is, less its spaces.
+(figures are drawn second by second) and each process at its largest; the rest stays as it is, less its spaces. What a
+study needs to be gone on with is kept: copied out of the repository, a kept study is one that was interrupted.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from outlast_operator.report_curves import number
+from outlast_operator.study import execute
 from outlast_operator.study.load import load_study
+from outlast_operator.study.records import write_json
 
 RECORDS = ("study.json", "calibration.json")
-RUN_FILES = ("run.json", "job.yaml")
 
 
-def keep(study: Path, target: Path) -> int:
+def keep(study: Path, target: Path, root: Path | None = None) -> int:
     """Copy a study into `target` (which is emptied first), thinned. Returns the bytes kept.
+
+    `root`: from where the kept runs' commands are to be started (the repository's root); they name what is kept.
 
     Raises `StudyError` where there is no study, `ValueError` where `target` is the study itself or holds other things.
     """
@@ -37,16 +41,20 @@ def keep(study: Path, target: Path) -> int:
         if (study / name).exists():
             _copy(study / name, target / name)
     for record in sorted(study.glob("runs/*/*/kills-*/seed-*/run.json")):
-        _keep_run(record.parent, target / record.parent.relative_to(study))
+        folder = target / record.parent.relative_to(study)
+        _keep_run(record.parent, folder, folder.resolve().relative_to(root.resolve()) if root else folder)
     for path in sorted(study.glob("backlog/*/*/*.json")):
         _write(target / path.relative_to(study), json.loads(path.read_text(encoding="utf-8")))
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
-def _keep_run(source: Path, target: Path) -> None:
-    for name in RUN_FILES:
-        if (source / name).exists():
-            _copy(source / name, target / name)
+def _keep_run(source: Path, target: Path, shown: Path) -> None:
+    """`shown`: `target` as a reader of the command names it."""
+    record = json.loads((source / "run.json").read_text(encoding="utf-8"))
+    record["command"] = execute.shown(shown, record.get("kill_arguments") or [])
+    write_json(target / "run.json", record)
+    if (source / execute.JOB).exists():
+        _copy(source / execute.JOB, target / execute.JOB)
     report = source / "report.json"
     if report.exists():
         _write(target / "report.json", thinned(json.loads(report.read_text(encoding="utf-8"))))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,12 +24,22 @@ from outlast_operator.study import backlog_records
 from outlast_operator.study.backlog_records import BacklogRecord
 from outlast_operator.study.configurations import BY_NAME, CONTROL_NAME
 from outlast_operator.study.experiments import ONE_WORKER, PAPER_TIMES, STEEP
-from outlast_operator.study.records import FAILED, OK, Calibration, PlannedExperiment, PlannedRun, Study, StudyError
+from outlast_operator.study.records import (
+    FAILED,
+    OK,
+    Calibration,
+    Machine,
+    PlannedExperiment,
+    PlannedRun,
+    Study,
+    StudyError,
+)
 
 USUAL_ORDER = (STEEP, PAPER_TIMES, ONE_WORKER)
 TARGET_ACCURACY = 0.80
 TARGET_SHARE = 0.95  # of the control's final accuracy, for a task of which nobody said what to reach
 WORKER_HOURLY = 2.50  # what spec.cost.hourly.worker is where a job says nothing
+DIVERGED = re.compile(r"gradient.* not finite|non-?finite gradient", re.IGNORECASE)  # the trainer's words
 OUTAGE_S = 0.0  # ordered, where no calibration tells
 
 
@@ -47,6 +58,10 @@ class StudyRun:
     model: str = ""
     hourly_worker: float = WORKER_HOURLY
     commit: str = ""  # of the code that made it; empty: not recorded
+    machine: Machine | None = None  # None: not recorded
+    boot_id: str = ""
+    busy_share: float | None = None  # of the cores' time during the run
+    stolen_share: float | None = None
     earlier_errors: tuple[str, ...] = ()  # of the attempts before this one
     planned_s: float | None = None  # stopAfter.seconds, from the first update on; None: the job does not say
     report: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -54,6 +69,11 @@ class StudyRun:
     @property
     def ok(self) -> bool:
         return self.status == OK
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it failed because a gradient was not finite: that is what its training came to, and no accident."""
+        return not self.ok and DIVERGED.search(self.error) is not None
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,7 @@ class StudyData:
     backlog: tuple[BacklogRecord, ...]
     missing: tuple[PlannedRun, ...] = ()
     problems: tuple[str, ...] = ()  # files that could not be read
+    uncalibrated: dict[str, str] = field(default_factory=dict)  # experiment -> why none of its runs could be made
 
     @property
     def experiments(self) -> list[str]:
@@ -152,17 +173,19 @@ def load_study(directory: Path) -> StudyData:
         )
     problems: list[str] = []
     about = _typed(directory / "study.json", Study.from_json, problems)
-    calibrations = _typed(directory / "calibration.json", _calibrations, problems) or {}
+    calibrations, uncalibrated = _typed(directory / "calibration.json", _calibrations, problems) or ({}, {})
     runs = tuple(_runs(directory / "runs", problems))
     made = {PlannedRun(r.experiment, r.configuration, r.kills, r.seed) for r in runs}
     planned = [run for experiment in (about.experiments if about is not None else []) for run in experiment.runs]
     backlog = tuple(_backlog(directory / "backlog", problems))
     missing = tuple(sorted(set(planned) - made))
-    return StudyData(directory, about, calibrations, runs, backlog, missing, tuple(problems))
+    return StudyData(directory, about, calibrations, runs, backlog, missing, tuple(problems), uncalibrated)
 
 
-def _calibrations(raw: dict[str, Any]) -> dict[str, Calibration]:
-    return {name: Calibration.from_json(entry) for name, entry in raw["experiments"].items()}
+def _calibrations(raw: dict[str, Any]) -> tuple[dict[str, Calibration], dict[str, str]]:
+    """Those that were found, and why others were not."""
+    failed = {str(name): str(why) for name, why in (raw.get("failed") or {}).items()}
+    return {name: Calibration.from_json(entry) for name, entry in raw["experiments"].items()}, failed
 
 
 def _typed(path: Path, read: Callable[[dict[str, Any]], Any], problems: list[str]) -> Any:
@@ -221,11 +244,23 @@ def _run(directory: Path, experiment: str, configuration: str, kills: int, seed:
         label=str(record.get("label") or ""),
         model=str(record.get("model") or ""),
         commit=str(record.get("commit") or ""),
+        machine=_machine(record.get("machine")),
+        boot_id=str(record.get("boot_id") or ""),
+        busy_share=number(record.get("busy_share")),
+        stolen_share=number(record.get("stolen_share")),
         earlier_errors=tuple(str(e) for e in record.get("earlier_errors") or ()),
         hourly_worker=WORKER_HOURLY if hourly is None else hourly,
         planned_s=_in_job(job, "training", "stopAfter", "seconds"),
         report=report if status == OK else {},
     )
+
+
+def _machine(raw: Any) -> Machine | None:
+    """What a run was made on; None where its record does not say it, or not as a machine."""
+    try:
+        return Machine.from_json(raw) if raw else None
+    except (TypeError, AttributeError):
+        return None
 
 
 def _job(path: Path) -> Any:

@@ -4,12 +4,16 @@ Definitions (the page repeats them):
 - *drop at a kill*: accuracy at the kill, less accuracy when the first update followed it. Above 0: it fell.
 - *progress kept*: what the run gained from the kill to the end of the window, over what the control of the same seed
   gained in as many seconds from the same update on. The window ends with the outage as it was ordered, the first update
-  and the backlog's last gradient, whichever is latest.
+  and the backlog's last gradient, whichever is latest. A backlog that the next kill or the run's end cut off has no
+  such end: then nothing is known of the progress kept, and the run is named as not measured.
 - *accuracy at the kill*: the mean of the last second's evaluations, carried forward to it at the pace of the same
   configuration without a kill (same seed): on the steep part an evaluation is old in a second. In the same way the
   evaluations of the second after a moment (the next update, the window's end) are carried back to it.
-- *late accuracy*: the mean of the evaluations of the last 5 s. One snapshot of SGD's jumps by points from the next; so
-  what is compared with the control to a point is this, and the final accuracy on all test images stands beside it.
+- *late accuracy*: the mean of the evaluations of the last 5 s, all of the same part of the test images. One snapshot of
+  SGD's jumps by points from the next; so what is compared with the control to a point is this, and the final accuracy
+  on all test images stands beside it, and not in it.
+- *time to the target*: where the straight line through the evaluations of 2 s to either side first reaches it. The
+  evaluations on either side of an outage lie on no line: a line ends there.
 - *goodput*: gradients of which the surviving parameters hold the effect, over what the control's rate would have
   brought in the same time. What was lost or computed twice is in no surviving parameters, so it counts against a run by
   itself.
@@ -24,10 +28,11 @@ from typing import Any
 from outlast.api.spec_fields import BUFFERED
 from outlast_operator.report_curves import number
 from outlast_operator.study.load import TARGET_ACCURACY, StudyRun
-from outlast_operator.study.run_curves import Outage, RunCurves, interpolated, run_curves
+from outlast_operator.study.run_curves import Outage, RunCurves, interpolated, line_through, run_curves
 
 AROUND_S = 1.0  # evaluations of so many seconds are averaged: one alone jumps by points
 LEAST_WINDOW_S = 0.5  # in less, progress cannot be told from noise
+TARGET_LINE_S = 2.0  # to either side: what one evaluation is off must not decide when a target was reached
 LATE_S = 5.0  # the same at the end, at most a quarter of the run
 LEAST_BEYOND = 20  # gradients; less is what is on its way
 
@@ -126,15 +131,16 @@ def _outage(
     until = mine.outages[index + 1].killed if index + 1 < len(mine.outages) else float("inf")
     before = [e for e in mine.evaluations if e.t <= outage.killed]
     after = [e for e in mine.evaluations if outage.back is not None and outage.back <= e.t < until]
-    recovered = None if outage.back is None else recovered_at(outage, ordered_s)
+    recovered = recovered_at(outage, ordered_s)
     base = accuracy_at_kill(mine, outage, version, own or control, ahead)
     updates = None if version is None else version + ahead
     reference = own or control
     gained = control_gained = window_s = drop = None
-    if base is not None and outage.back is not None and recovered is not None:
-        window_s = recovered - outage.killed
+    if base is not None and outage.back is not None:
         back = accuracy_after(mine, outage.back, until, reference, ahead)
         drop = None if back is None else base - back
+    if base is not None and recovered is not None:
+        window_s = recovered - outage.killed
         held = ahead + (steps_beyond_version(mine, index) if buffered else 0.0)
         recovery = accuracy_after(mine, recovered, until, reference, held)
         gained = None if recovery is None else recovery - base
@@ -152,8 +158,10 @@ def _outage(
     )
 
 
-def recovered_at(outage: Outage, ordered_s: float) -> float:
-    """When the outage, the first update after it and the drain of what was buffered are all over."""
+def recovered_at(outage: Outage, ordered_s: float) -> float | None:
+    """When the outage, the first update after it and the drain of what was buffered are all over; None: never."""
+    if outage.back is None or outage.cut_off:
+        return None
     return max(t for t in (outage.killed + ordered_s, outage.back, outage.drained) if t is not None)
 
 
@@ -221,12 +229,21 @@ def _control_gained(control: RunCurves, version: float | None, window_s: float) 
 
 
 def time_to(curves: RunCurves, target: float) -> float | None:
-    """The first evaluation at which the mean of the second around it has reached `target`; None if none has."""
-    for evaluation in curves.evaluations:
-        mean = curves.mean_between(evaluation.t - AROUND_S / 2, evaluation.t + AROUND_S / 2)
-        if mean is not None and mean >= target:
-            return evaluation.t
+    """When a local straight line through the evaluations first reaches `target`; None if none does."""
+    for stretch in curves.stretches:
+        before: tuple[float, float] | None = None
+        for evaluation in stretch:
+            line = line_through(stretch, evaluation.t, TARGET_LINE_S)
+            assert line is not None
+            if line[0] >= target:
+                return evaluation.t if before is None else _crossed(before, (evaluation.t, line[0]), target)
+            before = (evaluation.t, line[0])
     return None
+
+
+def _crossed(a: tuple[float, float], b: tuple[float, float], value: float) -> float:
+    """When the line from `a`, which lies below `value`, to `b`, which does not, reaches it."""
+    return a[0] + (b[0] - a[0]) * (value - a[1]) / (b[1] - a[1])
 
 
 def _goodput(applied: int | None, mine: RunCurves, control: StudyRun | None, steady: RunCurves | None) -> float | None:

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from outlast_operator import report_words as words
-from outlast_operator.study import figure_style, figures, story, story_texts, tables
+from outlast_operator.study import figure_style, figures, story, story_machines, story_texts, tables
 from outlast_operator.study.cost import PriceTable, load_prices
 from outlast_operator.study.experiments import BACKLOG, STEEP
 from outlast_operator.study.figure_style import Drawn
@@ -143,7 +143,7 @@ def html(study: Study) -> str:
         texts=story_texts,
         headline=story.headline(study.verdicts),
         counts=story.counts(study.data),
-        machine=story.machine(study.data),
+        machine=story_machines.machine(study.data),
         prices=story.prices_in_words(study.prices),
         failures=study.summary.failures,
         first_setup=next(iter(study.prices.setups)),

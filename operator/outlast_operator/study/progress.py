@@ -59,6 +59,10 @@ class Progress:
             left = in_words(self.left_s() - spent)
             self._status.update(f"{self._what}  [dim]{spent:.0f} s · about {left} left[/dim]")
 
+    def retry(self, why: str) -> None:
+        """The run that began last failed and counts for nothing: another takes its place."""
+        self._console.print(f"{self._what}: {why}", style="yellow", highlight=False, markup=False)
+
     def done(self, result: str, failed: bool = False) -> None:
         """The run that began last is over."""
         if self._left:

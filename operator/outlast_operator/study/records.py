@@ -1,7 +1,8 @@
 """The files of a study: where they lie, and their contents as types. Pure but for reading and writing; no torch.
 
     DIR/study.json          what was asked, on which machine, which runs were planned      (Study)
-    DIR/calibration.json    when and for how long servers are away, one entry an experiment (Calibration)
+    DIR/calibration.json    when and for how long servers are away, one entry an experiment (Calibration); and of which
+                            experiments that could not be found out, and why
     DIR/runs/EXPERIMENT/CONFIGURATION/kills-K/seed-S/
         job.yaml            the job as it ran
         report.json         what `outlast run` reported (docs/reference/report.md)
@@ -166,8 +167,17 @@ class RunRecord(_Record):
     log_tail: list[str] = field(default_factory=list)
     load_before: float | None = None  # the machine's load average as it began: others' work shows in it
     commit: str | None = None  # of the code that made it
+    machine: Machine | None = None  # None in records of an earlier version
+    boot_id: str | None = None  # which of several machines of one kind, since its start
+    busy_share: float | None = None  # of the cores' time during the run: this run's own and all others'
+    stolen_share: float | None = None  # the same that other guests of the host took
     earlier_errors: list[str] = field(default_factory=list)  # of the attempts before this one
     schema: int = SCHEMA
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        machine = raw.get("machine")
+        return super().from_json({**raw, "machine": None if machine is None else Machine.from_json(machine)})
 
     @property
     def ok(self) -> bool:
@@ -211,9 +221,13 @@ def read_study(directory: Path) -> Study | None:
     return None if raw is None else Study.from_json(raw)
 
 
-def write_calibrations(directory: Path, calibrations: Mapping[str, Calibration]) -> None:
+def write_calibrations(
+    directory: Path, calibrations: Mapping[str, Calibration], failed: Mapping[str, str] | None = None
+) -> None:
+    """`failed`: experiment -> why it could not be calibrated."""
     entries = {name: calibration.to_json() for name, calibration in calibrations.items()}
-    write_json(directory / "calibration.json", {"schema": SCHEMA, "experiments": entries})
+    raw = {"schema": SCHEMA, "experiments": entries, "failed": dict(failed or {})}
+    write_json(directory / "calibration.json", raw)
 
 
 def read_calibrations(directory: Path) -> dict[str, Calibration]:
@@ -223,6 +237,12 @@ def read_calibrations(directory: Path) -> dict[str, Calibration]:
         return {}
     _check_schema(raw, "calibration.json")
     return {name: Calibration.from_json(entry) for name, entry in raw["experiments"].items()}
+
+
+def read_uncalibrated(directory: Path) -> dict[str, str]:
+    """Experiment -> why it could not be calibrated when that was last tried."""
+    raw = read_json(directory / "calibration.json") or {}
+    return {str(name): str(why) for name, why in (raw.get("failed") or {}).items()}
 
 
 def write_run(directory: Path, record: RunRecord) -> None:

@@ -4,7 +4,8 @@ Rules. (1) Time zero is the first update: what a process needs to start is no pr
 evaluation stands at the time at which the servers held the parameters it was made of, not when its result arrived
 (that is up to seconds later on busy cores, and would show an outage's effect before or after it happened). After a
 rollback a version has been held twice; then the time is taken that agrees best with how long the run's evaluations
-usually take. (3) Versions between two samples are interpolated, never across a rollback. (4) A run ends when it was
+usually take. The last evaluation is no point of the curve: it is of all test images, not of the part that the others
+are of. (3) Versions between two samples are interpolated, never across a rollback. (4) A run ends when it was
 to end: one that stood still before has that time against it.
 """
 
@@ -36,11 +37,15 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Outage:
-    """One kill. `back`: the first update after it, None if none came; `drained`: what was buffered had been applied."""
+    """One kill. `back`: the first update after it, None if none came; `drained`: what was buffered had been applied.
+
+    `cut_off`: something was buffered, and the next kill or the end came before it had been applied.
+    """
 
     killed: float
     back: float | None
     drained: float | None
+    cut_off: bool = False
 
     @property
     def seconds(self) -> float | None:
@@ -69,19 +74,14 @@ class RunCurves:
         return sum(inside) / len(inside) if inside else None
 
     def line_at(self, t: float) -> tuple[float, float] | None:
-        """(accuracy, its growth a second) at `t`: a straight line through the evaluations around it.
+        """(accuracy, its growth a second) at `t`, of the evaluations within `LINE_S`; None without any."""
+        return line_through(self.evaluations, t, LINE_S)
 
-        Those within `LINE_S` to either side, or the nearest `LEAST_ON_LINE`; None without any.
-        """
-        near = [e for e in self.evaluations if abs(e.t - t) <= LINE_S]
-        if len(near) < LEAST_ON_LINE:
-            near = sorted(self.evaluations, key=lambda e: abs(e.t - t))[:LEAST_ON_LINE]
-        if not near:
-            return None
-        t_mean, mean = sum(e.t for e in near) / len(near), sum(e.accuracy for e in near) / len(near)
-        spread = sum((e.t - t_mean) ** 2 for e in near)
-        slope = sum((e.t - t_mean) * (e.accuracy - mean) for e in near) / spread if spread > 0.0 else 0.0
-        return mean + slope * (t - t_mean), slope
+    @property
+    def stretches(self) -> list[tuple[Evaluated, ...]]:
+        """The evaluations from the start to the first update after an outage, from there to the next, and so on."""
+        edges = [float("-inf"), *(o.back for o in self.outages if o.back is not None), float("inf")]
+        return [tuple(e for e in self.evaluations if a <= e.t < b) for a, b in pairwise(edges)]
 
     def version_at(self, t: float) -> float | None:
         """Versions held at `t`: from the samples before it, at their pace."""
@@ -103,6 +103,22 @@ class RunCurves:
             if v0 < version <= v1:
                 return t0 + (t1 - t0) * (version - v0) / (v1 - v0)
         return 0.0 if version <= 0 else None
+
+
+def line_through(evaluations: Sequence[Evaluated], t: float, within_s: float) -> tuple[float, float] | None:
+    """(accuracy, its growth a second) at `t`: a straight line through those within so many seconds to either side.
+
+    Or through the nearest `LEAST_ON_LINE`, where these are fewer; None without any.
+    """
+    near = [e for e in evaluations if abs(e.t - t) <= within_s]
+    if len(near) < LEAST_ON_LINE:
+        near = sorted(evaluations, key=lambda e: abs(e.t - t))[:LEAST_ON_LINE]
+    if not near:
+        return None
+    t_mean, mean = sum(e.t for e in near) / len(near), sum(e.accuracy for e in near) / len(near)
+    spread = sum((e.t - t_mean) ** 2 for e in near)
+    slope = sum((e.t - t_mean) * (e.accuracy - mean) for e in near) / spread if spread > 0.0 else 0.0
+    return mean + slope * (t - t_mean), slope
 
 
 def run_curves(report: dict[str, Any], planned_s: float | None = None) -> RunCurves:
@@ -150,15 +166,28 @@ def first_update(held: Curve) -> float:
 
 
 def placed(report: dict[str, Any], held: Curve) -> list[tuple[float, int, float]]:
-    """(time at which its parameters were held, version, accuracy) of every evaluation, in order of time."""
+    """(time at which its parameters were held, version, accuracy) of every evaluation but the last, in order of time.
+
+    The last one is of all test images, and is told by being the report's `final`.
+    """
     found = []
-    for sample in report.get("series") or []:
+    for sample in _without_final(report):
         t, version, accuracy = (number(sample.get(k)) for k in ("t_s", "version", "accuracy"))
         if t is not None and version is not None and accuracy is not None:
             found.append((t, int(version), accuracy, held_at(held, version, t)))
     clear = [t - spans[0][0] for t, _, _, spans in found if len(spans) == 1 and spans[0][0] == spans[0][1]]
     lag = median(clear) if clear else USUAL_LAG_S
     return sorted((_nearest(spans, t - lag, t), version, accuracy) for t, version, accuracy, spans in found)
+
+
+def _without_final(report: dict[str, Any]) -> list[dict[str, Any]]:
+    samples, final = list(report.get("series") or []), report.get("final") or {}
+    evaluated = [s for s in samples if s.get("accuracy") is not None or s.get("loss") is not None]
+    last = max(evaluated, key=lambda s: number(s.get("t_s")) or 0.0, default=None)
+    same = ("version", "accuracy", "loss")
+    if last is None or any(last.get(key) != final.get(key) for key in same):
+        return samples  # the run ended without one
+    return [sample for sample in samples if sample is not last]
 
 
 def held_at(held: Curve, version: float, until: float) -> list[tuple[float, float]]:
@@ -198,7 +227,8 @@ def _outages(report: dict[str, Any], zero: float) -> list[Outage]:
         if times[0] is not None:
             killed, back, drained = (None if t is None else t - zero for t in times)
             assert killed is not None
-            found.append(Outage(killed, back, drained))
+            cut_off = drained is None and bool(number(failure.get("backlog_peak")))
+            found.append(Outage(killed, back, drained, cut_off))
     return sorted(found, key=lambda o: o.killed)
 
 

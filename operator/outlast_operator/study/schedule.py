@@ -1,8 +1,9 @@
 """In which order a study's runs are made, and which are still to be made. Pure.
 
-Rules. (1) Seed by seed: wherever a study is interrupted, no configuration of an experiment is more than one seed ahead
-of another. (2) Within a seed an experiment's runs follow one another in an order drawn from the seed: a machine that
-grows slower hits all alike, and what is compared in pairs ran within the same hour.
+Rules. (1) Experiment by experiment, in the order asked: a study that is made in several sittings, perhaps on several
+machines of one kind, splits at most one experiment at each interruption. (2) Within one seed by seed: wherever it is
+interrupted, no configuration is more than one seed ahead of another. (3) Within a seed in an order drawn from it: a
+machine that grows slower hits all alike, and what is compared in pairs ran within the same hour.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from outlast_operator.study.records import PlannedExperiment, PlannedRun, RunRec
 
 def order(experiments: Sequence[PlannedExperiment]) -> list[PlannedRun]:
     """Every planned run once. The same plan has the same order."""
-    seeds = sorted({run.seed for experiment in experiments for run in experiment.runs})
-    return [run for seed in seeds for experiment in experiments for run in _shuffled(experiment, seed)]
+    return [run for experiment in experiments for seed in experiment.seeds for run in _shuffled(experiment, seed)]
 
 
 def _shuffled(experiment: PlannedExperiment, seed: int) -> list[PlannedRun]:

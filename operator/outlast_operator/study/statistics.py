@@ -3,10 +3,11 @@
 Rules. (1) Differences are paired by seed: what a seed does to both sides falls out. (2) An interval is the bootstrap's,
 95 %, over 10,000 resamples of the seeds from a fixed generator, its percentiles expanded for few seeds (Hesterberg,
 What Teachers Should Know About the Bootstrap, 2015, 5.3): plain percentiles of five values hold the mean in some 83 %
-of cases, not in 95 %. It cannot reach beyond the values seen. (3) Fewer than three seeds have no interval: what is
-given is their range, and it is called so. (4) No value is left out. What was not reached by the end of a run counts as
-its end, is counted as `censored`, and makes the mean a lower bound. What could not be measured (an outage that was not
-over when the next began or the run ended) has no value: n is smaller then, and a verdict says of how many.
+of cases, not in 95 %. It cannot reach beyond the values seen. (3) Fewer than four seeds have no interval: what is given
+is their range, and it is called so; of three, the expanded percentiles are that range anyway. (4) No value is left out.
+What was not reached by the end of a run counts as its end, is counted as `censored`, and makes the mean a lower bound.
+What could not be measured (an outage that was not over when the next began or the run ended) has no value: n is smaller
+then, and a verdict says of how many.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 RESAMPLES = 10_000
 GENERATOR_SEED = 20240546
 LEVEL = 0.95
-LEAST_FOR_INTERVAL = 3
+LEAST_FOR_INTERVAL = 4
 # Student's t, two-sided 95 %, by degrees of freedom; beyond: close enough to the normal's.
 STUDENT_T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
@@ -72,7 +73,8 @@ def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Estimate | N
 def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate | None:
     """The ratio of the means, with pairs resampled together. None without pairs or where the lower mean is not above 0.
 
-    Not the mean of ratios: one seed whose `below` happens to be near 0 would decide that alone.
+    Not the mean of ratios: one seed whose `below` happens to be near 0 would decide that alone. Its bounds may be
+    infinite: where the lower side of a resample is not above 0, nothing bounds the ratio to the side of the upper one.
     """
     if not above or len(above) != len(below):
         return None
@@ -82,14 +84,18 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate | None:
         return None
     mean = _mean(pairs[:, 0]) / _mean(pairs[:, 1])
     if len(pairs) < LEAST_FOR_INTERVAL:
-        each = [a / b for a, b in pairs if b > 0.0]
-        bounds = (min([*each, mean]), max([*each, mean]))
+        each = _quotients(pairs)
+        bounds = (min(float(each.min()), mean), max(float(each.max()), mean))
         return Estimate(mean, *bounds, len(pairs), "range" if len(pairs) > 1 else "none")
-    sums = _resampled(pairs).mean(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quotients = np.where(sums[:, 1] > 0.0, sums[:, 0] / sums[:, 1], np.inf)
-    low, high = _percentiles(quotients, len(pairs))
+    low, high = _percentiles(_quotients(_resampled(pairs).mean(axis=1)), len(pairs))
     return Estimate(mean, low, high, len(pairs), "interval")
+
+
+def _quotients(pairs: Floats) -> Floats:
+    """[n, 2] -> [n]: the first by the second; infinite, with the first's sign, where the second is not above 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        unbounded = np.where(pairs[:, 0] < 0.0, -np.inf, np.inf)
+        return np.where(pairs[:, 1] > 0.0, pairs[:, 0] / pairs[:, 1], unbounded)
 
 
 def _around(found: Floats) -> tuple[float, float, str]:

@@ -14,7 +14,8 @@ from outlast_operator.study.cost import PriceTable, cost_rows
 from outlast_operator.study.load import StudyData, is_control
 from outlast_operator.study.statistics import Estimate
 from outlast_operator.study.summary import Group, Summary, final_accuracy, goodput, gradients, late_accuracy, outage_s
-from outlast_operator.study.verdicts import Verdict, fallen
+from outlast_operator.study.verdict_ordering import fallen
+from outlast_operator.study.verdicts import Verdict
 
 Cell = tuple[str, str]  # the mean, and in brackets what surrounds it
 
@@ -52,6 +53,8 @@ def counts(data: StudyData) -> str:
         parts.append(f"{words.count(bad, 'failed run')}, shown as failed and in no mean")
     if data.retried:
         parts.append(f"{words.count(len(data.retried), 'run')} made again after a failure")
+    if data.uncalibrated:
+        parts.append(f"{words.count(len(data.uncalibrated), 'experiment')} left out, which could not be calibrated")
     if data.missing:
         parts.append(f"{words.count(len(data.missing), 'planned run')} not made yet")
     if data.backlog:
@@ -103,7 +106,7 @@ def results(summary: Summary, experiment: str) -> Iterator[Line]:
             cell(group.estimate(final_accuracy), 1, 100.0),
             NOTHING if control else cell(summary.against_control(group, late_accuracy), 1, 100.0, signed=True),
             cell(group.estimate(fallen), 1, 100.0, signed=True),
-            cell(group.kept, 2),
+            cell(group.kept, 2, of=group.n),
             cell(group.time_to_target, 1),
             NOTHING if control else cell(group.estimate(goodput), 2),
             cell(group.estimate(outage_s), 2),
@@ -116,35 +119,22 @@ def results(summary: Summary, experiment: str) -> Iterator[Line]:
 NOTHING: Cell = ("", "")
 
 
-def cell(found: Estimate | None, digits: int, scale: float = 1.0, signed: bool = False) -> Cell:
-    """(`+1.2`, `(+0.4 to +2.0)`), with `≥` where some runs did not get there; empty for what was not measured."""
+def cell(found: Estimate | None, digits: int, scale: float = 1.0, signed: bool = False, of: int = 0) -> Cell:
+    """(`+1.2`, `(+0.4 to +2.0)`), with `≥` where some runs did not get there; empty for what was not measured.
+
+    `of`: how many runs should be in it; where some could not be measured, it says of how many it is.
+    """
     if found is None:
         return NOTHING
     form = f"{{:{'+' if signed else ''},.{digits}f}}"
-    mean, low, high = (form.format(scale * v).replace("-", "−") for v in (found.mean, found.low, found.high))
-    return ("≥ " if found.censored else "") + mean, f"({low} to {high})" if found.n > 1 else ""
+    mean, low, high = (_typed(form.format(scale * v)) for v in (found.mean, found.low, found.high))
+    around = [f"{low} to {high}"] if found.n > 1 else []
+    around += [f"{found.n} of {of} runs"] if found.n < of else []
+    return ("≥ " if found.censored else "") + mean, f"({'; '.join(around)})" if around else ""
 
 
-def machine(data: StudyData) -> list[tuple[str, str]]:
-    """What it was measured on."""
-    about = data.about
-    if about is None:
-        return []
-    m = about.machine
-    rows = [
-        ("Processor", f"{m.cpu}, {words.count(m.cores, 'core')}"),
-        ("Memory", words.size(m.memory_bytes)),
-        ("System", m.os),
-        ("Python, PyTorch", f"{m.python}, {m.torch}"),
-        ("Outlast", m.outlast + (f" ({m.commit})" if m.commit else "")),
-        ("Started", about.started),
-        ("Task", about.task),
-        ("Command", about.command),
-    ]
-    if len(data.commits) > 1:
-        made = words.listing([f"{words.count(n, 'record')} by {commit}" for commit, n in sorted(data.commits.items())])
-        rows.append(("Different code", f"{made}: what differs between them may be the code's doing"))
-    return [(name, value) for name, value in rows if value]
+def _typed(number: str) -> str:
+    return number.replace("-", "−").replace("inf", "∞")
 
 
 def command_of(data: StudyData, experiment: str) -> str:

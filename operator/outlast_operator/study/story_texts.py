@@ -51,22 +51,25 @@ DEFINITIONS = (
         "Against the control",
         "mean of the evaluations of the last 5 s, less that of the control without failure: same seed, same wall time "
         "from the first update on. One snapshot of SGD's jumps by points from the next, the final one too; the mean "
-        "does not. Final accuracy is of the last parameters, on all test images.",
+        "does not. Final accuracy is of the last parameters, on all test images, and not in that mean.",
     ),
     (
         "Change at the kill",
         "accuracy when the next update came, less accuracy at the kill: the evaluations of the second after the one "
-        "and before the other, carried to it at the pace of the same training without a kill.",
+        "and before the other, carried to it at the pace of the same training without a kill. The answer above takes a "
+        "seed's runs with one and with two kills together, for their first kill is the same; the tables do not.",
     ),
     (
         "Progress kept",
         "accuracy gained from the kill until outage, first update and drain are all over, over what the control "
-        "gained in as long from the same update.",
+        "gained in as long from the same update. Where the next kill or the end came before a backlog had been applied "
+        "it is not known: such a run is not measured, and the figures say of how many runs they are.",
     ),
     (
         "Time to the target",
-        "the first evaluation at which the mean of the second around it is at or above it, since the first update; a "
-        "run that did not get there counts with its whole time, marked ≥.",
+        "when a straight line through the evaluations of 2 s to either side first reaches it, since the first update; "
+        "a line ends at an outage. The same for every configuration, however often it was evaluated. A run that did "
+        "not get there counts with its whole time, marked ≥.",
     ),
     (
         "Goodput",
@@ -80,10 +83,16 @@ DEFINITIONS = (
         "above that of untrained weights, and counts as theirs.",
     ),
     (
+        "Synchronous",
+        "a version averages one gradient of each of the N workers, where an asynchronous one is a single gradient: of "
+        "as many gradients it makes 1/N as many steps of the same size. Goodput counts the gradients, and may be near "
+        "1; accuracy and progress kept come at about 1/N of the control's pace, without any failure.",
+    ),
+    (
         "Intervals",
-        "95 %, bootstrap over seeds (10,000 resamples, fixed generator), expanded for few seeds; ranges where there "
-        "are fewer than three. Ratios are ratios of means. No run is left out of a mean but failed ones, which are "
-        "named.",
+        "95 %, bootstrap over seeds (10,000 resamples, fixed generator), expanded for few seeds; ranges, from least to "
+        "greatest, where there are fewer than four. Ratios are ratios of means. No run is left out of a mean but "
+        "failed ones, which are named.",
     ),
 )
 LIMITS = (
@@ -93,7 +102,8 @@ LIMITS = (
     "gradients.",
     "A kill ends a process. A lost node, a partition or a slow disk are other failures; tests and not this study are "
     "about them.",
-    "Few seeds. An interval over five is wide, and with three or fewer the bootstrap cannot reach its nominal 95 %.",
+    "Few seeds. An interval over five is wide; of three or fewer there is no more than their range, which holds the "
+    "mean of all seeds that there could be less often than an interval would.",
     "Accuracies within a run are of a fixed part of the test images, so their level may be off by a point or two; "
     "differences between runs are of the same images.",
     "Money is list prices times seconds of this machine: the ratios between strategies mean something, the amounts do "

@@ -5,12 +5,12 @@ from __future__ import annotations
 from outlast_operator.study.cost import Claim, PriceTable, compare_costs
 from outlast_operator.study.summary import Summary
 from outlast_operator.study.verdict_backlog import backlog_kept
+from outlast_operator.study.verdict_ordering import ordering
 from outlast_operator.study.verdicts import (
     Row,
     Verdict,
     ahead_of_checkpointing,
     close_to_control,
-    ordering,
     share,
 )
 
@@ -46,7 +46,8 @@ def cost_claim(summary: Summary, prices: PriceTable, experiment: str) -> Verdict
             holds = None if lost else claim.holds
             decided.append(holds)
             label = f"{whose}, {claim.setup}, {claim.term} (an hour costs {claim.hourly_ratio:.2f} times as much)"
-            late = f"; {claim.censored} runs never got there" if claim.censored else ""
+            sides = zip(claim.censored, ("stateless", "checkpointing"), strict=True)
+            late = "".join(f"; {count} runs of {side} never got there" for count, side in sides if count)
             late += f"; {lost} runs of the two failed or are not made yet" if lost else ""
             rows.append(Row(label, share(claim.ratio) + late, holds))
     if not rows:

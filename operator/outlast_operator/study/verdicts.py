@@ -1,21 +1,21 @@
 """What the study was to show, decided from its data: each line holds, does not hold, or cannot be told. Pure.
 
-Rules. (1) A verdict is computed; it carries the figures it rests on, a row each. (2) Where a line asks for a mean, the
-mean decides, and the verdict says whether the interval agrees; where it asks for a direction, the interval decides.
-(3) Where a comparison lacks its runs the verdict is None, and says what is missing. The verdicts on
-the backlog and on cost stand in verdict_backlog.py and verdict_cost.py.
+Rules. (1) A verdict is computed; it carries the figures it rests on, a row each. (2) The mean decides, and the verdict
+says whether the interval agrees. (3) Where a comparison lacks its runs the verdict is None, and says what is missing.
+The ordering, the backlog, cost and models have files of their own (verdict_ordering.py, verdict_backlog.py,
+verdict_cost.py, verdict_models.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from outlast_operator.study.experiments import ONE_WORKER
 from outlast_operator.study.measures import AROUND_S, RunMeasures
 from outlast_operator.study.run_curves import RunCurves
 from outlast_operator.study.statistics import Estimate, paired
-from outlast_operator.study.summary import Group, Summary, Value, drop, final_accuracy, goodput, late_accuracy
+from outlast_operator.study.summary import Group, Summary, final_accuracy, goodput, late_accuracy
 
 NOISE = 0.02  # accuracy: what an evaluation of some 500 images may be off
 CLOSE = 0.01  # of the control
@@ -62,15 +62,6 @@ def decided(found: Estimate, met: bool | None, wanted: int) -> bool | None:
     return met if 1 < found.n >= wanted else None
 
 
-def below(found: Estimate, bound: float) -> bool | None:
-    """Whether it is below the bound: None where the interval holds it."""
-    return True if found.high < bound else False if found.low >= bound else None
-
-
-def above(found: Estimate, bound: float) -> bool | None:
-    return True if found.low > bound else False if found.high <= bound else None
-
-
 def wanted(group: Group) -> int:
     """How many seeds a comparison should have."""
     return group.n + group.failed + group.missing
@@ -102,73 +93,11 @@ def share(around: Estimate | None) -> str:
     if around is None:
         return "not measured"
     extent = f" ({around.low:.2f} to {around.high:.2f}, n = {around.n})" if around.n > 1 else " (one seed)"
-    return f"{around.mean:.2f}{extent}".replace("-", "−")
+    return f"{around.mean:.2f}{extent}".replace("-", "−").replace("inf", "∞")
 
 
 def kills_in_words(kills: int) -> str:
     return {0: "no kill", 1: "one kill", 2: "two kills"}.get(kills, f"{kills} kills")
-
-
-# --- the ordering the paper reports ---
-
-
-def risen(run: RunMeasures) -> float | None:
-    """Accuracy gained from the first kill to the end of its drain."""
-    return run.outages[0].gained if run.outages else None
-
-
-def fallen(run: RunMeasures) -> float | None:
-    """Change of accuracy at the first kill: below 0, it fell."""
-    dropped = drop(0)(run)
-    return None if dropped is None else -dropped
-
-
-ORDERING: tuple[tuple[tuple[str, ...], str, Value, Callable[[Estimate], bool | None]], ...] = (
-    (("paper-sync-checkpoint", "paper-async-checkpoint", "checkpoint"), "falls", fallen, lambda e: below(e, 0.0)),
-    (("paper-sync-chain", "paper-async-chain", "chain", "hybrid"), "does not fall", fallen, lambda e: above(e, -NOISE)),
-    (("paper-stateless", "stateless"), "rises through its outage", risen, lambda e: above(e, 0.0)),
-)
-
-
-def ordering(summary: Summary, experiment: str) -> Verdict:
-    """Checkpointing falls at a kill, chain and stateless do not, stateless has risen when its outage is over."""
-    question = "Checkpointing falls after a kill, chain and stateless do not; stateless rises through its outage."
-    rows = []
-    for names, expected, value, met in ORDERING:
-        for name in names:
-            group = summary.attempted(experiment, name, 1)
-            if group is None:
-                continue
-            found = group.estimate(value)
-            is_met = None if found is None else decided(found, met(found), wanted(group))
-            rows.append(Row(f"{group.label} {expected}", points(found) + lacking(group, found), is_met))
-    if not rows:
-        return Verdict(question, None, "There are no runs with one kill in this study.")
-    as_told = sum(bool(row.met) for row in rows)
-    return Verdict(
-        question,
-        all_of(rows),
-        f"{as_told} of {len(rows)} configurations do what the paper reports.",
-        "change of accuracy from the kill to the next update; stateless: to the end of its drain",
-        tuple(rows),
-        tuple(_none_yet(summary, experiment)),
-    )
-
-
-def _none_yet(summary: Summary, experiment: str) -> list[str]:
-    """What the paper's accident (no checkpoint by the time of the kill) does."""
-    extra = summary.group(experiment, "paper-async-checkpoint-none-yet", 1)
-    usual = summary.group(experiment, "paper-async-checkpoint", 1)
-    a = None if extra is None else extra.estimate(fallen)
-    b = None if usual is None else usual.estimate(fallen)
-    if a is None or b is None:
-        return []
-    text = (
-        f"Killed before its first checkpoint, as the paper's runs in fact were, it changes by {points(a)}, "
-        f"not by {points(b)}"
-    )
-    most = a.mean < 0 and a.mean < 2 * min(b.mean, 0.0)
-    return [f"{text}: most of the fall in the paper's figures is that accident." if most else f"{text}."]
 
 
 # --- Hybrid and Chain against the control ---
@@ -197,7 +126,7 @@ def close_to_control(summary: Summary, experiment: str) -> Verdict:
     measure = "mean of the evaluations of the last 5 s less the control's, paired by seed; final: on all test images"
     answer = (
         f"{sum(bool(row.met) for row in rows)} of {len(rows)} means are within 1 point, {sum(sure)} of the "
-        "intervals as a whole."
+        "intervals or ranges as a whole."
     )
     notes = () if complete else ("Not all four comparisons are in this study.",)
     holds = all_of(rows)
@@ -273,7 +202,7 @@ def right_after(runs: Sequence[RunMeasures], base: Sequence[RunMeasures]) -> tup
 
 def evaluated_again(curves: RunCurves) -> float | None:
     """When parameters from after the last outage, and from after its drain, were evaluated first."""
-    if not curves.outages or curves.outages[-1].back is None:
+    if not curves.outages or curves.outages[-1].back is None or curves.outages[-1].cut_off:
         return None
     last = curves.outages[-1]
     over = max(t for t in (last.back, last.drained) if t is not None)

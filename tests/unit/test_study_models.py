@@ -1,0 +1,92 @@
+"""Models with and without normalisation: compared seed by seed, a divergence counted and not dropped."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from study_builder import several_models, write_run, write_study
+
+from outlast.optimizer import Optimizer, TrainingError
+from outlast_operator.study.load import StudyRun, load_study
+from outlast_operator.study.summary import summarise
+from outlast_operator.study.verdict_models import decided, normalisation
+from outlast_operator.study.verdicts import Verdict
+
+PLAIN = "models-net-plain"
+
+
+def verdict(directory: Path) -> Verdict:
+    found = normalisation(summarise(load_study(directory)))
+    assert found is not None
+    return found
+
+
+def words_of_a_divergence() -> str:
+    """As `outlast run` tells it, in the trainer's words: were these changed, a divergence would pass for a crash."""
+    worker = SimpleNamespace(_step=7, config=SimpleNamespace(slot=1))
+    with pytest.raises(TrainingError) as caught:
+        Optimizer._checked(cast(Any, worker), math.nan)
+    return f"Failed: worker-1: {caught.value}"
+
+
+def test_models_with_and_without_normalisation_are_compared(tmp_path: Path) -> None:
+    found = verdict(several_models(tmp_path))
+    assert found.holds is True  # the plain one keeps nothing
+    assert len(found.rows) == 1  # checkpointing applies no backlog
+    assert "; difference by seed " in found.rows[0].figure
+    write_study(tmp_path / "other", seeds=(0,), kills=(1,), configurations=("control", "stateless"))
+    assert normalisation(summarise(load_study(tmp_path / "other"))) is None
+
+
+def test_models_of_which_runs_failed_are_not_compared_by_the_rest(tmp_path: Path) -> None:
+    several_models(tmp_path)
+    write_run(tmp_path, PLAIN, "stateless", 1, 3, None, model=PLAIN)
+    found = verdict(tmp_path)
+    assert found.holds is None
+    assert "1 of 4 runs failed" in found.rows[0].figure
+
+
+def test_a_run_that_diverged_keeps_less_and_is_named(tmp_path: Path) -> None:
+    several_models(tmp_path)
+    write_run(tmp_path, PLAIN, "stateless", 1, 2, None, model=PLAIN, error=words_of_a_divergence())
+    (tmp_path / f"runs/{PLAIN}/stateless/kills-1/seed-2/report.json").unlink()
+    found = verdict(tmp_path)
+    assert found.holds is True
+    assert "1 of 3 runs failed; 1 of them diverged, which counts as keeping less" in found.rows[0].figure
+
+
+@pytest.mark.parametrize(
+    ("error", "diverged"),
+    [
+        ("Failed: worker-0: the gradient of step 3 (slot 0) is not finite (norm nan); lower the rate", True),
+        ("Failed: server-0 exited with 1 six times in a row", False),
+        ("Failed: spec.training.optimizer.lr: nan is not a finite number", False),
+        ("", False),
+    ],
+)
+def test_a_divergence_is_told_by_the_recorded_error(error: str, diverged: bool) -> None:
+    assert StudyRun("e", "stateless", 1, 0, status="failed", error=error).diverged is diverged
+    assert StudyRun("e", "stateless", 1, 0, status="ok", error=error).diverged is False
+
+
+@pytest.mark.parametrize(
+    ("differences", "less"),
+    [
+        ([0.2, 0.1, 0.3], True),  # also where the two ranges overlap
+        ([-0.2, -0.1, -0.3], False),
+        ([0.2, -0.1, 0.3], None),
+        ([math.inf, 0.1, 0.3], True),  # the plain one diverged once
+        ([math.inf, -0.1, 0.3], None),
+        ([-math.inf, -0.1, -0.3], False),
+        ([math.inf, 0.0, 0.3], None),  # both diverged once
+        ([0.2], None),
+        ([], None),
+        ([0.3, 0.4, 0.3, 0.4, -0.01], True),  # of five seeds the interval decides
+    ],
+)
+def test_pairs_decide(differences: list[float], less: bool | None) -> None:
+    assert decided(dict(enumerate(differences))) is less
