@@ -49,7 +49,7 @@ remove_networks() {
   local name
   for name in $(ls /run/netns 2>/dev/null | grep '^cni-' | grep -vxFf "$BEFORE/netns"); do ip netns delete "$name" || true; done
   for name in $(ip -o link show type veth 2>/dev/null | sed -nE 's/^[0-9]+: (veth[0-9a-f]{8})@.*/\1/p'); do
-    ip -4 route show dev "$name" | grep -q '^10\.244\.' && ip link delete "$name" || true
+    ip -4 route show dev "$name" | grep -q '^10\.244\.' && ip link delete "$name" 2>/dev/null || true
   done
   rm -rf /var/lib/cni/results/outlast-pods-* /var/lib/cni/cache/results/outlast-pods-*
 }
