@@ -34,7 +34,8 @@ prepare_cluster() { # needs nobody's attention: its words go to $log
 
 [ "${OUTLAST_SKIP_E2E:-0}" != 0 ] || [ -n "${OUTLAST_E2E_KUBECONFIG:-}" ] || prepare_cluster
 
-"$python" -m pytest tests --ignore tests/e2e \
+# One thread of torch each: several tests share the cores already.
+OMP_NUM_THREADS=1 "$python" -m pytest tests --ignore tests/e2e \
   --numprocesses auto --maxprocesses 4 --dist worksteal --basetemp "$work/first"
 first=$?
 [ -z "$builder" ] || wait "$builder" || echo "The cluster could not be prepared ($log); its tests try again." >&2
