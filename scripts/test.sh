@@ -14,16 +14,20 @@ python=.venv/bin/python
 mkdir -p build
 log=build/prepare-cluster.log
 # Short: the sockets of local runs lie below it, and a socket's path has 107 characters at most.
-work=$(mktemp -d /tmp/outlast-tests.XXXX)
+work=$(mktemp -d /tmp/ot.XXXX)
 counts=$work/counts
 export OUTLAST_TEST_COUNTS=$counts
 builder=""
 
 finish() {
+  local status=$?
   [ -z "$builder" ] || kill -- "-$builder" 2>/dev/null
-  rm -rf "$work"
+  if [ $status = 0 ]; then rm -rf "$work"; else echo "What the tests wrote is in $work." >&2; fi
+  exit "$status"
 }
 trap finish EXIT
+trap 'exit 130' INT # pytest tells of it and ends; nothing is to follow
+trap 'exit 143' TERM
 
 prepare_cluster() { # needs nobody's attention: its words go to $log
   set -m # a process group of its own, which can be ended as a whole
@@ -36,14 +40,15 @@ prepare_cluster() { # needs nobody's attention: its words go to $log
 
 # One thread of torch each: several tests share the cores already.
 OMP_NUM_THREADS=1 "$python" -m pytest tests --ignore tests/e2e \
-  --numprocesses auto --maxprocesses 4 --dist worksteal --basetemp "$work/first"
+  --numprocesses auto --maxprocesses 4 --dist worksteal --basetemp "$work/1"
 first=$?
 [ -z "$builder" ] || wait "$builder" || echo "The cluster could not be prepared ($log); its tests try again." >&2
 builder=""
 
-"$python" -m pytest tests/e2e --basetemp "$work/e2e"
+"$python" -m pytest tests/e2e --basetemp "$work/2"
 second=$?
 
+tally=0
 awk '{ passed += $1; failed += $2; skipped += $3 }
-  END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit !(passed && !failed) }' "$counts"
-[ $? = 0 ] && [ $first = 0 ] && [ $second = 0 ]
+  END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit !(passed && !failed) }' "$counts" || tally=1
+[ $tally = 0 ] && [ $first = 0 ] && [ $second = 0 ]

@@ -4,7 +4,7 @@ Rules:
  1. One line for each lost member, worker or Redis; opened in the turn that notices it, never opened twice for the same
     start of a process.
  2. Times come from `now` and from servers' own notes (`probe.views`), never from what should have happened.
- 3. The newest `KEPT` lines stay; `failover_count` counts all, and `dropped` holds what the others had added up to.
+ 3. The newest `KEPT` lines stay; `failover_count` counts all, and `lost_before` holds what the others lost.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def write_ledger(turn: Turn, shards: list[Shard]) -> None:
         if f.kind == "server":
             turn.tell("ServerLost", f"{f.target} ({f.role}) is lost: {f.cause}", warning=f.cause != "Planned")
     lines += [_advance(turn, shards, f) for f in opened]
-    kept, dropped = keep_newest(lines, KEPT, turn.status.dropped, turn.now)
-    turn.record(failovers=kept, dropped=dropped, failover_count=turn.status.failover_count + len(opened))
+    kept, lost_before = keep_newest(lines, KEPT, turn.status.lost_before)
+    turn.record(failovers=kept, lost_before=lost_before, failover_count=turn.status.failover_count + len(opened))
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Rule: nothing is decided by what stands here.
 from __future__ import annotations
 
 from outlast_operator.state import Probe, Progress
-from outlast_operator.tally import total_lost, total_outage_s
+from outlast_operator.tally import outage_s, total_lost
 from outlast_operator.turn import Turn
 from outlast_operator.views import Shard
 
@@ -22,15 +22,14 @@ def measure(turn: Turn, shards: list[Shard]) -> Progress:
     evaluations = [p.evaluation for p in heads if p.evaluation is not None]
     shown = max(evaluations, key=lambda e: e.version, default=None)
     percent, eta_s = _share_done(turn, version)
-    processes = turn.observed.processes.values()
     return Progress(
         version=version,
         accuracy=shown.accuracy if shown is not None else before.accuracy,
         loss=shown.loss if shown is not None else before.loss,
         percent=percent,
         eta_s=eta_s,
-        workers_ready=sum(p.role == "worker" and p.phase == "running" for p in processes),
-        servers_ready=sum(p.role == "server" and p.phase == "running" for p in processes),
+        workers_ready=_running(turn, "worker"),
+        servers_ready=_running(turn, "server"),
         gradients=_gradients(turn, heads) if complete else before.gradients,
         cost=_cost(turn, version),
         t=turn.now,
@@ -68,38 +67,36 @@ def _gradients(turn: Turn, heads: list[Probe]) -> dict[str, int]:
 
 
 def _cost(turn: Turn, version: int) -> dict[str, float]:
-    """By the clock: `total`: servers and workers while they live; `idle`: workers in outages in which they cannot go
-    on; `recomputed`: workers for what rollbacks took."""
-    spec, status = turn.spec, turn.status
-    if status.t_start is None:
+    """What was recorded, and since then the price of who runs now: so it stands still while the job is suspended, and
+    follows another number of workers. `workers`, `idle` (in outages in which they cannot go on) and `recomputed` (for
+    what rollbacks took) are parts of `total`."""
+    if turn.status.t_start is None:
         return {}
-    end = status.t_completed if status.t_completed is not None else turn.now
-    workers = spec.workers.replicas * spec.cost.hourly.worker / 3600
-    idle_s = total_outage_s(status, end) if spec.recovery.strategy in ("Checkpoint", "Chain") else 0.0
-    cost = {"total": _total_cost(turn), "idle": idle_s * workers}
-    repeated_s = _repeated_s(turn, version, trained_s(turn) - idle_s)
-    if repeated_s is not None:
-        cost["recomputed"] = repeated_s * workers
-    return {part: round(amount, 6) for part, amount in cost.items()}
-
-
-def _total_cost(turn: Turn) -> float:
-    """What was recorded, and since then the price of who lives now: so it stands still while the job is suspended, goes
-    on from there afterwards, and follows another number of workers."""
     before, price = turn.recorded.progress, turn.spec.cost.hourly
-    hourly = {"server": price.server, "worker": price.worker}
-    rate = sum(hourly.get(p.role, 0.0) for p in turn.observed.processes.values() if p.alive) / 3600
     since = before.t if before.cost else turn.now
-    return before.cost.get("total", 0.0) + max(0.0, turn.now - since) * rate
+    passed_s = max(0.0, turn.now - since)
+    workers = passed_s * _running(turn, "worker") * price.worker / 3600
+    servers = passed_s * _running(turn, "server") * price.server / 3600
+    idle_s = outage_s(turn.status.failovers, turn.now, since) if _waits_in_outages(turn) else 0.0
+    idle = idle_s * _running(turn, "worker") * price.worker / 3600
+    parts = {"total": workers + servers, "workers": workers, "idle": idle}
+    cost = {part: before.cost.get(part, 0.0) + more for part, more in parts.items()}
+    share = _repeated_share(turn, version)
+    return cost if share is None else {**cost, "recomputed": max(0.0, cost["workers"] - cost["idle"]) * share}
 
 
-def _repeated_s(turn: Turn, version: int, busy_s: float) -> float | None:
-    """Seconds that the workers spent on updates which rollbacks took: the share that those are of all updates so far.
-    In updates, for in Sync one is made of several gradients. None if the share is not known: the version of a job
-    that began from another one's checkpoint counts that one's updates too."""
+def _running(turn: Turn, role: str) -> int:
+    return sum(p.role == role and p.phase == "running" for p in turn.observed.processes.values())
+
+
+def _waits_in_outages(turn: Turn) -> bool:
+    return turn.spec.recovery.strategy in ("Checkpoint", "Chain")
+
+
+def _repeated_share(turn: Turn, version: int) -> float | None:
+    """The share of all updates so far which rollbacks took. In updates, for in Sync one is made of several gradients.
+    None if it is not known: the version of a job that began from another one's checkpoint counts that one's too."""
     lost = total_lost(turn.status)
     if lost == 0:
         return 0.0
-    if turn.spec.recovery.checkpoint.restore_from:
-        return None
-    return max(0.0, busy_s) * lost / (version + lost)
+    return None if turn.spec.recovery.checkpoint.restore_from else lost / (version + lost)

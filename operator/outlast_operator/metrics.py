@@ -38,7 +38,10 @@ FAMILIES: dict[str, tuple[str, str]] = {  # name -> type, help
     "outlast_job_servers_ready": ("gauge", "Servers that run."),
     "outlast_job_workers_ready": ("gauge", "Workers that run."),
     "outlast_job_gradients": ("gauge", "Gradients, by what has become of them."),
-    "outlast_job_cost": ("gauge", "Cost so far at the prices of spec.cost: total, and of it idle and recomputed."),
+    "outlast_job_cost": (
+        "gauge",
+        "Cost so far at the prices of spec.cost: total; of it workers, idle, recomputed.",
+    ),
     "outlast_job_goodput_ratio": (
         "gauge",
         "Share of the cost, 0 to 1, that was neither for waiting nor for what a rollback took.",

@@ -225,15 +225,6 @@ class Failover:
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """What lines that the ledger no longer holds had added to its totals (tally.py)."""
-
-    lost: int = 0  # updates
-    outage_s: float = 0.0
-    until: float = 0.0  # outages are counted up to here: lines that are kept add what is later
-
-
-@dataclass(frozen=True)
 class Progress:
     """For display; changes of it alone are written at most every few seconds."""
 
@@ -245,7 +236,7 @@ class Progress:
     workers_ready: int = 0
     servers_ready: int = 0
     gradients: dict[str, int] = field(default_factory=dict)  # applied, duplicates, buffered, lost
-    cost: dict[str, float] = field(default_factory=dict)  # total, idle, recomputed
+    cost: dict[str, float] = field(default_factory=dict)  # total; of it workers, idle, recomputed
     t: float = 0.0
 
 
@@ -266,7 +257,7 @@ class JobStatus:
     since: dict[str, float] = field(default_factory=dict)  # timers: since when something has been so
     failovers: tuple[Failover, ...] = ()  # the newest ones
     failover_count: int = 0  # all of them
-    dropped: Dropped = field(default_factory=Dropped)  # of those that `failovers` no longer holds
+    lost_before: int = 0  # updates that the losses lost which `failovers` no longer holds
     rejected_checkpoints: tuple[str, ...] = ()  # could not be restored from
     goal: str | None = None  # why the job is finishing: "updates", "epochs", "seconds", "accuracy"
     outcome: str | None = None  # Succeeded | Failed
@@ -290,7 +281,6 @@ class JobStatus:
         raw["adopted"] = {str(k): v for k, v in self.adopted.items()}
         raw["attempts"] = {k: asdict(v) for k, v in self.attempts.items()}
         raw["failovers"] = [asdict(f) for f in self.failovers]
-        raw["dropped"] = asdict(self.dropped)
         raw["progress"] = asdict(self.progress)
         for name in ("dead", "done", "rejected_checkpoints"):
             raw[name] = list(raw[name])
@@ -316,7 +306,6 @@ class JobStatus:
             done=tuple(raw.get("done", ())),
             since=dict(raw.get("since", {})),
             failovers=tuple(_known(Failover, f) for f in raw.get("failovers", ())),
-            dropped=_known(Dropped, raw.get("dropped", {})),
             rejected_checkpoints=tuple(raw.get("rejected_checkpoints", ())),
             progress=_known(Progress, raw.get("progress", {})),
             resource_version=resource_version,

@@ -34,9 +34,7 @@ down_kind() {
   rm -rf "$STATE/loaded" # the marks of images that went with the cluster
 }
 
-is_prepare_kind() { :; } # docker pulls the node's image when the cluster is made
-
-up_kind() { kind get clusters 2>/dev/null | grep -qx "$KIND_NAME"; }
+is_up_kind() { kind get clusters 2>/dev/null | grep -qx "$KIND_NAME"; }
 
 status_kind() { kind get nodes --name "$KIND_NAME"; }
 

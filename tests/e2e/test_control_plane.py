@@ -15,6 +15,7 @@ from e2e_jobs import Job
 from e2e_release import NAMESPACES, RELEASE, living_operators
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
+UNREAD = 64  # gradients: two groups that a server applies at once
 AWAY_S = 60 if FULL else 20
 
 
@@ -156,8 +157,10 @@ def test_the_api_server_restarts(cluster: Cluster, start_job: StartJob, figures:
     ends_right(job, epoch, figures, "API server restarted, then the head killed")
 
 
-def test_redis_is_lost(cluster: Cluster, start_job: StartJob) -> None:
-    job, _ = start_training(start_job, "Stateless")
+@pytest.mark.parametrize("strategy", ["Stateless", "Hybrid"])
+def test_redis_is_lost(cluster: Cluster, start_job: StartJob, figures: Figures, strategy: str) -> None:
+    """With its data. Of Stateless what no server had read yet goes with it; Hybrid's head has acknowledged the rest."""
+    job, _ = start_training(start_job, strategy)
     redis, version = job.pods(role="redis")[0], job.status["version"]
     history = job.view()["history"]
     faults.delete_by_force(cluster, redis)
@@ -165,6 +168,9 @@ def test_redis_is_lost(cluster: Cluster, start_job: StartJob) -> None:
     updates_go_on(job, timeout_s=120)
     wait_until("progress", lambda: job.status["version"] > version, 60)
     assert job.view()["history"] == history, "its server lives and holds what the log is made anew from"
+    stop(job)
+    bound = UNREAD if strategy == "Stateless" else 0
+    figures.number(f"{strategy}, Redis and its data lost: acknowledged gradients lost", job.lost(), "<=", bound)
 
 
 def _replacement(job: Job, lost: Any) -> bool:

@@ -26,6 +26,16 @@ def load(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize("provider", ["kind", "debian"])
+def test_a_provider_has_every_part_that_is_asked_of_it(provider: str) -> None:
+    parts = ["prepare", "up", "is_up", "down", "status", "load", "restart"]
+    text = "".join((SCRIPTS / name).read_text() for name in ("cluster.sh", "kind.sh"))
+    for part in parts:
+        assert text.count(f"\n{part}_{provider}() {{") == 1, f"{part}_{provider}"
+    body = text.partition(f"\nis_up_{provider}() {{")[2].splitlines()[0]
+    assert ("kind get clusters" if provider == "kind" else "is_running") in body
+
+
 def named(name: str, **fields: Any) -> dict[str, Any]:
     return {"metadata": {"namespace": "ns", "name": name}, **fields}
 

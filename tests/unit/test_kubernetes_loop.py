@@ -22,7 +22,7 @@ from outlast_operator.kubernetes.loop import (
     managed_by_us,
 )
 from outlast_operator.kubernetes.pools import Pools
-from outlast_operator.kubernetes.record import read_record
+from outlast_operator.kubernetes.record import UnreadableRecord, read_record
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, Tools
 from outlast_operator.manifests.pods import Images
 from outlast_operator.state import StartProcess
@@ -450,6 +450,18 @@ def test_a_job_whose_record_cannot_be_read_is_left_as_it_is(
     write_status(world, good)
     world.settle()
     assert world.status["state"] == "Pending", "it goes on where it was"
+
+
+def test_a_job_that_trains_by_a_spec_which_is_refused_now_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.settle()
+    shown = world.status
+    monkeypatch.setattr("outlast_operator.kubernetes.record._spec", lambda raw: None)  # a later release's rule
+    world.edit(servers={"replicas": 1})
+    world.loop = JobLoop(world.tools, world.job)
+    with pytest.raises(UnreadableRecord, match="refuses, and so is the present one: spec"):
+        world.loop._turn()
+    assert world.status == shown
 
 
 def write_status(world: World, status: Json) -> None:

@@ -717,8 +717,9 @@ def test_what_a_rollback_took_is_paid_for_twice() -> None:
     cost, lost = world.status.progress.cost, world.status.failovers[0].gradients["lost"]
     assert lost > 0
     assert world.status.t_running is not None
-    busy = 2 * (world.status.progress.t - world.status.t_running) - cost["idle"]
-    assert cost["recomputed"] == pytest.approx(busy * lost / (world.status.progress.version + lost), rel=1e-3)
+    assert cost["workers"] == pytest.approx(2 * (world.status.progress.t - world.status.t_running), rel=0.05)
+    busy = cost["workers"] - cost["idle"]
+    assert cost["recomputed"] == pytest.approx(busy * lost / (world.status.progress.version + lost))
     assert 0 < cost["recomputed"] + cost["idle"] < cost["total"]
 
 
@@ -729,11 +730,33 @@ def test_a_suspended_job_costs_nothing_and_goes_on_counting() -> None:
     world.run(6.0)
     assert world.status.state == "Suspended"
     paid = world.status.progress.cost["total"]
+    assert world.status.progress.cost["idle"] == 0.0
     assert paid == pytest.approx(2 * world.status.trained_s, rel=0.5)
     world.run(60.0)
     world.spec = make_spec("Chain", cost__hourly__worker=3600.0, cost__hourly__server=0.0)
     world.run(11.0)
     assert 10.0 < world.status.progress.cost["total"] - paid < 25.0, "two workers for some ten seconds"
+
+
+def test_an_outage_costs_what_the_workers_of_that_time_cost() -> None:
+    price = {"cost__hourly__worker": 3600.0, "cost__hourly__server": 0.0}
+    world = running("Checkpoint", workers__replicas=2, **price)
+    world.kill("server-0")
+    world.run(6.0)
+    (line,) = world.status.failovers
+    assert line.t_first_update is not None
+    idle = world.status.progress.cost["idle"]
+    assert idle == pytest.approx(2 * (line.t_first_update - line.t_detected), abs=1.0)
+    world.spec = make_spec("Checkpoint", workers__replicas=8, **price)
+    world.run(20.0)
+    assert world.status.progress.cost["idle"] == idle, "that there are more of them now"
+    world.kill("server-0")
+    world.run(0.1)
+    world.spec = make_spec("Checkpoint", workers__replicas=8, suspend=True, **price)
+    world.run(120.0)
+    assert world.status.progress.cost["idle"] < world.status.progress.cost["workers"] / 2, (
+        "nobody waits while suspended"
+    )
 
 
 def test_what_was_recomputed_is_not_told_where_it_is_not_known() -> None:

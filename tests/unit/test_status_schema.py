@@ -51,7 +51,7 @@ STATUS = {
     ],
     "failoverCount": 1,
     "gradients": {"applied": 812, "buffered": 3, "lost": 0, "duplicates": 1},
-    "cost": {"total": 0.02, "idle": 0.0, "recomputed": 0.0},
+    "cost": {"total": 0.02, "workers": 0.01, "idle": 0.0, "recomputed": 0.0},
     "startTime": "2026-01-02T03:00:00Z",
     "completionTime": "2026-01-02T04:00:00Z",
     "record": "1:eJw=",

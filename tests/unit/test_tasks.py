@@ -75,7 +75,7 @@ def test_training_makes_it_better(path: str, args: dict[str, object]) -> None:
     task = load_task(path, args, seed=0)
     model = task.model()
     before = task.evaluate(model, 200)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)  # momentum overshoots in some orders of addition
     for index in range(40):
         optimizer.zero_grad()
         task.loss(model, task.batch(index)).backward()  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ from outlast_operator.kubernetes.acceptance import Acceptance, accept
 from outlast_operator.kubernetes.api import CORE, JOBS, PLURAL, ApiError
 from outlast_operator.kubernetes.events import Events
 from outlast_operator.kubernetes.observer import Secrets
-from outlast_operator.kubernetes.record import UnreadableRecord, read_record
+from outlast_operator.kubernetes.record import UnreadableRecord, out_of_force, read_record
 from outlast_operator.kubernetes.runtime import Deposed, JobGone, KubernetesRuntime, Tools, replace_status
 from outlast_operator.kubernetes.status import INVALID, REFUSED, invalid_status, shown_refusal
 from outlast_operator.manifests import children
@@ -227,6 +227,8 @@ class JobLoop:
         record = read_record(job)
         acceptance = accept(job, record.spec)
         if acceptance.spec is None:
+            if (job.get("status") or {}).get("record"):
+                raise out_of_force(job, acceptance.message)
             self._show_invalid(job, acceptance)
             return False
         fresh = self._runtime is None

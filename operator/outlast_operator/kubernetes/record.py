@@ -59,6 +59,12 @@ def read_record(job: Json) -> Record:
         raise _unreadable(job, f"does not hold what it should ({error!r})") from error
 
 
+def out_of_force(job: Json, message: str) -> UnreadableRecord:
+    """For a job that trains by a spec which this release refuses, as it does the one that is written now: to show that
+    alone would throw its memory away."""
+    return _unreadable(job, f"was made for a spec that this release refuses, and so is the present one: {message}")
+
+
 def _spec(raw: Json) -> JobSpec | None:
     try:
         return None if raw.get("spec") is None else JobSpec.from_json(raw["spec"])

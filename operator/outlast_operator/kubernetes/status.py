@@ -52,7 +52,7 @@ def to_status(record: Record, ref: JobRef, acceptance: Acceptance, job: Json, ac
         "failovers": [_failover(f) for f in status.failovers],
         "failoverCount": status.failover_count,
         "gradients": progress.gradients,
-        "cost": progress.cost,
+        "cost": {part: round(amount, 6) for part, amount in progress.cost.items()},
         "startTime": time_text(status.t_start),
         "completionTime": time_text(status.t_completed),
         "record": record.to_text(),

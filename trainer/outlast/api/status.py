@@ -119,8 +119,9 @@ class GradientsStatus(StatusModel):
 class CostStatus(StatusModel):
     total: float | None = Field(
         default=None,
-        description="Cost so far of servers and workers, at the prices of spec.cost, for as long as they live.",
+        description="Cost so far of servers and workers, at the prices of spec.cost, for as long as they run.",
     )
+    workers: float | None = Field(default=None, description="The part of it for workers.")
     idle: float | None = Field(
         default=None,
         description="The part of it for workers while there was no head (with Checkpoint and Chain: they wait then).",
