@@ -21,6 +21,7 @@ from outlast.applied import Applied, Identity
 from outlast.checkpoint import CheckpointStore
 from outlast.ledger import Fact, LedgerRecord, read_all
 
+EVALUATED: Json = {"evaluate": {"everySeconds": 30, "samples": 500}}  # for `training`
 REPLICAS = {"Chain": 3, "Hybrid": 3, "Checkpoint": 1, "Stateless": 1}
 
 
@@ -148,7 +149,10 @@ def seconds_of(text: str) -> float:
 
 
 def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **spec: Json) -> Job:
-    """A FashionMNIST job that trains until it is stopped. `spec` is merged in, object by object."""
+    """A FashionMNIST job that trains until it is stopped. `spec` is merged in, object by object.
+
+    Nobody evaluates it unless `training` says so (`EVALUATED`): each pod imports torch, seconds of a core.
+    """
     name = f"{strategy.lower()}-{secrets.token_hex(2)}"
     ledger, checkpoints = folder_of(name, "ledger"), folder_of(name, "checkpoints")
     pod = template(image, prefix=cluster.prefix, ledger=ledger)
@@ -162,7 +166,7 @@ def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **s
                 "consistency": "Async",
                 "optimizer": {"name": "SGD", "lr": 0.01},
                 "stopAfter": {"updates": 1_000_000},
-                "evaluate": {"everySeconds": 30, "samples": 500},
+                "evaluate": {"everySeconds": None},
             },
             "servers": {"replicas": REPLICAS[strategy], "template": pod},
             "workers": {"replicas": 2, "template": copy.deepcopy(pod)},  # _merge changes one of them alone

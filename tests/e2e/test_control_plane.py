@@ -11,7 +11,7 @@ import e2e_faults as faults
 import pytest
 from e2e_cluster import Cluster, Json, wait_until
 from e2e_figures import FULL, Figures
-from e2e_jobs import Job
+from e2e_jobs import EVALUATED, Job
 from e2e_release import NAMESPACES, RELEASE, living_operators
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
@@ -198,7 +198,7 @@ def test_a_worker_is_lost(cluster: Cluster, start_job: StartJob, figures: Figure
 
 @pytest.mark.parametrize("roles", [("worker",), ("worker", "server", "evaluator")], ids=["workers", "everything"])
 def test_all_pods_are_lost_at_once(cluster: Cluster, start_job: StartJob, roles: tuple[str, ...]) -> None:
-    job, _ = start_training(start_job, "Chain", recovery={"checkpoint": {"everyUpdates": 50}})
+    job, _ = start_training(start_job, "Chain", training=EVALUATED, recovery={"checkpoint": {"everyUpdates": 50}})
     job.wait_condition("CheckpointAvailable")
     view = job.view()
     for pod in [pod for role in roles for pod in job.living(role)]:

@@ -9,6 +9,7 @@ import e2e_faults as faults
 import pytest
 from e2e_cluster import Cluster
 from e2e_figures import KILLS, Figures
+from e2e_jobs import EVALUATED
 from e2e_steps import (
     StartJob,
     busy_seconds,
@@ -29,7 +30,7 @@ AT_HAND = 64  # gradients: two groups that a server applies at once
 def test_a_chain_survives_the_loss_of_its_head(
     cluster: Cluster, start_job: StartJob, figures: Figures, strategy: str, way: str
 ) -> None:
-    job, first_s = start_training(start_job, strategy)
+    job, first_s = start_training(start_job, strategy, training=EVALUATED)
     figures.time(f"{strategy}: apply to first update", first_s, at_most=25)
     times = []
     for _ in range(KILLS):
@@ -44,7 +45,7 @@ def test_a_chain_survives_the_loss_of_its_head(
 
 
 def test_a_drained_head_hands_over(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
-    job, _ = start_training(start_job, "Chain")
+    job, _ = start_training(start_job, "Chain", training=EVALUATED)
     pauses = []
     for _ in range(KILLS):
         epoch, head = job.view()["epoch"], job.head()
@@ -58,7 +59,7 @@ def test_a_drained_head_hands_over(cluster: Cluster, start_job: StartJob, figure
 
 
 def test_a_checkpoint_is_restored(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
-    job, _ = start_training(start_job, "Checkpoint", recovery={"checkpoint": {"everyUpdates": 50}})
+    job, _ = start_training(start_job, "Checkpoint", training=EVALUATED, recovery={"checkpoint": {"everyUpdates": 50}})
     times, lost = [], []
     for _ in range(KILLS):
         job.wait_condition("CheckpointAvailable")
@@ -76,7 +77,7 @@ def test_a_checkpoint_is_restored(cluster: Cluster, start_job: StartJob, figures
 def test_stateless_workers_compute_on(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
     # EverySecond: a disk that syncs some hundred times a second holds workers back, whatever becomes of servers.
     buffer = {"durability": "EverySecond", "dtype": "bfloat16"}
-    job, _ = start_training(start_job, "Stateless", recovery={"buffer": buffer})
+    job, _ = start_training(start_job, "Stateless", training=EVALUATED, recovery={"buffer": buffer})
     start, before = time.monotonic(), busy_seconds(job)
     time.sleep(UNDISTURBED_S)  # the measured time: what two workers wait for Redis on a machine that they share with it
     undisturbed = max(idle_shares(job, start, before))

@@ -6,6 +6,7 @@ import time
 
 from e2e_cluster import END_S, Cluster, wait_until
 from e2e_figures import Figures
+from e2e_jobs import EVALUATED
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
 CHILDREN = ("pods", "services", "secrets", "persistentvolumeclaims")
@@ -37,13 +38,15 @@ def test_a_suspended_job_keeps_its_state(start_job: StartJob, figures: Figures) 
 
 
 def test_a_finished_job_is_complete_and_removes_itself(cluster: Cluster, start_job: StartJob) -> None:
-    job = start_job("Chain", training={"stopAfter": {"updates": 300}}, runPolicy={"ttlSecondsAfterFinished": 10})
+    training = {"stopAfter": {"updates": 300}, **EVALUATED}
+    job = start_job("Chain", training=training, runPolicy={"ttlSecondsAfterFinished": 10})
     cluster.kubectl(
         "wait", "--for=condition=Complete", f"tjob/{job.name}", "-n", job.namespace, "--timeout=120s", timeout_s=130
     )
     status = job.status
     assert status["state"] == "Succeeded", status["state"]
     assert status["version"] == 300
+    assert status["progress"]["accuracy"] > 0.2, "it was evaluated at the end, and has learned"
     assert not job.living("worker"), "workers of a finished job still run"
     wait_until("the end of the job", lambda: cluster.job(job.namespace, job.name) is None, 60)
     wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), END_S)
