@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 import secrets
@@ -22,6 +21,9 @@ from outlast.checkpoint import CheckpointStore
 from outlast.ledger import Fact, LedgerRecord, read_all
 
 EVALUATED: Json = {"evaluate": {"everySeconds": 30, "samples": 500}}  # for `training`
+# Little: several jobs must find room on a node of two cores. Workers would take all of those; what a server, or its
+# replacement, needs goes before.
+SERVER_CPU, WORKER_CPU = "100m", "10m"
 REPLICAS = {"Chain": 3, "Hybrid": 3, "Checkpoint": 1, "Stateless": 1}
 
 
@@ -155,7 +157,10 @@ def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **s
     """
     name = f"{strategy.lower()}-{secrets.token_hex(2)}"
     ledger, checkpoints = folder_of(name, "ledger"), folder_of(name, "checkpoints")
-    pod = template(image, prefix=cluster.prefix, ledger=ledger)
+    server, worker = (
+        template(image, prefix=cluster.prefix, ledger=ledger, resources={"requests": {"cpu": cpu, "memory": "64Mi"}})
+        for cpu in (SERVER_CPU, WORKER_CPU)
+    )
     document: Json = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainingJob",
@@ -168,8 +173,8 @@ def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **s
                 "stopAfter": {"updates": 1_000_000},
                 "evaluate": {"everySeconds": None},
             },
-            "servers": {"replicas": REPLICAS[strategy], "template": pod},
-            "workers": {"replicas": 2, "template": copy.deepcopy(pod)},  # _merge changes one of them alone
+            "servers": {"replicas": REPLICAS[strategy], "template": server},
+            "workers": {"replicas": 2, "template": worker},
             "recovery": {
                 "strategy": strategy,
                 "checkpoint": {
