@@ -43,7 +43,7 @@ def backlog_kept(summary: Summary, experiment: str) -> Verdict:
     )
     rows = [*_simulated(by_accuracy, by_loss), *live]
     low = default.kept.mean >= KEPT_ENOUGH > default.kept.low
-    doubt = ("The simulation's interval reaches below 0.7.",) if low else ()
+    doubt = (f"The simulation's {default.kept.kind} reaches below 0.7.",) if low else ()
     notes = (*doubt, second_opinion(by_accuracy, by_loss))
     holds = all_of([row for row in rows if row.decides])
     return Verdict(question, holds, answer, "progress kept, in accuracy; by loss", tuple(rows), notes)
