@@ -60,6 +60,8 @@ clusterDomain: cluster.local
 resolvConf: $RUN/resolv.conf
 volumePluginDir: $RUN/volume-plugins
 maxPods: 200
+# A pod that is deleted while its container is being made is looked at again after this long; 1m is usual.
+syncFrequency: 10s
 evictionHard: {memory.available: "100Mi", nodefs.available: "1%", imagefs.available: "1%"}
 imageGCHighThresholdPercent: 100
 YAML

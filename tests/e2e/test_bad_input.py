@@ -81,9 +81,10 @@ def test_invalid_jobs_get_a_message_that_names_the_field(cluster: Cluster, names
 
 def test_a_mended_job_starts(cluster: Cluster, start_job: StartJob, namespace: str) -> None:
     wrong = {"heartbeatSeconds": 3.0, "timeoutSeconds": 4.0}
-    made = start_job("Chain", recovery={"failover": {}})
+    made = start_job("Chain", suspend=True)  # for its name and its folders: nothing of it has run
     made.delete()
-    if refused := try_to_apply(cluster, namespace, made.name, _with(made.document["spec"], wrong)):
+    spec = {**made.document["spec"], "suspend": False}
+    if refused := try_to_apply(cluster, namespace, made.name, _with(spec, wrong)):
         assert "spec.recovery.failover" in refused  # and there is nothing to mend
         return
     wait_until("its refusal", said_later(cluster, namespace, made.name), 30)

@@ -39,7 +39,7 @@ def test_a_suspended_job_keeps_its_state(start_job: StartJob, figures: Figures) 
 
 def test_a_finished_job_is_complete_and_removes_itself(cluster: Cluster, start_job: StartJob) -> None:
     training = {"stopAfter": {"updates": 300}, **EVALUATED}
-    job = start_job("Chain", training=training, runPolicy={"ttlSecondsAfterFinished": 10})
+    job = start_job("Chain", training=training, runPolicy={"ttlSecondsAfterFinished": 5})
     cluster.kubectl(
         "wait", "--for=condition=Complete", f"tjob/{job.name}", "-n", job.namespace, "--timeout=120s", timeout_s=130
     )
@@ -53,7 +53,7 @@ def test_a_finished_job_is_complete_and_removes_itself(cluster: Cluster, start_j
 
 
 def test_pods_of_a_finished_job_stay_if_that_is_wished(cluster: Cluster, start_job: StartJob) -> None:
-    policy = {"cleanPodPolicy": "None", "ttlSecondsAfterFinished": 15}
+    policy = {"cleanPodPolicy": "None", "ttlSecondsAfterFinished": 8}
     job = start_job("Hybrid", training={"stopAfter": {"updates": 200}}, runPolicy=policy)
     job.wait_condition("Complete", timeout_s=120)
     roles = {pod.metadata.labels["outlast.dev/role"] for pod in job.pods()}

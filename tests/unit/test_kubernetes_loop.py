@@ -245,10 +245,13 @@ def test_who_may_be_deposed_writes_and_does_nothing() -> None:
 @pytest.mark.parametrize(
     ("how", "hurried"), [("gone", True), ("stopped", False), ("orphaned", False), ("orphans to be", False)]
 )
-def test_the_pods_of_a_deleted_job_are_hurried(how: str, hurried: bool) -> None:
+def test_the_pods_of_a_deleted_job_are_hurried(how: str, hurried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     world.settle()
     pods = world.api.names("pods")
+    dismissed: list[str] = []
+    monkeypatch.setattr(world.loop._runtime, "dismiss", dismissed.extend)
+    uids = [world.api.objects["n", "pods", name]["metadata"]["uid"] for name in pods]
     if how == "orphans to be":
         job = world.api.get("", "n", "trainingjobs", "mnist")
         job["metadata"] |= {"finalizers": ["orphan"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
@@ -261,6 +264,7 @@ def test_the_pods_of_a_deleted_job_are_hurried(how: str, hurried: bool) -> None:
     world.loop.stop(gone=how != "stopped")
     world.loop._run()
     assert sorted(world.api.deletions) == ([(name, HURRY_S) for name in pods] if hurried else [])
+    assert sorted(dismissed) == (sorted(uids) if hurried else []), "servers are told not to wait"
 
 
 def test_after_an_error_whatever_happens_wakes_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,3 +472,25 @@ def write_status(world: World, status: Json) -> None:
     """Somebody else writes it: another operator, a backup."""
     job = world.api.get("", "n", "trainingjobs", "mnist")
     world.cache.put_job(world.api.replace("", "n", "trainingjobs", "mnist", {**job, "status": status}, "status"))
+
+
+def test_dismissal_reaches_every_server_that_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.settle()
+    runtime = world.loop._runtime
+    assert runtime is not None
+    told: list[str] = []
+
+    class Watch:
+        def __init__(self, address: str, error: Exception | None = None) -> None:
+            self.address, self.error, self.control = address, error, self
+
+        def finish(self) -> None:
+            if self.error is not None:
+                raise self.error
+            told.append(self.address)
+
+    lines = [Watch("a"), Watch("b", ConnectionError("gone")), Watch("c", RuntimeError("refused")), Watch("d")]
+    monkeypatch.setattr(runtime._observer, "watches_of", lambda uids: lines)
+    runtime.dismiss(["u1"])
+    assert told == ["a", "d"]

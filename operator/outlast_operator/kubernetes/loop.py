@@ -87,11 +87,11 @@ class JobLoop:
         except JobGone:
             self._gone = True
         finally:
+            if self._gone:
+                log.info("%s is gone", where)
+                self._hurry_its_pods()
             if self._runtime is not None:
                 self._runtime.close()
-        if self._gone:
-            log.info("%s is gone", where)
-            self._hurry_its_pods()
 
     def _turns(self, where: str) -> None:
         """Until we are stopped. Raises `JobGone`."""
@@ -111,14 +111,22 @@ class JobLoop:
                 self._failed(where, repr(error), trace=True)
 
     def _hurry_its_pods(self) -> None:
-        """The garbage collector ends the pods of a deleted job, and each server would wait for a view without it."""
-        api = self._tools.api
+        """The garbage collector ends the pods of a deleted job, and each server would wait for a view without it.
+
+        Old kubelets do not shorten a grace that has begun: there it takes the servers' own knowing better.
+        """
+        api, unwanted = self._tools.api, []
         for pod in self._tools.cache.pods(self.ref.uid)[0].values():
             meta = pod["metadata"]
             try:
-                found = api.get(CORE, meta["namespace"], "pods", meta["name"])
-                if self._is_kept(found):
-                    continue
+                if not self._is_kept(api.get(CORE, meta["namespace"], "pods", meta["name"])):
+                    unwanted.append(meta)
+            except ApiError as error:
+                log.debug("%s: %s", meta["name"], error)
+        if self._runtime is not None:
+            self._runtime.dismiss([meta["uid"] for meta in unwanted])
+        for meta in unwanted:
+            try:
                 api.delete(CORE, meta["namespace"], "pods", meta["name"], meta["uid"], HURRY_S)
             except ApiError as error:
                 log.debug("%s: %s", meta["name"], error)
