@@ -42,9 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(MARK_OF[layer])
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     path = os.environ.get(COUNTS_VARIABLE)
-    if path is None:
+    if path is None or hasattr(config, "workerinput"):  # what xdist's workers counted, their controller counts again
         return
     count = {outcome: len(reports) for outcome, reports in terminalreporter.stats.items()}
     failed = count.get("failed", 0) + count.get("error", 0)

@@ -64,12 +64,14 @@ def wait_until(what: str, condition: Callable[[], T | None], timeout_s: float, p
 
 @dataclass
 class Cluster:
-    """`provider` as scripts/cluster/cluster.sh names it: given, kind or debian. `images`: which were loaded."""
+    """`provider` as scripts/cluster/cluster.sh names it: given, kind or debian. `images`: which were loaded.
+    `passing`: it ends with the session, and all that is in it."""
 
     provider: str
     kubeconfig: str
     tools: Path
     images: str = ""
+    passing: bool = False
 
     def __post_init__(self) -> None:
         configuration = kubernetes.client.Configuration()

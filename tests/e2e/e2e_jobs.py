@@ -45,7 +45,7 @@ class Job:
 
     def delete(self) -> None:
         self.cluster.kubectl("delete", "tjob", self.name, "-n", self.namespace, "--wait=true")
-        wait_until("the end of the job's pods", lambda: not self.pods(), END_S)
+        wait_until("the end of the job's processes", lambda: not [p for p in self.pods() if not has_ended(p)], END_S)
 
     def remove_files(self) -> None:
         for folder in (self.ledger, self.checkpoints):
@@ -85,7 +85,7 @@ class Job:
 
     def living(self, role: str) -> list[Any]:
         """The pods of a role that have not ended. Those that failed stay for whoever wants to read why."""
-        return [p for p in self.pods(role=role) if p.status.phase in ("Pending", "Running")]
+        return [p for p in self.pods(role=role) if not has_ended(p)]
 
     def head(self, shard: int = 0) -> Any:
         """The pod of that shard's head."""
@@ -145,6 +145,15 @@ class Job:
         return acknowledged.difference(held).count
 
 
+def has_ended(pod: Any) -> bool:
+    """Whether nothing of it runs any more, nor will. Its object may stay for as long as the kubelet takes to tidy up,
+    up to a minute."""
+    if pod.status.phase not in ("Pending", "Running"):
+        return True
+    runs = any(c.state.running for c in pod.status.container_statuses or ())
+    return pod.metadata.deletion_timestamp is not None and not runs
+
+
 def seconds_of(text: str) -> float:
     """A time of the status, in seconds since the epoch."""
     return datetime.fromisoformat(re.sub(r"Z$", "+00:00", text)).timestamp()
@@ -171,7 +180,7 @@ def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **s
                 "consistency": "Async",
                 "optimizer": {"name": "SGD", "lr": 0.01},
                 "stopAfter": {"updates": 1_000_000},
-                "evaluate": {"everySeconds": None},
+                "evaluate": {"everySeconds": 0},
             },
             "servers": {"replicas": REPLICAS[strategy], "template": server},
             "workers": {"replicas": 2, "template": worker},

@@ -12,7 +12,7 @@ import kubernetes
 import pytest
 from e2e_cluster import Cluster, Json, wait_until
 from e2e_figures import Figures
-from e2e_jobs import Job
+from e2e_jobs import Job, has_ended
 from e2e_release import NAMESPACES, PREFIX, RELEASE, SYSTEM, install, living_operators
 
 from outlast import metrics as trainer_metrics
@@ -148,6 +148,7 @@ def test_a_job_that_only_trains_is_written_every_five_seconds_at_most(
     for condition in ("PrimaryAvailable", "ReplicationHealthy", "CheckpointAvailable", "Ready"):
         job.wait_condition(condition)  # what changes is written at once
     wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
+    assert not job.pods(role="evaluator"), "none is wanted"
     writes = job.writes(WATCHED_S)
     assert len(writes) > 2, "progress is shown"
     span_s = writes[-1] - writes[0]
@@ -243,7 +244,7 @@ def unlisted(cluster: Cluster) -> Iterator[str]:
     name = f"{SYSTEM}-unlisted"
     cluster.make_namespaces([name])
     yield name
-    cluster.kubectl("delete", "namespace", name, timeout_s=120)
+    cluster.kubectl("delete", "namespace", name, f"--wait={str(not cluster.passing).lower()}", timeout_s=120)
 
 
 def test_upgrade_and_uninstall_while_a_job_trains(cluster: Cluster, unlisted: str, start_job: StartJob) -> None:
@@ -258,14 +259,15 @@ def test_upgrade_and_uninstall_while_a_job_trains(cluster: Cluster, unlisted: st
     assert not replaced & operators
     if alone:
         serves_everywhere(cluster, unlisted, start_job)
-    cluster.helm("uninstall", RELEASE, "-n", SYSTEM, "--wait")
+    cluster.helm("uninstall", RELEASE, "-n", SYSTEM)
     try:
+        wait_until("the end of the operators", lambda: all(map(has_ended, cluster.pods(SYSTEM))), 60)
         gone = time.monotonic()
         wait_until("an update without an operator", lambda: job.first_fact_after(gone, Fact.ACKNOWLEDGED), 30)
         assert job.longest_pause(start, time.monotonic()) < 5, "the operator's end is no outage"
         assert {pod.metadata.uid for pod in job.pods()} == pods
         assert job.view()["epoch"] == epoch, "a failover that nobody needed"
-        job.delete()  # needs no operator; waits for the end of all pods
+        job.delete()  # needs no operator
     finally:
         install(cluster)
 

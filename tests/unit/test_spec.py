@@ -122,6 +122,18 @@ def test_json_is_canonical_and_round_trips() -> None:
     assert JobSpec.from_json(loaded.spec.to_json()) == loaded.spec
 
 
+@pytest.mark.parametrize("never", ["0", "0.0", "null"])
+def test_a_period_of_zero_is_none(never: str) -> None:
+    """`kubectl apply` drops a null, so that the default would take its place: zero can be said."""
+    periods = f"{{everySeconds: {never}, everyUpdates: {never.split('.')[0]}}}"
+    spec = TrainingJob.load(job(f"training.evaluate: {periods}\nrecovery.checkpoint: {periods}")).spec
+    assert not spec.training.evaluated
+    assert not spec.recovery.checkpoint.periodic
+    again = spec.to_json()
+    assert again["training"]["evaluate"]["everySeconds"] is None
+    assert JobSpec.from_json(again) == spec
+
+
 def test_metadata_and_status_of_a_stored_object_are_kept() -> None:
     stored = TrainingJob.load(MINIMAL).to_json()
     stored["metadata"] |= {"namespace": "team", "uid": "u", "managedFields": [{}], "labels": {"a": "b"}}
@@ -298,7 +310,7 @@ INVALID: list[tuple[str, str]] = [
     ("workers.replicas: 0", "spec.workers.replicas: 0 is too small; use 1 or more"),
     ("workers.replicas: 10000", "spec.workers.replicas: 10000 is too large; use 9999 or less"),
     ("workers.graceSeconds: -1", "spec.workers.graceSeconds: -1 is too small; use 0 or more"),
-    ("recovery.checkpoint.everyUpdates: 0", "spec.recovery.checkpoint.everyUpdates: 0 is too small; use 1 or more"),
+    ("recovery.checkpoint.everyUpdates: -1", "spec.recovery.checkpoint.everyUpdates: -1 is too small; use 0 or more"),
     ("recovery.checkpoint.keep: 0", "spec.recovery.checkpoint.keep: 0 is too small; use 1 or more"),
     ("recovery.checkpoint.restoreFrom: ''", "spec.recovery.checkpoint.restoreFrom: is empty; write a value or leave "
      "the field out"),
@@ -347,6 +359,11 @@ INVALID: list[tuple[str, str]] = [
     ("training: {task: a.b, stopAfter: {updates: }}", NO_END),
     (
         "training: {task: a.b, stopAfter: {accuracy: 0.9}, evaluate: {everySeconds: }}",
+        "spec.training.stopAfter.accuracy: nobody measures the accuracy; use a task, and set "
+        "training.evaluate.everySeconds or everyUpdates",
+    ),
+    (
+        "training: {task: a.b, stopAfter: {accuracy: 0.9}, evaluate: {everySeconds: 0, everyUpdates: 0}}",
         "spec.training.stopAfter.accuracy: nobody measures the accuracy; use a task, and set "
         "training.evaluate.everySeconds or everyUpdates",
     ),
@@ -416,6 +433,11 @@ INVALID: list[tuple[str, str]] = [
     ("recovery.strategy: Stateless\ntraining.consistency: Sync", UNSYNC),
     (
         "recovery: {strategy: Checkpoint, checkpoint: {everyUpdates: }}",
+        "spec.recovery.checkpoint: no checkpoint would be written while training, and recovery.strategy Checkpoint has "
+        "nothing else; set everyUpdates or everySeconds",
+    ),
+    (
+        "recovery: {strategy: Checkpoint, checkpoint: {everyUpdates: 0, everySeconds: 0}}",
         "spec.recovery.checkpoint: no checkpoint would be written while training, and recovery.strategy Checkpoint has "
         "nothing else; set everyUpdates or everySeconds",
     ),
@@ -613,6 +635,11 @@ WARNINGS: list[tuple[str, str]] = [
     (
         "recovery: {strategy: Chain, staleness: {policy: Mean}}\ntraining.consistency: Sync",
         "spec.recovery.staleness.policy: has no effect with consistency Sync, in which nothing is stale",
+    ),
+    (
+        "recovery.checkpoint.everyUpdates: 0",
+        "spec.recovery.checkpoint: no checkpoint is written while training: the loss of every copy would start it from "
+        "the beginning",
     ),
     (
         "recovery.checkpoint.everyUpdates: null",

@@ -12,7 +12,7 @@ import re
 import types
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
 LARGEST_COUNT = 2**31 - 1
@@ -50,8 +50,15 @@ def parse_quantity(value: Any) -> Any:
     return round(float(number) * unit) if "." in number else int(number) * unit
 
 
+def _off_is_null(value: float) -> float | None:
+    return value or None
+
+
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+# How often something happens. 0 is read as null, never: `kubectl apply` drops a null, and the default takes its place.
+EveryUpdates = Annotated[int, Field(ge=0, le=LARGEST_COUNT), AfterValidator(_off_is_null)]
+EverySeconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False), AfterValidator(_off_is_null)]
 Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Bytes = Annotated[
     int,

@@ -95,6 +95,12 @@ def _schedule(names: str, good: Callable[[Schedule], bool]) -> Callable[[JobSpec
 _OPTIMIZER = "self.training.optimizer"
 _SCHEDULE = "self.training.optimizer.schedule"
 
+
+def _periodic(at: str) -> str:
+    """CEL: something happens now and then. A period that is 0 or left out is none."""
+    return f"(has({at}.everySeconds) && {at}.everySeconds > 0.0 || has({at}.everyUpdates) && {at}.everyUpdates > 0)"
+
+
 RULES: tuple[Rule, ...] = (
     # --- what is trained, and until when ---
     Rule(
@@ -115,8 +121,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "accuracy-needs-evaluation",
         "training.stopAfter.accuracy",
-        "!has(self.training.stopAfter.accuracy) || has(self.training.task) && "
-        "(has(self.training.evaluate.everySeconds) || has(self.training.evaluate.everyUpdates))",
+        "!has(self.training.stopAfter.accuracy) || has(self.training.task) && " + _periodic("self.training.evaluate"),
         lambda s: s.training.stop_after.accuracy is None or s.training.evaluated,
         "nobody measures the accuracy; use a task, and set training.evaluate.everySeconds or everyUpdates",
     ),
@@ -231,8 +236,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "checkpoint-needs-period",
         "recovery.checkpoint",
-        "self.recovery.strategy != 'Checkpoint' || has(self.recovery.checkpoint.everyUpdates) || "
-        "has(self.recovery.checkpoint.everySeconds)",
+        "self.recovery.strategy != 'Checkpoint' || " + _periodic("self.recovery.checkpoint"),
         lambda s: s.recovery.strategy != "Checkpoint" or s.recovery.checkpoint.periodic,
         "no checkpoint would be written while training, and recovery.strategy Checkpoint has nothing else; "
         "set everyUpdates or everySeconds",

@@ -19,6 +19,8 @@ from outlast.api.base import (
     Amount,
     Bytes,
     Count,
+    EverySeconds,
+    EveryUpdates,
     FieldsModel,
     ObjectName,
     OpaqueObject,
@@ -101,10 +103,12 @@ class StopAfter(FieldsModel):
 
 
 class Evaluate(FieldsModel):
-    every_seconds: Seconds | None = Field(
-        default=2.0, description="Seconds between two evaluations; null (with everyUpdates null) for no evaluation."
+    every_seconds: EverySeconds | None = Field(
+        default=2.0, description="Seconds between two evaluations; 0: not by time, and without everyUpdates not at all."
     )
-    every_updates: Count | None = Field(default=None, description="Evaluate whenever this many updates have passed.")
+    every_updates: EveryUpdates | None = Field(
+        default=None, description="Evaluate whenever this many updates have passed; 0: not by updates."
+    )
     samples: Count = Field(
         default=2000, description="Test samples for each evaluation of the series; the last one uses all of them."
     )
@@ -186,11 +190,11 @@ class Workers(FieldsModel):
 
 
 class Checkpoint(FieldsModel):
-    every_updates: Count | None = Field(
-        default=100, description="Write a checkpoint whenever this many updates have passed; null: not by updates."
+    every_updates: EveryUpdates | None = Field(
+        default=100, description="Write a checkpoint whenever this many updates have passed; 0: not by updates."
     )
-    every_seconds: Seconds | None = Field(
-        default=None, description="Write a checkpoint whenever this many seconds have passed; null: not by time."
+    every_seconds: EverySeconds | None = Field(
+        default=None, description="Write a checkpoint whenever this many seconds have passed; 0: not by time."
     )
     keep: Annotated[int, Field(ge=1, le=10000)] = Field(
         default=3, description="Complete checkpoints to keep; older ones are deleted."
