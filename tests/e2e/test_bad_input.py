@@ -77,7 +77,7 @@ def test_invalid_jobs_get_a_message_that_names_the_field(cluster: Cluster, names
         wait_until("an Event", lambda: message.partition(": ")[0] in events_of(cluster, namespace, name), 30)
     finally:
         names = [f"{prefix}-{i}" for i in range(len(BAD))]
-        cluster.kubectl("delete", "tjob", "-n", namespace, "--ignore-not-found", *names)
+        cluster.kubectl("delete", "tjob", "-n", namespace, "--ignore-not-found", "--wait=false", *names)
 
 
 def test_a_mended_job_starts(cluster: Cluster, start_job: StartJob, namespace: str) -> None:

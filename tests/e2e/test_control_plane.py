@@ -16,7 +16,7 @@ from e2e_release import NAMESPACES, RELEASE, living_operators
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
 UNREAD = 64  # gradients: two groups that a server applies at once
-AWAY_S = 60 if FULL else 20
+AWAY_S = 60 if FULL else 12
 
 
 def leader(cluster: Cluster, system: str) -> str:

@@ -8,11 +8,11 @@ import time
 
 from e2e_cluster import END_S, Cluster, wait_until
 from e2e_faults import processes_of
-from e2e_figures import Figures
+from e2e_figures import FULL, Figures
 from e2e_release import operator_pods
 
 JOBS, PODS_A_JOB = 50, 6  # three servers, two workers, an evaluator
-CALM_S = 20
+CALM_S = 20 if FULL else 10
 READS = ("get", "list", "watch")
 NOWHERE = {"spec": {"nodeSelector": {"outlast.dev/no-such-node": "true"}, "containers": [{"name": "outlast"}]}}
 

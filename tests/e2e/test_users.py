@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import kubernetes
 import pytest
 from e2e_cluster import Cluster, Json, wait_until
-from e2e_figures import Figures
+from e2e_figures import FULL, Figures
 from e2e_jobs import Job, has_ended
 from e2e_release import NAMESPACES, PREFIX, RELEASE, SYSTEM, install, living_operators
 
@@ -22,7 +22,7 @@ from outlast_operator.cli import kubectl
 
 StartJob = Callable[..., Job]
 HERE, ELSEWHERE = NAMESPACES[0], "default"
-WATCHED_S = 25
+WATCHED_S = 25 if FULL else 18
 OPERATOR = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 JOBS, CORE = "outlast.dev", ""
 
