@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
 from outlast.api.view import Member
@@ -46,14 +46,14 @@ class Orders:
         self._under_way: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
-    def send(self, order: Order, watch: ServerWatch | None, pool: Executor) -> None:
-        """Through `watch`, which listens to `order.to`; without one the order is planned again."""
+    def send(self, order: Order, watch: ServerWatch | None, pool: Executor) -> Future[None] | None:
+        """Through `watch`, which listens to `order.to`; without one the order is planned again. None: not sent now."""
         key = (order.to.boot, order.what)
         with self._lock:
             if watch is None or key in self._under_way:
-                return
+                return None
             self._under_way.add(key)
-        pool.submit(self._carry_out, order, watch, key)
+        return pool.submit(self._carry_out, order, watch, key)
 
     def _carry_out(self, order: Order, watch: ServerWatch, key: tuple[str, str]) -> None:
         try:

@@ -280,3 +280,29 @@ def test_a_worker_is_told_its_further_slots(operator: Operator) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "3"])
 def test_an_annotation_that_makes_no_sense_counts_for_nothing(text: str) -> None:
     assert read_slots(text) == {}
+
+
+def test_dismissal_reaches_the_servers_in_those_pods_that_listen(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Watch:
+        def __init__(self, name: str, error: Exception | None = None) -> None:
+            self.name, self.error, self.control = name, error, self
+
+        def finish(self) -> None:
+            if self.error is not None:
+                raise self.error
+            told.append(self.name)
+
+    for i in range(5):
+        operator.do(StartProcess(f"server-{i}", "server"))
+    sight = operator.look()
+    of_name = {view.name: view for view in sight.pods.values()}
+    errors = {"server-1": ConnectionError("gone"), "server-2": RuntimeError("refused")}
+    lines = {view.uid: Watch(name, errors.get(name)) for name, view in of_name.items()}
+    monkeypatch.setattr(operator.observer, "boot_of", lambda uid: uid if uid in lines else None)
+    monkeypatch.setattr(operator.observer, "watch_of", lines.get)
+    operator.executor.dismiss([of_name[f"server-{i}"].uid for i in range(4)], sight)
+    assert sorted(told) == ["server-0", "server-3"], "server-4 is not among them"

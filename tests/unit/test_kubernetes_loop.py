@@ -472,25 +472,3 @@ def write_status(world: World, status: Json) -> None:
     """Somebody else writes it: another operator, a backup."""
     job = world.api.get("", "n", "trainingjobs", "mnist")
     world.cache.put_job(world.api.replace("", "n", "trainingjobs", "mnist", {**job, "status": status}, "status"))
-
-
-def test_dismissal_reaches_every_server_that_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    world.settle()
-    runtime = world.loop._runtime
-    assert runtime is not None
-    told: list[str] = []
-
-    class Watch:
-        def __init__(self, address: str, error: Exception | None = None) -> None:
-            self.address, self.error, self.control = address, error, self
-
-        def finish(self) -> None:
-            if self.error is not None:
-                raise self.error
-            told.append(self.address)
-
-    lines = [Watch("a"), Watch("b", ConnectionError("gone")), Watch("c", RuntimeError("refused")), Watch("d")]
-    monkeypatch.setattr(runtime._observer, "watches_of", lambda uids: lines)
-    runtime.dismiss(["u1"])
-    assert told == ["a", "d"]

@@ -80,16 +80,6 @@ def test_a_server_runs_when_it_has_spoken(world: World) -> None:
     assert len(OPEN) == 1
 
 
-def test_the_lines_to_some_pods_servers(world: World) -> None:
-    for uid, ip in (("u1", "10.0.0.1"), ("u2", "10.0.0.2")):
-        pod = world.pod(uid, ip=ip, running={})
-        pod["metadata"]["annotations"]["outlast.dev/process"] = f"server-{uid[1]}"
-        world.cache.put_pod(pod)
-    world.look()
-    (line,) = world.observer.watches_of(["u2", "unknown"])
-    assert line.address == "tcp:10.0.0.2:7070"
-
-
 def test_the_kubelets_word_proves_a_death(world: World) -> None:
     world.cache.put_pod(world.pod("u1", running={}))
     world.look()

@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor as Pool
+from concurrent.futures import Future, wait
 from typing import Any
 
 from outlast.api.view import Member, View
+from outlast.control import ServerControl
 from outlast_operator.kubernetes.api import CORE, Api, ApiError
 from outlast_operator.kubernetes.cache import Cache
 from outlast_operator.kubernetes.events import Events
@@ -45,6 +47,7 @@ log = logging.getLogger("outlast.kubernetes")
 
 Json = dict[str, Any]
 KILL_GRACE_S = 1
+DISMISS_S = 3.0
 TERM_GRACE_S = 3  # whom the planner ends has nothing to hand over: what it holds is saved, or not wanted any more
 AGAIN_S = 5.0  # between two requests to end the same pod
 REDIS_RESTARTS = 5  # in place, after short lives; then its file is given up, and a fresh Redis is started
@@ -191,10 +194,14 @@ class Executor:
 
     def _ask_to_leave(self, view: PodView) -> None:
         """The pod stays, with its log; only its process ends. Workers leave by themselves."""
-        process = self._observer.boot_of(view.uid)
-        if view.role == "server" and process is not None:
-            member = Member(view.name, process, view.address)
-            self._send(Order(member, "leave", lambda control: control.leave()), self._pools.orders)
+        self._tell(view, "leave", lambda control: control.leave())
+
+    def dismiss(self, uids: Collection[str], sight: Sight) -> None:
+        """Tell the servers in these pods that nothing of them is wanted any more, so that none of them waits for
+        successors. Those that do not listen within `DISMISS_S` are left to their grace."""
+        views = [view for view in sight.pods.values() if view.uid in uids]
+        told = [self._tell(view, "finish", lambda control: control.finish()) for view in views]
+        wait([sent for sent in told if sent is not None], DISMISS_S)
 
     def _delete(self, view: PodView, grace_s: int | None) -> None:
         try:
@@ -225,8 +232,15 @@ class Executor:
 
     # --- servers and labels ---
 
-    def _send(self, order: Order, pool: Pool) -> None:
-        self._orders.send(order, self._observer.watch_of(order.to.boot), pool)
+    def _tell(self, view: PodView, what: str, call: Callable[[ServerControl], object]) -> Future[None] | None:
+        """What no plan has to say. None: it is no server, or has not spoken yet."""
+        boot = self._observer.boot_of(view.uid)
+        if view.role != "server" or boot is None:
+            return None
+        return self._send(Order(Member(view.name, boot, view.address), what, call), self._pools.orders)
+
+    def _send(self, order: Order, pool: Pool) -> Future[None] | None:
+        return self._orders.send(order, self._observer.watch_of(order.to.boot), pool)
 
     def _assign(self, action: AssignSlot, sight: Sight) -> None:
         view = sight.living(action.worker)

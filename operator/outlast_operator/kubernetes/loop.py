@@ -119,17 +119,14 @@ class JobLoop:
         for pod in self._tools.cache.pods(self.ref.uid)[0].values():
             meta = pod["metadata"]
             try:
-                if not self._is_kept(api.get(CORE, meta["namespace"], "pods", meta["name"])):
-                    unwanted.append(meta)
-            except ApiError as error:
-                log.debug("%s: %s", meta["name"], error)
-        if self._runtime is not None:
-            self._runtime.dismiss([meta["uid"] for meta in unwanted])
-        for meta in unwanted:
-            try:
+                if self._is_kept(api.get(CORE, meta["namespace"], "pods", meta["name"])):
+                    continue
+                unwanted.append(meta["uid"])
                 api.delete(CORE, meta["namespace"], "pods", meta["name"], meta["uid"], HURRY_S)
             except ApiError as error:
                 log.debug("%s: %s", meta["name"], error)
+        if self._runtime is not None:
+            self._runtime.dismiss(unwanted)
 
     def _is_kept(self, pod: Json) -> bool:
         """Whether who deletes the job wants to keep its pods: they are orphaned, or will be."""

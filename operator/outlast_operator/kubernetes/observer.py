@@ -9,7 +9,7 @@ was first seen is taken from our own clock: another one's may be ahead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,10 +138,6 @@ class Observer:
             if known.boot == boot:
                 return self._watches.get(uid)
         return None
-
-    def watches_of(self, uids: Collection[str]) -> list[ServerWatch]:
-        """The lines to the servers in these pods, as far as there are any."""
-        return [watch for uid, watch in self._watches.items() if uid in uids]
 
     def boot_of(self, uid: str) -> str | None:
         """The boot id that this pod's server has told."""

@@ -12,7 +12,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,13 +30,11 @@ from outlast_operator.manifests.names import JobRef
 from outlast_operator.manifests.pods import Images
 from outlast_operator.runtime import Conflict
 from outlast_operator.state import Action, JobStatus, ObservedJob
-from outlast_operator.watches import ServerWatch
 
 log = logging.getLogger("outlast.kubernetes")
 
 Json = dict[str, Any]
 WAITS_S = 5.0  # that a pod waits for a node or its image for a moment is no news
-DISMISS_S = 3.0
 QUIET_S = 0.002  # events that come together are answered by one turn
 
 
@@ -67,13 +64,6 @@ class Tools:
             raise Deposed("the Lease was not renewed in time: another operator may lead")
 
 
-def _dismiss(watch: ServerWatch) -> None:
-    try:
-        watch.control.finish()
-    except (OSError, RuntimeError) as error:
-        log.debug("%s was not told that its job is gone: %s", watch.address, error)
-
-
 class KubernetesRuntime:
     """One job. `observe`, `write_status`, `execute` and `wait` belong to its loop; `wake` to anybody."""
 
@@ -90,7 +80,6 @@ class KubernetesRuntime:
         self._woken = threading.Event()
         self._observer = Observer(tools.cache, ref, acceptance.spec, secrets, self.wake, tools.now)
         self._executor = Executor(tools.api, tools.cache, ref, tools.images, self._observer, events, pools, tools.now)
-        self._pools = pools
         self._sight: Sight | None = None
         self._observed: ObservedJob | None = None
         self._job: Json = {}
@@ -188,10 +177,9 @@ class KubernetesRuntime:
         self.write_status(observed.status, observed.status.resource_version)
 
     def dismiss(self, uids: Collection[str]) -> None:
-        """Tell the servers in these pods that nothing of them is wanted any more, so that none of them waits for
-        successors. Those that do not listen within `DISMISS_S` are left to their grace."""
-        told = [self._pools.orders.submit(_dismiss, watch) for watch in self._observer.watches_of(uids)]
-        wait(told, DISMISS_S)
+        """The job is gone: the servers in these pods need not wait for successors."""
+        if self._sight is not None:
+            self._executor.dismiss(uids, self._sight)
 
     def close(self) -> None:
         self._observer.close()
