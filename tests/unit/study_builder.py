@@ -153,7 +153,7 @@ def _lost(made: Made, killed: float) -> int:
 
 
 def _evaluation(t: float, version: float, accuracy: float, gradients: int) -> dict[str, Any]:
-    return {"t_s": t, "version": version, "accuracy": accuracy, "loss": 1 - accuracy, "gradients": gradients}
+    return {"t_s": t, "version": round(version), "accuracy": accuracy, "loss": 1 - accuracy, "gradients": gradients}
 
 
 def _failure(made: Made, killed: float) -> dict[str, Any]:

@@ -36,7 +36,7 @@ PRICES: dict[str, Any] = {
 
 def measured(strategy: str, seed: int = 0, **changes: Any) -> RunMeasures:
     made = Made(strategy, accuracy=saturating, seed=seed, evaluate_every_s=0.1, **changes)
-    return measure(StudyRun("steep", strategy, len(made.kills), seed, report=make_report(made)), None, None, 3.0)
+    return measure(StudyRun("steep", strategy, len(made.kills), seed, report=make_report(made)), None, [], 3.0)
 
 
 def test_the_table_that_comes_along_can_be_used_and_names_its_sources() -> None:

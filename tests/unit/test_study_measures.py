@@ -22,7 +22,7 @@ def run(made: Made, configuration: str = "x", kills: int | None = None) -> Study
 
 
 def measured(made: Made, ordered_s: float = 3.0, target: float = 0.8) -> RunMeasures:
-    return measure(run(made), run(CONTROL, "control"), None, ordered_s, target)
+    return measure(run(made), run(CONTROL, "control"), [], ordered_s, target)
 
 
 # --- curves ---
@@ -112,16 +112,70 @@ def test_the_window_is_as_long_as_the_outage_was_ordered_even_where_a_successor_
 
 def test_the_accuracy_at_the_kill_is_carried_forward_from_an_old_evaluation() -> None:
     made = Made("Chain", kills=[9.0], accuracy=linear, evaluate_every_s=2.0)
-    found = measure(run(made), run(CONTROL, "control"), run(Made("Chain", accuracy=linear)), 3.0).outages[0]
+    found = measure(run(made), run(CONTROL, "control"), [run(Made("Chain", accuracy=linear))], 3.0).outages[0]
     assert found.accuracy_before == pytest.approx(0.40, abs=0.001)  # evaluated at 800
     assert found.gained == pytest.approx(0.15, abs=0.001)  # as if evaluated at 900 and 1,200
+
+
+def off(report: dict[str, Any], by: float, until_s: float = math.inf) -> dict[str, Any]:
+    """The same run with every evaluation up to then so much higher: what one of SGD's snapshots may be off."""
+    for sample in report["series"]:
+        if sample["accuracy"] is not None and sample["t_s"] - START_S <= until_s:
+            sample["accuracy"] += by
+    return report
+
+
+def test_runs_of_a_configuration_and_seed_are_one_training_until_the_first_kill() -> None:
+    """Three runs with the same kill, off by +9, 0 and -3 points before it: at the kill they are off by 2, all three."""
+    made = Made("Chain", kills=[9.0], accuracy=linear)
+    one, two, none = (
+        StudyRun("steep", "x", kills, 0, report=off(make_report(shape), by, until_s))
+        for kills, shape, by, until_s in (
+            (1, made, 0.09, 9.5),
+            (2, replace(made, kills=[9.0, 15.0]), 0.0, 9.5),
+            (0, replace(made, kills=()), -0.03, math.inf),
+        )
+    )
+    control = run(CONTROL, "control")
+    alone = measure(one, control, [], 3.0).outages[0]
+    together = [measure(a, control, others, 3.0).outages[0] for a, others in ((one, [two, none]), (two, [one, none]))]
+    assert alone.gained == pytest.approx(0.15 - 0.09, abs=0.001)
+    # within a second's updates of 900 lie 3, 3 and 5 evaluations: from 8.0 to 9.0, of the one without a kill to 10.0
+    pooled = (3 * 0.09 + 5 * -0.03) / 11
+    assert [o.gained for o in together] == [pytest.approx(0.15 - pooled, abs=0.001)] * 2
+
+
+def test_what_comes_after_a_siblings_own_kill_is_not_of_the_same_training() -> None:
+    made = Made(kills=[9.0], accuracy=linear, checkpoint_every=100)
+    earlier = run(replace(made, kills=[5.0, 20.0]), kills=2)  # falls back to 500 and passes 900 another time
+    wrong = StudyRun("steep", "x", 2, 0, report=off(earlier.report, 0.5))
+    assert measure(run(made), run(CONTROL, "control"), [wrong], 3.0).outages[0].gained == pytest.approx(0.0, abs=0.001)
+
+
+def test_a_restored_server_that_is_evaluated_before_its_first_update_shows_the_fall() -> None:
+    """At 450 of a checkpoint at 400: evaluated once in the outage, when it is back at 400, and much later again."""
+    report = make_report(Made(kills=[4.5], accuracy=linear, evaluate_every_s=0.5))
+    zero, back = START_S + 4.5, START_S + 7.5
+    keep = [s for s in report["series"] if not zero < s["t_s"] < back + 4]
+    restored = {"t_s": back - 0.2, "version": 400, "accuracy": None, "loss": None, "gradients": 450}
+    told = restored | {"t_s": back - 0.1, "accuracy": linear(400), "loss": 1 - linear(400)}
+    report["series"] = sorted([*keep, restored, told], key=lambda s: s["t_s"])
+    found = measure(StudyRun("steep", "x", 1, 0, report=report), run(CONTROL, "control"), [], 3.0).outages[0]
+    assert found.drop == pytest.approx(linear(450) - linear(400), abs=0.002)
+
+
+def test_an_evaluation_is_carried_in_updates_however_slowly_a_configuration_makes_them() -> None:
+    """A chain at half the control's pace, evaluated once in two seconds: its fall is none, by the control's growth."""
+    made = Made("Chain", kills=[9.0], rate=50.0, accuracy=linear, evaluate_every_s=2.0)
+    found = measure(run(made), run(CONTROL, "control"), [], 3.0).outages[0]
+    assert found.drop == pytest.approx(0.0, abs=0.002)
 
 
 def test_local_steps_count_as_the_gradients_they_hold() -> None:
     """300 gradients of the first outage are 2 updates: the second kill falls at 1,202 of 1,500 that the model holds."""
     bend = Made(accuracy=lambda version: 0.0005 * min(version, 1300.0))
     made = replace(bend, strategy="Stateless", kills=[6.0, 15.0], local_steps=True, evaluate_at=[18.00001, 18.20001])
-    found = measure(run(made), run(bend, "control"), None, 3.0).outages[1]
+    found = measure(run(made), run(bend, "control"), [], 3.0).outages[1]
     assert found.version == pytest.approx(1202, abs=1)
     assert found.control_gained == pytest.approx(0.0, abs=0.001)  # from 1,500 on nothing is gained, from 1,202 much
 
@@ -142,21 +196,21 @@ def test_a_backlog_that_was_cut_off_leaves_progress_unknown_and_the_drop_known()
     """The second kill came while the first one's backlog was being applied: no moment is its end."""
     report = make_report(Made("Stateless", kills=[6.0, 14.0], accuracy=linear, evaluate_at=[9.00001]))
     report["failures"][0] |= {"t_backlog_applied_s": None, "backlog_peak": 30}
-    found = measure(StudyRun("steep", "x", 2, 0, report=report), run(CONTROL, "control"), None, 3.0)
+    found = measure(StudyRun("steep", "x", 2, 0, report=report), run(CONTROL, "control"), [], 3.0)
     assert found.gains is None, "not the progress of a window that ends with the first update"
     first, second = found.outages
     assert (first.gained, first.window_s) == (None, None)
     assert first.drop == pytest.approx(-0.15, abs=0.001)
     assert second.gained is not None
     report["failures"][0]["backlog_peak"] = 0  # nothing had been buffered
-    found = measure(StudyRun("steep", "x", 2, 0, report=report), run(CONTROL, "control"), None, 3.0)
+    found = measure(StudyRun("steep", "x", 2, 0, report=report), run(CONTROL, "control"), [], 3.0)
     assert found.gains is not None
 
 
 def test_an_outage_that_nobody_recovered_from_has_no_progress() -> None:
     report = make_report(Made(kills=[9.0], accuracy=linear))
     report["failures"][0]["t_first_update_s"] = None
-    found = measure(StudyRun("steep", "x", 1, 0, report=report), run(CONTROL, "control"), None, 3.0)
+    found = measure(StudyRun("steep", "x", 1, 0, report=report), run(CONTROL, "control"), [], 3.0)
     assert found.gains is None
     assert found.outages[0].outage_s is None
 
@@ -174,7 +228,7 @@ def test_a_run_that_stands_still_ends_when_it_was_planned_to() -> None:
     """Nothing is applied after the kill at 10 s of 30: what came before it is not the end, nor its pace the run's."""
     made = Made(kills=[10.0], outage_s=20.0, accuracy=linear)
     job = replace(run(made), planned_s=30.0)
-    found = measure(job, replace(run(CONTROL, "control"), planned_s=30.0), None, 3.0)
+    found = measure(job, replace(run(CONTROL, "control"), planned_s=30.0), [], 3.0)
     assert found.trained_s == pytest.approx(30.0, abs=0.01)
     assert found.late_accuracy is None, "not that of the seconds before the kill"
     assert found.goodput == pytest.approx(1 / 3, abs=0.01)
@@ -214,9 +268,9 @@ def test_the_last_evaluation_of_all_test_images_is_in_no_curve(t: float) -> None
     report = make_report(Made(accuracy=linear))
     report["final"] |= {"accuracy": 0.2, "loss": 0.8}
     whole = {"version": report["final"]["version"], "accuracy": 0.2, "loss": 0.8, "gradients": 3000}
-    clean = measure(StudyRun("steep", "x", 0, 0, report=report), None, None, 3.0)
+    clean = measure(StudyRun("steep", "x", 0, 0, report=report), None, [], 3.0)
     report["series"].append({"t_s": START_S + t + 0.6, **whole})
-    found = measure(StudyRun("steep", "x", 0, 0, report=report), None, None, 3.0)
+    found = measure(StudyRun("steep", "x", 0, 0, report=report), None, [], 3.0)
     assert found.late_accuracy == clean.late_accuracy
     assert found.curves.evaluations == clean.curves.evaluations
     assert found.final_accuracy == 0.2
@@ -247,7 +301,7 @@ def test_worker_seconds_come_from_the_report_at_its_own_price() -> None:
     ids=["nothing", "empty", "nulls", "one-evaluation"],
 )
 def test_a_report_in_parts_is_measured_as_far_as_it_goes(report: dict[str, Any]) -> None:
-    found = measure(StudyRun("steep", "x", 1, 0, report=report), None, None, 3.0)
+    found = measure(StudyRun("steep", "x", 1, 0, report=report), None, [], 3.0)
     assert found.goodput is None
     assert found.gains is None
     assert placed(report, []) is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -37,7 +39,7 @@ def test_models_with_and_without_normalisation_are_compared(tmp_path: Path) -> N
     found = verdict(several_models(tmp_path))
     assert found.holds is True  # the plain one keeps nothing
     assert len(found.rows) == 1  # checkpointing applies no backlog
-    assert "; difference by seed " in found.rows[0].figure
+    assert "; difference " in found.rows[0].figure
     write_study(tmp_path / "other", seeds=(0,), kills=(1,), configurations=("control", "stateless"))
     assert normalisation(summarise(load_study(tmp_path / "other"))) is None
 
@@ -56,7 +58,22 @@ def test_a_run_that_diverged_keeps_less_and_is_named(tmp_path: Path) -> None:
     (tmp_path / f"runs/{PLAIN}/stateless/kills-1/seed-2/report.json").unlink()
     found = verdict(tmp_path)
     assert found.holds is True
-    assert "1 of 3 runs failed; 1 of them diverged, which counts as keeping less" in found.rows[0].figure
+    assert "1 of 3 runs failed (1 diverged); what diverged counts as keeping less" in found.rows[0].figure
+
+
+def test_the_difference_is_that_of_the_two_shares_beside_it(tmp_path: Path) -> None:
+    """And not the mean of three ratios: a seed whose control gained little would decide that."""
+    several_models(tmp_path)
+    path = tmp_path / "runs/models-net/control/kills-0/seed-2/report.json"
+    report = json.loads(path.read_text())
+    for sample in report["series"]:  # it gained a sixth of what the others did
+        if sample["accuracy"] is not None:
+            sample["accuracy"] = 0.45 + sample["accuracy"] / 6
+    path.write_text(json.dumps(report))
+    (row,) = verdict(tmp_path).rows
+    told = re.findall(r"(?:with|without|difference) (-?[\d.]+)", row.figure.replace("−", "-"))
+    with_, without, difference = (float(number) for number in told)
+    assert difference == pytest.approx(with_ - without, abs=0.011)
 
 
 @pytest.mark.parametrize(

@@ -25,17 +25,27 @@ def test_pairs_are_seeds_that_both_sides_have() -> None:
     assert paired({1: 1.0}, {2: 1.0}) is None
 
 
-def test_fewer_than_four_seeds_have_a_range_and_one_has_nothing() -> None:
-    four, three, two, one = (estimate(v) for v in ([3.0, 1.0, 4.0, 1.5], [3.0, 1.0, 2.0], [3.0, 1.0], [2.0]))
-    assert four is not None
-    assert four.kind == "interval"
-    assert three is not None
-    assert (three.mean, three.low, three.high, three.kind) == (2.0, 1.0, 3.0, "range")
-    assert two is not None
-    assert one is not None
-    assert (two.mean, two.low, two.high, two.kind) == (2.0, 1.0, 3.0, "range")
-    assert (one.low, one.high, one.kind) == (2.0, 2.0, "none")
+@pytest.mark.parametrize(
+    ("values", "low", "high", "kind"),
+    [
+        ([3.0, 1.0, 4.0, 1.5], 1.0, 4.0, "range"),
+        ([3.0, 1.0, 2.0], 1.0, 3.0, "range"),
+        ([3.0, 1.0], 1.0, 3.0, "range"),
+        ([2.0], 2.0, 2.0, "none"),
+    ],
+)
+def test_fewer_than_five_seeds_have_a_range_and_one_has_nothing(
+    values: list[float], low: float, high: float, kind: str
+) -> None:
+    found = estimate(values)
+    assert found is not None
+    assert (found.low, found.high, found.kind) == (low, high, kind)
+    assert found.mean == pytest.approx(sum(values) / len(values))
     assert estimate([]) is None
+    five = estimate([3.0, 1.0, 4.0, 1.5, 2.0])
+    assert five is not None
+    assert five.kind == "interval"
+    assert 1.0 < five.low < five.high < 4.0
 
 
 def test_failed_and_censored_runs_are_named_and_no_value_is_dropped() -> None:
@@ -50,19 +60,24 @@ def test_a_value_that_is_no_number_is_refused() -> None:
 
 
 def test_the_same_data_give_the_same_interval() -> None:
-    assert estimate([0.1, 0.5, 0.2, 0.9]) == estimate([0.1, 0.5, 0.2, 0.9])
+    assert estimate([0.1, 0.5, 0.2, 0.9, 0.4]) == estimate([0.1, 0.5, 0.2, 0.9, 0.4])
 
 
 def test_the_ratio_is_of_means_not_the_mean_of_ratios() -> None:
-    found = ratio([0.1, 0.1, 0.1, 0.1], [0.001, 0.199, 0.1, 0.1])
+    found = ratio([0.1, 0.1, 0.1, 0.1, 0.1], [0.001, 0.199, 0.1, 0.1, 0.1])
     assert found is not None
-    assert found.mean == pytest.approx(1.0)  # the mean of the ratios would be 25.6
+    assert found.mean == pytest.approx(1.0)  # the mean of the ratios would be 20.7
     assert ratio([1.0, 1.0], [0.5, -0.5]) is None
     assert ratio([], []) is None
 
 
+def test_of_next_to_nothing_no_share_is_told() -> None:
+    assert ratio([0.01, 0.03], [0.01, 0.02], least=0.02) is None
+    assert ratio([0.01, 0.03], [0.01, 0.05], least=0.02) is not None
+
+
 def test_a_constant_ratio_has_no_width() -> None:
-    found = ratio([0.3, 0.6, 0.9, 1.2], [0.1, 0.2, 0.3, 0.4])
+    found = ratio([0.3, 0.6, 0.9, 1.2, 1.5], [0.1, 0.2, 0.3, 0.4, 0.5])
     assert found is not None
     assert (found.low, found.mean, found.high) == pytest.approx((3.0, 3.0, 3.0))
 
@@ -78,11 +93,11 @@ def test_a_ratio_is_unbounded_to_the_side_of_its_numerator() -> None:
     lost = ratio([-0.1, 0.02, 0.03], [-0.01, 0.1, 0.1])
     assert lost is not None
     assert (lost.low, lost.high) == (-math.inf, pytest.approx(0.3))
-    won = ratio([0.1, 0.02, 0.03, 0.02], [-0.2, 0.1, 0.1, 0.1])
+    won = ratio([0.1, 0.02, 0.03, 0.02, 0.02], [-0.2, 0.1, 0.1, 0.1, 0.1])
     assert won is not None
     assert (won.kind, won.high) == ("interval", math.inf)
     assert won.low > 0
-    many = ratio([-0.1, 0.02, 0.03, 0.02], [-0.2, 0.1, 0.1, 0.1])
+    many = ratio([-0.1, 0.02, 0.03, 0.02, 0.02], [-0.2, 0.1, 0.1, 0.1, 0.1])
     assert many is not None
     assert many.low == -math.inf
     assert many.high < 1

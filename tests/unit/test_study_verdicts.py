@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from outlast_operator.study.statistics import Estimate
 from outlast_operator.study.summary import summarise
 from outlast_operator.study.verdict_backlog import backlog_kept
 from outlast_operator.study.verdict_cost import cost_claim
-from outlast_operator.study.verdict_ordering import Expected, fallen, first_kills, ordering
-from outlast_operator.study.verdicts import ahead_of_checkpointing, close_to_control
+from outlast_operator.study.verdict_ordering import fallen, first_kills, ordering
+from outlast_operator.study.verdicts import Bound, Row, Verdict, ahead_of_checkpointing, close_to_control
 
 FEW = ("control", "paper-async-checkpoint", "chain", "hybrid")
 
@@ -40,21 +41,40 @@ def test_where_some_runs_failed_the_others_do_not_decide(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("sign", "around", "met", "doubt"),
+    ("sign", "around", "mark", "doubt"),
     [
-        (-1, Estimate(-0.05, -0.09, -0.01, 5, "interval"), True, ""),
-        (-1, Estimate(-0.05, -0.12, 0.02, 5, "interval"), True, "; the interval does not exclude the contrary"),
-        (-1, Estimate(0.01, -0.02, 0.04, 3, "range"), False, "; the range does not exclude the contrary"),
-        (1, Estimate(0.05, 0.01, 0.09, 5, "interval"), True, ""),
-        (1, Estimate(-0.05, -0.09, -0.01, 5, "interval"), False, ""),
-        (1, Estimate(-0.05, -0.05, -0.05, 1, "none"), False, ""),
+        (-1, Estimate(-0.05, -0.09, -0.01, 5, "interval"), "✓", ""),
+        (-1, Estimate(-0.05, -0.12, 0.02, 5, "interval"), "(✓)", "; the interval does not exclude the contrary"),
+        (-1, Estimate(0.01, -0.02, 0.04, 3, "range"), "(✗)", "; the range does not exclude the contrary"),
+        (1, Estimate(0.05, 0.01, 0.09, 5, "interval"), "✓", ""),
+        (1, Estimate(-0.05, -0.09, -0.01, 5, "interval"), "✗", ""),
+        (1, Estimate(-0.05, -0.05, -0.05, 1, "none"), "·", ""),
+        (1, Estimate(-0.05, -0.09, -0.01, 4, "range"), "·", ""),  # one of five is missing
     ],
 )
-def test_a_direction_is_told_by_the_mean_and_doubted_by_what_surrounds_it(
-    sign: int, around: Estimate, met: bool, doubt: str
+def test_a_mean_is_held_against_its_bound_and_doubted_by_what_surrounds_it(
+    sign: int, around: Estimate, mark: str, doubt: str
 ) -> None:
-    expected = Expected(("x",), "moves", fallen, 0.0, sign)
-    assert (expected.met(around.mean), expected.doubt(around)) == (met, doubt)
+    row = Bound(0.0, sign).row("x", "figure", around, 5 if around.n > 3 else around.n)
+    assert (row.mark, row.figure) == (mark, f"figure{doubt}")
+
+
+@pytest.mark.parametrize(
+    ("holds", "marks", "word"),
+    [
+        (True, "++", "holds"),
+        (True, "+p", "holds, by the means alone"),
+        (False, "+-", "does not hold"),
+        (False, "p-", "does not hold"),
+        (False, "+m", "does not hold, by the means alone"),
+        (None, "+p", "cannot be told"),
+    ],
+)
+def test_a_verdict_says_when_means_alone_decide_it(holds: bool | None, marks: str, word: str) -> None:
+    """+ and -: surely met and surely not; p and m: by the mean. What decides nothing has no say."""
+    rows = [Row("x", "", met=m in "+p", sure=m in "+-") for m in marks]
+    beside = Row("x", "", met=None, decides=False, sure=False)
+    assert Verdict("q", holds, "", rows=(*rows, beside)).word == word
 
 
 def test_the_first_kill_of_runs_with_one_and_two_kills_counts_once_a_seed(tmp_path: Path) -> None:
@@ -68,7 +88,7 @@ def test_the_first_kill_of_runs_with_one_and_two_kills_counts_once_a_seed(tmp_pa
     both = first_kills(summary, "steep", "chain", fallen)
     assert both is not None
     assert both.found is not None
-    assert (both.found.n, both.runs, both.decides) == (2, 4, True)
+    assert (both.found.n, both.runs, both.wanted) == (2, 4, 2)
     assert both.found.mean == pytest.approx(sum(e.mean for e in alone if e is not None) / 2)
     assert both.found.mean == pytest.approx(-0.2, abs=0.02)
 
@@ -87,14 +107,14 @@ def test_a_failed_run_with_two_kills_leaves_what_is_averaged_with_it_open(tmp_pa
     write_study(tmp_path, seeds=(0, 1), configurations=("control", "chain"), failed=[("chain", 2, 1)])
     (row,) = ordering(summarise(load_study(tmp_path)), "steep").rows
     assert row.met is None
-    assert row.figure.endswith("n = 2); 1 of 4 runs failed")
+    assert row.figure.endswith("n = 2); lost 0; 1 of 4 runs failed")
 
 
 def test_a_relaxed_chain_says_what_it_loses_by_construction(tmp_path: Path) -> None:
     write_study(tmp_path, seeds=(0, 1), kills=(1,), configurations=("control", "paper-async-chain", "chain"))
     figures = {row.label: row.figure for row in ordering(summarise(load_study(tmp_path)), "steep").rows}
-    told = "Replicated every 100 updates, it loses up to 100 of them by construction"
-    assert figures["async chain (paper) does not fall"].endswith(told)
+    told = "replicated every 100 updates, it loses up to 100 of them by construction"
+    assert told in figures["async chain (paper) does not fall"]
     assert told not in figures["Chain does not fall"]
 
 
@@ -158,6 +178,26 @@ def test_like_is_compared_with_like(tmp_path: Path) -> None:
         "Stateless over Checkpoint",
         "Hybrid over Checkpoint",
     }
+
+
+def test_how_far_ahead_one_can_be_stands_beside_how_far_one_is(tmp_path: Path) -> None:
+    """Checkpointing that stood still for 3 s of 300 updates is behind the control by these, and Hybrid by its pace."""
+    write_study(tmp_path, seeds=(0, 1), kills=(1,), configurations=("control", "checkpoint", "stateless"))
+    (row,) = ahead_of_checkpointing(summarise(load_study(tmp_path)), "steep").rows
+    ahead, most = (float(n) for n in re.findall(r"\+([\d.]+) points", row.figure)[:2])
+    assert row.figure.index("[the control +") > 0
+    assert ahead == pytest.approx(most, abs=0.2), "idealised, Stateless loses nothing"
+
+
+def test_what_the_kill_costs_stands_apart_from_what_the_strategy_costs(tmp_path: Path) -> None:
+    """Idealised, a chain at 0.95 of the control's pace loses nothing to its kill, and 5 % of the gradients without."""
+    write_study(tmp_path, seeds=(0, 1), configurations=("control", "chain", "hybrid"))
+    found = close_to_control(summarise(load_study(tmp_path)), "steep")
+    chain = [row.figure for row in found.rows if row.label.startswith("Chain")]
+    assert len(chain) == 2
+    for figure in chain:
+        assert "; less its own without a kill +0.0 points" in figure
+        assert "; goodput without a kill 0.95 (0.95 to 0.95, n = 2)" in figure
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["some failed", "all failed"])

@@ -2,7 +2,8 @@
 
 Rules. (1) Nothing that was made is left out: a failed run is a `StudyRun` with its reason and no report. (2) A file
 that cannot be read makes its run a failed one, or is named in `problems`; it never ends the reading. (3) What was
-planned and not made yet is `missing`, not failed. (4) Nothing is reckoned here.
+planned and not made yet is `missing`, not failed. (4) Nothing is reckoned in reading; a run's curves are when they are
+first asked for, and once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from outlast_operator.study.records import (
     Study,
     StudyError,
 )
+from outlast_operator.study.run_curves import RunCurves, run_curves
 
 USUAL_ORDER = (STEEP, PAPER_TIMES, ONE_WORKER)
 TARGET_ACCURACY = 0.80
@@ -69,6 +72,10 @@ class StudyRun:
     @property
     def ok(self) -> bool:
         return self.status == OK
+
+    @cached_property
+    def curves(self) -> RunCurves:
+        return run_curves(self.report, self.planned_s)
 
     @property
     def diverged(self) -> bool:
@@ -149,15 +156,13 @@ class StudyData:
 
     def control(self, run: StudyRun) -> StudyRun | None:
         """The run without failure of the same experiment, model and seed; None where none succeeded."""
-        return self._reference(run, lambda other: is_control(other.configuration) and other.model == run.model)
-
-    def undisturbed(self, run: StudyRun) -> StudyRun | None:
-        """The same configuration and seed without a kill."""
-        return self._reference(run, lambda other: other.configuration == run.configuration)
-
-    def _reference(self, run: StudyRun, wanted: Callable[[StudyRun], bool]) -> StudyRun | None:
         same = (r for r in self.runs if r.ok and r.experiment == run.experiment and r.seed == run.seed and not r.kills)
-        return next((r for r in same if wanted(r)), None)
+        return next((r for r in same if is_control(r.configuration) and r.model == run.model), None)
+
+    def siblings(self, run: StudyRun) -> list[StudyRun]:
+        """Those of the same configuration, model and seed with other numbers of kills that succeeded."""
+        same = [r for r in self.of(run.experiment, run.configuration) if r.seed == run.seed and r.model == run.model]
+        return [r for r in same if r.ok and r.kills != run.kills]
 
 
 def is_control(configuration: str) -> bool:

@@ -77,6 +77,12 @@ class RunCurves:
         """(accuracy, its growth a second) at `t`, of the evaluations within `LINE_S`; None without any."""
         return line_through(self.evaluations, t, LINE_S)
 
+    def line_at_version(self, version: float) -> tuple[float, float] | None:
+        """(accuracy, its growth an update) where `version` was first held, of the evaluations within `LINE_S` of it."""
+        t = self.time_of(version)
+        near = [] if t is None else nearest(self.evaluations, t, LINE_S)
+        return fitted([(float(e.version), e.accuracy) for e in near], version)
+
     @property
     def stretches(self) -> list[tuple[Evaluated, ...]]:
         """The evaluations from the start to the first update after an outage, from there to the next, and so on."""
@@ -110,15 +116,23 @@ def line_through(evaluations: Sequence[Evaluated], t: float, within_s: float) ->
 
     Or through the nearest `LEAST_ON_LINE`, where these are fewer; None without any.
     """
+    return fitted([(e.t, e.accuracy) for e in nearest(evaluations, t, within_s)], t)
+
+
+def nearest(evaluations: Sequence[Evaluated], t: float, within_s: float) -> list[Evaluated]:
+    """Those within so many seconds of `t`, or the nearest `LEAST_ON_LINE` where these are fewer."""
     near = [e for e in evaluations if abs(e.t - t) <= within_s]
-    if len(near) < LEAST_ON_LINE:
-        near = sorted(evaluations, key=lambda e: abs(e.t - t))[:LEAST_ON_LINE]
-    if not near:
+    return near if len(near) >= LEAST_ON_LINE else sorted(evaluations, key=lambda e: abs(e.t - t))[:LEAST_ON_LINE]
+
+
+def fitted(points: Curve, x: float) -> tuple[float, float] | None:
+    """(y, slope) at `x` of the straight line of least squares through `points`; None without any."""
+    if not points:
         return None
-    t_mean, mean = sum(e.t for e in near) / len(near), sum(e.accuracy for e in near) / len(near)
-    spread = sum((e.t - t_mean) ** 2 for e in near)
-    slope = sum((e.t - t_mean) * (e.accuracy - mean) for e in near) / spread if spread > 0.0 else 0.0
-    return mean + slope * (t - t_mean), slope
+    x_mean, y_mean = sum(p[0] for p in points) / len(points), sum(p[1] for p in points) / len(points)
+    spread = sum((p[0] - x_mean) ** 2 for p in points)
+    slope = sum((p[0] - x_mean) * (p[1] - y_mean) for p in points) / spread if spread > 0.0 else 0.0
+    return y_mean + slope * (x - x_mean), slope
 
 
 def run_curves(report: dict[str, Any], planned_s: float | None = None) -> RunCurves:

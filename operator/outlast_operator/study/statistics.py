@@ -3,8 +3,9 @@
 Rules. (1) Differences are paired by seed: what a seed does to both sides falls out. (2) An interval is the bootstrap's,
 95 %, over 10,000 resamples of the seeds from a fixed generator, its percentiles expanded for few seeds (Hesterberg,
 What Teachers Should Know About the Bootstrap, 2015, 5.3): plain percentiles of five values hold the mean in some 83 %
-of cases, not in 95 %. It cannot reach beyond the values seen. (3) Fewer than four seeds have no interval: what is given
-is their range, and it is called so; of three, the expanded percentiles are that range anyway. (4) No value is left out.
+of cases, not in 95 %. It cannot reach beyond the values seen. (3) Fewer than five seeds have no interval: what is given
+is their range, and it is called so; of four or three, the expanded percentiles are that range anyway. (4) No value is
+left out.
 What was not reached by the end of a run counts as its end, is counted as `censored`, and makes the mean a lower bound.
 What could not be measured (an outage that was not over when the next began or the run ended) has no value: n is smaller
 then, and a verdict says of how many.
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 RESAMPLES = 10_000
 GENERATOR_SEED = 20240546
 LEVEL = 0.95
-LEAST_FOR_INTERVAL = 4
+LEAST_FOR_INTERVAL = 5
 # Student's t, two-sided 95 %, by degrees of freedom; beyond: close enough to the normal's.
 STUDENT_T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
@@ -70,8 +71,9 @@ def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Estimate | N
     return estimate([one[seed] - other[seed] for seed in seeds])
 
 
-def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate | None:
-    """The ratio of the means, with pairs resampled together. None without pairs or where the lower mean is not above 0.
+def ratio(above: Sequence[float], below: Sequence[float], least: float = 0.0) -> Estimate | None:
+    """The ratio of the means, with pairs resampled together. None without pairs, or where the lower mean is not above
+    `least`: of next to nothing no share can be told.
 
     Not the mean of ratios: one seed whose `below` happens to be near 0 would decide that alone. Its bounds may be
     infinite: where the lower side of a resample is not above 0, nothing bounds the ratio to the side of the upper one.
@@ -80,7 +82,7 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate | None:
         return None
     pairs = np.stack([np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)], axis=1)
     _finite(pairs)
-    if pairs[:, 1].mean() <= 0.0:
+    if pairs[:, 1].mean() <= least:
         return None
     mean = _mean(pairs[:, 0]) / _mean(pairs[:, 1])
     if len(pairs) < LEAST_FOR_INTERVAL:

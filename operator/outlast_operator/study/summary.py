@@ -16,6 +16,7 @@ from outlast_operator.study.run_curves import RunCurves
 from outlast_operator.study.statistics import Estimate, estimate, paired, ratio
 
 Value = Callable[[RunMeasures], float | None]
+LEAST_GAIN = 0.02  # accuracy: what an evaluation of some 500 images may be off
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Group:
     @property
     def failed(self) -> int:
         return len(self.failures)
+
+    @property
+    def diverged(self) -> int:
+        """How many of the failed ones failed because they diverged."""
+        return sum(run.diverged for run in self.failures)
 
     @property
     def n(self) -> int:
@@ -54,9 +60,12 @@ class Group:
 
     @property
     def kept(self) -> Estimate | None:
-        """Progress kept through the outages: gains of all seeds over those of the control."""
+        """Progress kept through the outages: gains of all seeds over those of the control.
+
+        None where the control gained less than `LEAST_GAIN` in them: near a plateau a share of it tells nothing.
+        """
         pairs = [run.gains for run in self.runs if run.gains is not None]
-        return ratio([a for a, _ in pairs], [b for _, b in pairs])
+        return ratio([a for a, _ in pairs], [b for _, b in pairs], LEAST_GAIN)
 
     def kept_by_seed(self) -> dict[int, float]:
         """Seed -> its own ratio, where its control gained anything."""
@@ -144,7 +153,7 @@ def _group(data: StudyData, runs: list[StudyRun]) -> Group:
     target = data.target(first.experiment)
     ordered_s = data.outage_s(first.experiment)
     measured = tuple(
-        measure(run, data.control(run), data.undisturbed(run), ordered_s, target) for run in runs if run.ok
+        measure(run, data.control(run), data.siblings(run), ordered_s, target) for run in runs if run.ok
     )  # fmt: skip
     return Group(
         experiment=first.experiment,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from outlast_operator.study.figures_backlog import IDLE, LABELS, PAPERS_RULE, Cell, cells
 from outlast_operator.study.summary import Summary
-from outlast_operator.study.verdicts import Row, Verdict, all_of, decided, lacking, share, wanted
+from outlast_operator.study.verdicts import Bound, Row, Verdict, all_of, lacking, share, wanted
 
 KEPT_ENOUGH = 0.7
 DEFAULT_POLICY = "LocalSteps"  # chosen beforehand: the best of what is reported would be the luckiest
@@ -42,9 +42,7 @@ def backlog_kept(summary: Summary, experiment: str) -> Verdict:
         "well."
     )
     rows = [*_simulated(by_accuracy, by_loss), *live]
-    low = default.kept.mean >= KEPT_ENOUGH > default.kept.low
-    doubt = (f"The simulation's {default.kept.kind} reaches below 0.7.",) if low else ()
-    notes = (*doubt, second_opinion(by_accuracy, by_loss))
+    notes = (second_opinion(by_accuracy, by_loss),)
     holds = all_of([row for row in rows if row.decides])
     return Verdict(question, holds, answer, "progress kept, in accuracy; by loss", tuple(rows), notes)
 
@@ -54,11 +52,12 @@ def _whole_runs(summary: Summary, experiment: str) -> list[Row]:
     for name in ("stateless", "paper-stateless", "hybrid"):
         group = summary.attempted(experiment, name, 1)
         if group is not None:
-            met = None
-            if name == "stateless" and group.kept is not None:
-                met = decided(group.kept, group.kept.mean >= KEPT_ENOUGH, wanted(group))
             label = f"{group.label} in whole runs with one kill, drain included"
-            live.append(Row(label, share(group.kept) + lacking(group, group.kept), met, decides=name == "stateless"))
+            figure = share(group.kept) + lacking(group, group.kept)
+            if name == "stateless":
+                live.append(Bound(KEPT_ENOUGH).row(label, figure, group.kept, wanted(group)))
+            else:
+                live.append(Row(label, figure, decides=False))
     return live
 
 
@@ -67,10 +66,12 @@ def _simulated(by_accuracy: Sequence[Cell], by_loss: Sequence[Cell]) -> list[Row
     for cell in by_accuracy:
         assert cell.kept is not None
         other = _of(by_loss, cell.policy)
+        label = f"{cell.label}, simulated"
         figure = f"{share(cell.kept)}; by loss {share(None if other is None else other.kept)}"
-        decides = cell.policy == DEFAULT_POLICY
-        met = decided(cell.kept, cell.kept.mean >= KEPT_ENOUGH, cell.n) if decides else None
-        rows.append(Row(f"{cell.label}, simulated", figure, met, decides))
+        if cell.policy == DEFAULT_POLICY:
+            rows.append(Bound(KEPT_ENOUGH).row(label, figure, cell.kept, cell.n))
+        else:
+            rows.append(Row(label, figure, decides=False))
     return rows
 
 

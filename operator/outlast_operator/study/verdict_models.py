@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from outlast_operator.study.figures_models import Pair, pairs
 from outlast_operator.study.statistics import estimate
@@ -49,7 +50,8 @@ def _rows(summary: Summary, pair: Pair) -> list[Row]:
         )
         differences = {} if groups[0] is None or groups[1] is None else compared(groups[0], groups[1])
         met = decided(differences) if all(g is not None and _whole(g, differences) for g in groups) else None
-        found.append(Row(f"{pair.name}, {summary.data.label(name)}", figure + _in_words(differences), met))
+        figure += _in_words(differences, *groups)
+        found.append(Row(f"{pair.name}, {summary.data.label(name)}", figure, met))
     return found
 
 
@@ -71,9 +73,8 @@ def decided(differences: Mapping[int, float]) -> bool | None:
 
 
 def diverged(group: Group) -> str:
-    """`; 1 diverged, which counts as keeping less`, or nothing."""
-    count = len(_diverged(group))
-    return f"; {count} of them diverged, which counts as keeping less" if count else ""
+    """How a divergence counts, where there was one."""
+    return "; what diverged counts as keeping less" if _diverged(group) else ""
 
 
 def _diverged(group: Group) -> list[int]:
@@ -85,6 +86,10 @@ def _whole(group: Group, differences: Mapping[int, float]) -> bool:
     return group.n + group.failed + group.missing == len(differences)
 
 
-def _in_words(differences: Mapping[int, float]) -> str:
+def _in_words(differences: Mapping[int, float], normalised: Group | None, plain: Group | None) -> str:
+    """Of the two shares, which are ratios of means; around it the differences seed by seed."""
     finite = estimate([d for d in differences.values() if math.isfinite(d)])
-    return "" if finite is None else f"; difference by seed {share(finite)}"
+    shares = [None if g is None else g.kept for g in (normalised, plain)]
+    if finite is None or shares[0] is None or shares[1] is None:
+        return ""
+    return f"; difference {share(replace(finite, mean=shares[0].mean - shares[1].mean))}"
