@@ -1,4 +1,6 @@
-"""Writes explanation/study.md and its figures from the kept study; with a directory, keeps that study first.
+"""Writes explanation/study.md, its figures, and the marked part of how-to/choose-a-strategy.md from the kept study.
+
+With a directory, keeps that study first.
 
 python docs/render_study.py            from docs/study, which is kept in the repository
 python docs/render_study.py DIR        keep the study of `outlast study --out DIR` in its place, thinned, then the same
@@ -9,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from outlast_operator.study import tables
+from outlast_operator.study import docs_choice, tables
 from outlast_operator.study.cost import load_prices
 from outlast_operator.study.docs_page import markdown
 from outlast_operator.study.keep import keep
@@ -19,16 +21,23 @@ DOCS = Path(__file__).resolve().parent
 
 
 def write(docs: Path) -> list[Path]:
-    """The page, its figures (PNG) and tables, from docs/study. Raises `StudyError` where there is none."""
-    kept, page = docs / "study", docs / "explanation" / "study.md"
+    """The page, its figures (PNG) and tables, from docs/study, and what another page says of it.
+
+    Raises `StudyError` where there is no study, `ValueError` where that page has lost its marks.
+    """
+    kept, page, choice = docs / "study", docs / "explanation" / "study.md", docs / "how-to" / "choose-a-strategy.md"
     study = assemble(kept, load_prices())
-    pictures = [p for section in study.sections for p in section.pictures] + [*study.backlog, *study.models]
-    for picture in pictures:
+    for problem in study.data.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    for picture in study.pictures:
         picture.files[1].unlink()  # the SVG: a repository needs one of the two
     written = [tables.write(table, kept / "tables") for table in study.tables]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(markdown(study, page), encoding="utf-8")
-    return [*(picture.files[0] for picture in pictures), *written, page]
+    choice.write_text(
+        docs_choice.rewritten(choice.read_text(encoding="utf-8"), docs_choice.block(study.summary, choice))
+    )
+    return [*(picture.files[0] for picture in study.pictures), *written, choice, page]
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 from study_builder import Made, make_report, write_backlog, write_study
 
-from outlast_operator.study import figure_style
+from outlast_operator.study import docs_choice, figure_style
 from outlast_operator.study.cost import load_prices
 from outlast_operator.study.keep import keep, thinned
 from outlast_operator.study.load import load_study
@@ -39,6 +39,17 @@ def renderer() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+CHOICE = "# Choose\n\n<!-- study:begin -->\nold numbers\n<!-- study:end -->\n\nWhich is best depends.\n"
+
+
+def documentation(directory: Path) -> Path:
+    """Documentation in which a study can be kept."""
+    page = directory / "how-to" / "choose-a-strategy.md"
+    page.parent.mkdir(parents=True)
+    page.write_text(CHOICE)
+    return directory
 
 
 def study(directory: Path) -> Path:
@@ -119,7 +130,7 @@ def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_the_page_has_every_figure_and_what_failed(tmp_path: Path) -> None:
-    docs = tmp_path / "docs"
+    docs = documentation(tmp_path / "docs")
     keep(study(tmp_path / "whole"), docs / "study")
     written = renderer().write(docs)
     page = docs / "explanation" / "study.md"
@@ -132,3 +143,69 @@ def test_the_page_has_every_figure_and_what_failed(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b|\bNone\b(?!\.)", text)
     assert renderer().write(docs) == written
     assert page.read_text() == text, "the same data must give the same page"
+
+
+def test_every_part_of_the_page_is_in_its_contents(tmp_path: Path) -> None:
+    docs = documentation(tmp_path / "docs")
+    keep(study(tmp_path / "whole"), docs / "study")
+    renderer().write(docs)
+    text = (docs / "explanation" / "study.md").read_text()
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert re.findall(r"^- \[([^\]]+)\]\(#", text, re.MULTILINE) == headings
+    assert headings[:4] == ["Which strategy", "Words", "The answer", "The kill where it hurts"]
+    assert len(set(re.findall(r"^#+ .+$", text, re.MULTILINE))) == len(re.findall(r"^#+ ", text, re.MULTILINE))
+    assert "(../how-to/choose-a-strategy.md)" in text
+
+
+def test_an_account_is_kept_and_shown(tmp_path: Path) -> None:
+    whole, docs = study(tmp_path / "whole"), documentation(tmp_path / "docs")
+    notes = "<!-- of the study begun 2024-05-01T10:00:00 -->\n**Why.** Because 1 < 2.\n"
+    (whole / "notes.md").write_text(notes)
+    keep(whole, docs / "study")
+    assert (docs / "study" / "notes.md").read_text() == notes
+    renderer().write(docs)
+    assert "## Reading the results\n\n**Why.** Because 1 &lt; 2.\n" in (docs / "explanation" / "study.md").read_text()
+
+
+# --- what the page about strategies says of the study ---
+
+
+def test_its_marked_part_is_made_from_the_kept_study(tmp_path: Path) -> None:
+    """Of the control's gain LocalSteps keeps 0.85 and Sum 0.9, whatever the outage."""
+    docs = documentation(tmp_path / "docs")
+    keep(study(tmp_path / "whole"), docs / "study")
+    assert docs / "how-to" / "choose-a-strategy.md" in renderer().write(docs)
+    text = (docs / "how-to" / "choose-a-strategy.md").read_text()
+    assert text.startswith("# Choose\n\n<!-- study:begin -->\nMeasured for an outage of 375 gradients")
+    assert text.endswith("<!-- study:end -->\n\nWhich is best depends.\n")
+    assert "old numbers" not in text
+    assert "| LocalSteps (default) | 0.85 (0.85 to 0.85, n = 2) | 0.85 (0.85 to 0.85, n = 2) |  |" in text
+    assert "2 seeds, each judged by the mean of 2 evaluations over the 35 gradients" in text
+    assert "Stateless after one kill" in text
+    (figure,) = PICTURE.findall(text)
+    assert (docs / "how-to" / figure).resolve() == (docs / "study" / "figures" / "backlog-lines.png").resolve()
+    assert (docs / "how-to" / figure).exists()
+
+
+def test_a_policy_that_ruined_a_training_is_named(tmp_path: Path) -> None:
+    write_backlog(tmp_path, workers=(2,), outages=(375,), seeds=(0, 1), sum_breaks_at=375)
+    text = docs_choice.block(summarise(load_study(tmp_path)), tmp_path / "page.md")
+    (row,) = [line for line in text.splitlines() if line.startswith("| Sum |")]
+    assert row.endswith("| 2 of 2 |")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no marks", "<!-- study:end --><!-- study:begin -->", CHOICE + CHOICE, CHOICE.replace("study:end", "end")],
+    ids=["none", "in the wrong order", "twice", "only the first"],
+)
+def test_a_page_without_its_marks_is_not_written_to(text: str) -> None:
+    with pytest.raises(ValueError, match="must stand once each, in this order"):
+        docs_choice.rewritten(text, "new\n")
+
+
+def test_the_marked_part_in_the_repository_is_what_the_kept_study_gives() -> None:
+    page = ROOT / "docs" / "how-to" / "choose-a-strategy.md"
+    text = page.read_text(encoding="utf-8")
+    block = docs_choice.block(summarise(load_study(ROOT / "docs" / "study")), page)
+    assert docs_choice.rewritten(text, block) == text, "python docs/render_study.py writes it anew"

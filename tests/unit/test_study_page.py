@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from study_builder import Made, make_report, several_models, write_about, write_backlog, write_run, write_study
 
-from outlast_operator.study import figure_style, figures_curves, figures_points, story, story_machines
+from outlast_operator.study import figure_style, figures_curves, figures_points, story_machines
 from outlast_operator.study.cost import load_prices
 from outlast_operator.study.figure_style import STRATEGY_COLOURS, colour_of, strategy_of
 from outlast_operator.study.load import load_study
 from outlast_operator.study.page import Study, html, render
 from outlast_operator.study.records import StudyError
 from outlast_operator.study.story import counts
+from outlast_operator.study.story_results import results
 from outlast_operator.study.summary import Summary, final_accuracy, summarise
 from outlast_operator.study.tables import all_tables, write
 from outlast_operator.study.verdict_cost import verdicts
@@ -255,9 +256,9 @@ def test_a_mean_of_fewer_runs_than_there_are_says_so(tmp_path: Path) -> None:
     report = json.loads(path.read_text())
     report["failures"][0] |= {"t_backlog_applied_s": None, "backlog_peak": 30}
     path.write_text(json.dumps(report))
-    lines = story.results(summarise(load_study(tmp_path)), "steep")
-    (kept,) = [line.cells[3] for line in lines if line.label == "Stateless" and line.kills]
-    assert kept[1] == "(1 of 2 runs)"
+    (grid,) = results(summarise(load_study(tmp_path)), "steep")
+    (line,) = [line for line in grid.lines if line.label == "Stateless"]
+    assert line.cells[grid.columns.index("progress kept") - 1][1] == "(1 of 2 runs)"
 
 
 # --- colours ---

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from outlast_operator.study import story, story_machines, story_texts
-from outlast_operator.study.page import Picture, Section, Study
+from outlast_operator.study import story, story_backlog, story_machines, story_texts
+from outlast_operator.study.docs_markdown import anchor, as_text, grid, picture, relative, table
+from outlast_operator.study.page import Section, Study, contents
+from outlast_operator.study.story_texts import HEADINGS
 from outlast_operator.study.verdicts import Verdict
 
 GENERATED = "<!-- Generated from a kept study by docs/render_study.py. Do not edit. -->"
 MARK = {True: "✓", False: "✗", None: "·"}
+HOW_TO_CHOOSE = "../how-to/choose-a-strategy.md"
 
 
 def markdown(study: Study, page: Path) -> str:
@@ -25,38 +28,55 @@ def markdown(study: Study, page: Path) -> str:
         "",
         story_texts.ASKED,
         "",
-        "## The answer",
+        *(f"- [{title}](#{anchor(title)})" for _, title in contents(study)),
         "",
+        *_which(study),
+        *_words(),
+        *_answer(study),
     ]
+    if study.first is not None:
+        lines += _section(study.first, page, costs=False)
+    lines += [*_backlog(study, page), *_cost(study), *_models(study, page)]
+    for section in study.beside:
+        lines += _section(section, page)
+    lines += [*_explained(), *_failures(study, page), *_machine(study, page)]
+    if study.appendix:
+        lines += _heading("appendix")
+    for section in study.appendix:
+        lines += _section(section, page)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n"
+
+
+def _heading(key: str) -> Iterator[str]:
+    yield from (f"## {HEADINGS[key]}", "")
+
+
+def _which(study: Study) -> Iterator[str]:
+    if study.choice is None:
+        return
+    yield from _heading("which")
+    yield from (" ".join(study.choice.sentences), "")
+    yield from grid(study.choice.grid)
+    title = study.first.title if study.first is not None else study.main
+    yield from ("", f"{title}, as recommended. [Choose a strategy]({HOW_TO_CHOOSE}) has the questions to ask.", "")
+
+
+def _words() -> Iterator[str]:
+    yield from _heading("words")
+    yield from (f"- **{name}**: {text}" for name, text in story_texts.WORDS)
+    title = HEADINGS["definitions"]
+    yield from ("", f"How each is measured stands under [{title}](#{anchor(title)}).", "")
+
+
+def _answer(study: Study) -> Iterator[str]:
+    yield from _heading("answer")
     for verdict in study.verdicts:
-        lines += _verdict(verdict)
-    for section in study.sections:
-        lines += _section(study, section, page)
-    if study.backlog:
-        lines += ["## How to apply a backlog", ""]
-        lines += [line for picture in study.backlog for line in _picture(picture, page)]
-    if study.models:
-        lines += ["## Beyond the paper's network: with and without normalisation", ""]
-        lines += _verdict(study.models_answer) if study.models_answer is not None else []
-        lines += [line for picture in study.models for line in _picture(picture, page)]
-    lines += _cost(study)
-    lines += ["## What was done differently from the paper, and why", ""]
-    lines += [f"- **{name}.** {text}" for name, text in story_texts.DIFFERENT]
-    lines += ["", "## What the figures mean", ""]
-    lines += [f"- **{name}**: {text}" for name, text in story_texts.DEFINITIONS]
-    lines += ["", "## Limits", "", *(f"- {text}" for text in story_texts.LIMITS), ""]
-    lines += _failures(study)
-    lines += ["## Machine and data", "", *_table(("", ""), story_machines.machine(study.data))]
-    folder = _relative(study.data.directory, page)
-    lines += [
-        "",
-        f"The runs' reports lie under [`{study.data.directory.name}/`]({folder}), each with the command that, from the "
-        f"repository's root, makes it again, and the tables as CSV under [`tables/`]({folder}/tables). This page and "
-        "its figures come from them by `python docs/render_study.py`; `outlast study` makes a study of your own "
-        "([how](../how-to/run-a-study.md)).",
-        "",
-    ]
-    return "\n".join(lines)
+        yield from _verdict(verdict)
+    if study.notes:
+        yield from _heading("reading")
+        for paragraph in study.notes:
+            title = f"**{as_text(paragraph.title)}** " if paragraph.title else ""
+            yield from (f"{title}{as_text(paragraph.text)}", "")
 
 
 def _verdict(verdict: Verdict) -> Iterator[str]:
@@ -64,64 +84,96 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
     yield from (f"**{verdict.word.capitalize()}.** {' '.join((verdict.answer, *verdict.notes))}", "")
     if verdict.rows:
         rows = [(MARK[row.met], row.label, row.figure) for row in verdict.rows]
-        yield from _table(("", "", verdict.measure), rows)
+        yield from table(("", "", verdict.measure), rows)
         yield ""
 
 
-def _section(study: Study, section: Section, page: Path) -> Iterator[str]:
+def _section(section: Section, page: Path, costs: bool = True) -> Iterator[str]:
+    """`costs`: with what it cost; that of the first experiment has a place of its own."""
     yield from (f"## {section.title}", "")
     yield from (" ".join(section.set_up), "") if section.set_up else ()
-    columns = ("configuration", "kills", *story.RESULT_COLUMNS, "failed")
-    rows = [
-        (line.label, str(line.kills), *(" ".join(cell).strip() for cell in line.cells), str(line.failed or ""))
-        for line in section.results
-    ]
-    yield from _table(columns, rows)
-    yield ""
-    for picture in section.pictures:
-        yield from _picture(picture, page)
+    for found in (*section.results, *(section.costs if costs else ())):
+        yield from grid(found)
+        yield ""
+    for drawn in section.pictures:
+        yield from picture(drawn, page)
 
 
-def _picture(picture: Picture, page: Path) -> Iterator[str]:
-    yield from (f"### {picture.title}", "", f"![{picture.alt}]({_relative(picture.files[0], page)})", "")
-    yield from (f"{picture.caption} Made again by: `{picture.command}`", "")
+def _backlog(study: Study, page: Path) -> Iterator[str]:
+    if not study.backlog:
+        return
+    yield from _heading("backlog")
+    yield from (story_texts.BACKLOG, "", story_backlog.in_words(study.data.backlog), "")
+    if study.backlog_limits is not None:
+        yield from grid(study.backlog_limits)
+        yield ""
+    for drawn in study.backlog:
+        yield from picture(drawn, page)
+
+
+def _models(study: Study, page: Path) -> Iterator[str]:
+    if not study.models:
+        return
+    yield from _heading("models")
+    yield from _verdict(study.models_answer) if study.models_answer is not None else ()
+    for drawn in study.models:
+        yield from picture(drawn, page)
 
 
 def _cost(study: Study) -> Iterator[str]:
     prices = study.prices
-    yield from ("## Cost", "")
-    yield from ("Prices are input: list prices of an order that public lists showed, to be replaced by your own "
-                "(`outlast study --render DIR --prices FILE`).", "")  # fmt: skip
+    yield from _heading("cost")
+    yield from (f"{story_texts.PRICES} (`outlast study --render DIR --prices FILE`).", "")
     columns = ("machine", "what it is", f"{prices.currency} an hour", "source")
-    yield from _table(columns, story.prices_in_words(prices))
+    yield from table(columns, story.prices_in_words(prices))
     yield ""
-    for section in study.sections:
-        if section.costs:
-            target = study.data.target(section.name)
-            setup = next(iter(prices.setups))
-            yield from (f"{section.title}: {prices.currency} cents to reach {target:.2f}, {setup}.", "")
-            yield from _table(("configuration", "kills", *prices.terms), section.costs)
-            yield ""
-
-
-def _failures(study: Study) -> Iterator[str]:
-    yield from ("## Runs that failed", "")
-    failures = study.summary.failures
-    rows = [(f"{r.experiment}, {r.configuration}, kills {r.kills}, seed {r.seed}", r.error) for r in failures]
-    yield from _table(("run", "reason"), rows) if rows else ("None.",)
-    yield ""
-    if study.data.uncalibrated:
-        yield from ("## Experiments that could not be calibrated", "")
-        yield from _table(("experiment", "reason"), study.data.uncalibrated.items())
+    if study.first is None:
+        return
+    yield from (f"{study.first.title}:", "")
+    for found in study.first.costs:
+        yield from grid(found)
         yield ""
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(columns) + " |"
-    yield "|" + "---|" * len(columns)
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+def _explained() -> Iterator[str]:
+    yield from _heading("different")
+    yield from (f"- **{name}.** {text}" for name, text in story_texts.DIFFERENT)
+    yield ""
+    yield from _heading("definitions")
+    yield from (f"- **{name}**: {text}" for name, text in story_texts.DEFINITIONS)
+    yield ""
+    yield from _heading("limits")
+    yield from (f"- {text}" for text in story_texts.LIMITS)
+    yield ""
 
 
-def _relative(path: Path, page: Path) -> str:
-    return Path(os.path.relpath(path, page.parent)).as_posix()
+def _failures(study: Study, page: Path) -> Iterator[str]:
+    yield from _heading("tables")
+    yield from (f"All figures' numbers as CSV: [`tables/`]({relative(study.data.directory / 'tables', page)}).", "")
+    failures = study.summary.failures
+    rows = [(f"{r.experiment}, {r.configuration}, kills {r.kills}, seed {r.seed}", r.error) for r in failures]
+    yield from table(("run", "reason"), rows) if rows else ("No run failed.",)
+    yield ""
+    yield from _told("Could not be calibrated", study.data.uncalibrated.items())
+    yield from (f"Left out: {as_text(problem)}\n" for problem in study.data.problems)
+
+
+def _told(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    rows = list(rows)
+    if rows:
+        yield from (f"**{title}**", "")
+        yield from table(("experiment", "reason"), rows)
+        yield ""
+
+
+def _machine(study: Study, page: Path) -> Iterator[str]:
+    folder = relative(study.data.directory, page)
+    yield from _heading("machine")
+    yield from table(("", ""), story_machines.machine(study.data))
+    yield from (
+        "",
+        f"The runs' reports lie under [`{study.data.directory.name}/`]({folder}), each with the command that, from the "
+        "repository's root, makes it again. This page and its figures come from them by `python "
+        "docs/render_study.py`; `outlast study` makes a study of your own ([how](../how-to/run-a-study.md)).",
+        "",
+    )

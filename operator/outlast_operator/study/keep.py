@@ -2,7 +2,8 @@
 
 A report of half a minute is some 50 kB, most of it `resources`. Kept is one sample of them a second and process
 (figures are drawn second by second) and each process at its largest; the rest stays as it is, less its spaces. What a
-study needs to be gone on with is kept: copied out of the repository, a kept study is one that was interrupted.
+study needs to be gone on with is kept: copied out of the repository, a kept study is one that was interrupted. What was
+written about it (notes.md) goes with it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from outlast_operator.report_curves import number
 from outlast_operator.study import execute
 from outlast_operator.study.load import load_study
+from outlast_operator.study.notes import NAME as NOTES
 from outlast_operator.study.records import write_json
 
 RECORDS = ("study.json", "calibration.json")
@@ -37,7 +39,7 @@ def keep(study: Path, target: Path, root: Path | None = None) -> int:
             f"{target} holds something else than a study; give an empty directory, or one with a kept study"
         )
     shutil.rmtree(target, ignore_errors=True)
-    for name in RECORDS:
+    for name in (*RECORDS, NOTES):
         if (study / name).exists():
             _copy(study / name, target / name)
     for record in sorted(study.glob("runs/*/*/kills-*/seed-*/run.json")):

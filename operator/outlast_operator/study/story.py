@@ -6,41 +6,20 @@ the documentation tell the same story: both are set from this.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 
 from outlast_operator import report_words as words
-from outlast_operator.study.cost import PriceTable, cost_rows
-from outlast_operator.study.load import StudyData, is_control
-from outlast_operator.study.statistics import Estimate
-from outlast_operator.study.summary import Group, Summary, final_accuracy, goodput, gradients, late_accuracy, outage_s
-from outlast_operator.study.verdict_ordering import fallen
+from outlast_operator.study.cost import PriceTable
+from outlast_operator.study.load import StudyData
 from outlast_operator.study.verdicts import Verdict
-
-Cell = tuple[str, str]  # the mean, and in brackets what surrounds it
-
-
-@dataclass(frozen=True)
-class Line:
-    """A configuration's line in the table of results; empty where not measured."""
-
-    label: str
-    kills: int
-    cells: tuple[Cell, ...]
-    failed: int
-
-
-RESULT_COLUMNS = (
-    "final accuracy (%)", "against the control (points)", "change at the kill (points)", "progress kept",
-    "time to target (s)", "goodput", "without an update (s)", "lost", "n",
-)  # fmt: skip
 
 
 def headline(found: Sequence[Verdict]) -> str:
-    """How many of the lines hold."""
+    """How many of the lines hold, and how many are open, in the verdicts' own words."""
     held = sum(v.holds is True for v in found)
-    unknown = sum(v.holds is None for v in found)
-    rest = f"; {unknown} cannot be told from this study" if unknown else ""
+    unknown = Counter(v.word for v in found if v.holds is None)
+    rest = "".join(f"; {count} {word}" for word, count in unknown.items())
     return f"{held} of {len(found)} expectations hold{rest}"
 
 
@@ -97,52 +76,12 @@ def set_up(data: StudyData, experiment: str) -> list[str]:
     return found
 
 
-def results(summary: Summary, experiment: str) -> Iterator[Line]:
-    """A line a configuration and number of kills."""
-    for group in (g for g in summary.groups if g.experiment == experiment):
-        control = is_control(group.configuration)
-        lost = group.estimate(gradients("lost"))
-        cells = (
-            cell(group.estimate(final_accuracy), 1, 100.0),
-            NOTHING if control else cell(summary.against_control(group, late_accuracy), 1, 100.0, signed=True),
-            cell(group.estimate(fallen), 1, 100.0, signed=True),
-            cell(group.kept, 2, of=group.n),
-            cell(group.time_to_target, 1),
-            NOTHING if control else cell(group.estimate(goodput), 2),
-            cell(group.estimate(outage_s), 2),
-            NOTHING if lost is None else (f"{lost.mean:,.0f}", ""),
-            (str(group.n), ""),
-        )
-        yield Line(group.label, group.kills, cells, group.failed)
-
-
-NOTHING: Cell = ("", "")
-
-
-def cell(found: Estimate | None, digits: int, scale: float = 1.0, signed: bool = False, of: int = 0) -> Cell:
-    """(`+1.2`, `(+0.4 to +2.0)`), with `≥` where some runs did not get there; empty for what was not measured.
-
-    `of`: how many runs should be in it; where some could not be measured, it says of how many it is.
-    """
-    if found is None:
-        return NOTHING
-    form = f"{{:{'+' if signed else ''},.{digits}f}}"
-    mean, low, high = (_typed(form.format(scale * v)) for v in (found.mean, found.low, found.high))
-    around = [f"{low} to {high}"] if found.n > 1 else []
-    around += [f"{found.n} of {of} runs"] if found.n < of else []
-    return ("≥ " if found.censored else "") + mean, f"({'; '.join(around)})" if around else ""
-
-
-def _typed(number: str) -> str:
-    return number.replace("-", "−").replace("inf", "∞")
-
-
 def command_of(data: StudyData, experiment: str) -> str:
     """What makes a figure again: its runs, and from them the picture."""
     about = data.about
     quick = " --quick" if is_quick(data) else ""
     task = f" --task {about.task}" if about is not None and " --task" in about.command else ""
-    return f"outlast study{quick}{task} --only {experiment} --out DIR, then outlast study --render DIR"
+    return f"outlast study{quick}{task} --only {experiment} --out DIR && outlast study --render DIR"
 
 
 def prices_in_words(prices: PriceTable) -> list[tuple[str, str, str, str]]:
@@ -156,14 +95,3 @@ def prices_in_words(prices: PriceTable) -> list[tuple[str, str, str, str]]:
         )
         for i in prices.instances.values()
     ]
-
-
-def cost_lines(summary: Summary, experiment: str, prices: PriceTable, groups: Sequence[Group]) -> list[tuple[str, ...]]:
-    """(configuration, kills, cost to reach the target in cents for each term) at the first set of machines."""
-    setup = next(iter(prices.setups))
-    rows = []
-    for group in groups:
-        by_term = {row.term: row for row in cost_rows(group.runs, prices, group.failed) if row.setup == setup}
-        found = [by_term[term].to_target if term in by_term else None for term in prices.terms]
-        rows.append((group.label, str(group.kills), *(" ".join(cell(f, 2, 100.0)).strip() for f in found)))
-    return rows

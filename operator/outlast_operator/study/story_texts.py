@@ -1,4 +1,4 @@
-"""What a study's page says whatever its data are: the question, what was done differently, limits, definitions."""
+"""What a study's page says whatever its data are: headings, the question, words, differences, definitions, limits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,45 @@ ASKED = (
     "best applied, what chain and stateless do together (Hybrid), and how far each stays from the same training "
     "without a failure."
 )
+HEADINGS = {  # by what a link to it is called
+    "which": "Which strategy",
+    "words": "Words",
+    "answer": "The answer",
+    "reading": "Reading the results",
+    "backlog": "How to apply a backlog",
+    "cost": "Cost",
+    "models": "Beyond the paper's network: with and without normalisation",
+    "different": "What was done differently from the paper, and why",
+    "definitions": "What the figures mean",
+    "limits": "Limits",
+    "tables": "Tables, and runs that failed",
+    "machine": "Machine and data",
+    "appendix": "Appendix: other experiments in full",
+}
+WORDS = (
+    ("control", "the same training with one server that is never killed; every run is compared with that of its seed"),
+    ("held back", "a killed server is not started again for a fixed time: the outage, but for what detecting, starting "
+     "or taking over adds"),
+    ("drain", "when a server is back, it applies what workers computed meanwhile (the backlog), until nothing is left"),
+    ("lost", "gradients that were acknowledged and of which what survives holds nothing, as after the return to a "
+     "checkpoint"),
+    ("goodput", "gradients that the final parameters hold, as a share of what the control made in the same time"),
+    ("late accuracy", "the mean of the evaluations of a run's last 5 s"),
+)  # fmt: skip
+BACKLOG = (
+    "The gradients of an outage are computed once and given to every policy, so that policies are compared on the same "
+    "gradients. They were all taken at the parameters that were there when the server was lost, or, with local steps, "
+    "along each worker's own way."
+)
+PRICES = "Prices are input, not result: list prices of an order that public lists showed, to be replaced by your own"
 DIFFERENT = (
     (
         "Times",
         "The paper's machine processed 5 to 25 gradients a second, this one many more. Killed after its 15 s, "
         "training here would be past the steep part of its curve. So the kill falls at the update at which the "
-        "control first reaches the accuracy named below, and the outage lasts as long as this machine takes for as "
-        "many gradients as 15 s were at the paper's 25 a second. The paper's own times are run as well where the "
-        "study has the experiment for it.",
+        "control first reaches an accuracy of that part (each experiment names it where it begins), and the outage "
+        "lasts as long as this machine takes for as many gradients as 15 s were at the paper's 25 a second. The "
+        "paper's own times are run as well where the study has the experiment for it.",
     ),
     (
         "No checkpoint at the kill",

@@ -1,5 +1,4 @@
-"""Every figure's numbers as CSV: one row a configuration (and number of kills), with seeds, mean, interval, n, "
-"failed."""
+"""Every figure's numbers as CSV: one row a configuration and number of kills, with seeds, mean, interval, n, failed."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from outlast_operator.study import target
 from outlast_operator.study.backlog_records import MEASURES
 from outlast_operator.study.cost import PriceTable, cost_rows
 from outlast_operator.study.figures_backlog import cells
@@ -62,7 +62,7 @@ def all_tables(summary: Summary, prices: PriceTable) -> list[Table]:
 def _of_experiment(summary: Summary, experiment: str, prices: PriceTable) -> Iterable[Table]:
     groups = [g for g in summary.groups if g.experiment == experiment]
     yield measures(summary, experiment, groups)
-    yield costs(experiment, [g for g in groups if g.runs], prices)
+    yield costs(summary, experiment, [g for g in groups if g.runs], prices)
 
 
 def measures(summary: Summary, experiment: str, groups: Sequence[Group]) -> Table:
@@ -89,7 +89,9 @@ def _measured(summary: Summary, group: Group) -> Iterable[tuple[str, str, int, E
     for index in range(group.kills):
         yield f"drop at kill {index + 1}", "share", 4, group.estimate(drop(index))
     yield "progress kept", "ratio", 3, group.kept
-    yield f"time to {group.target:.2f}", "s", 2, group.time_to_target
+    if target.is_told(summary, group.experiment, group.kills):
+        yield f"time to {group.target:.2f}", "s", 2, group.time_to_target
+        yield f"time to {group.target:.2f} less the control's", "s", 2, target.later_than_control(summary, group)
     yield "goodput", "ratio", 3, group.estimate(goodput)
     yield "without an update", "s", 3, group.estimate(outage_s)
     yield "useful worker seconds", "s", 2, group.estimate(lambda run: run.useful_s)
@@ -111,12 +113,13 @@ def _around(found: Estimate, digits: int) -> tuple[str, ...]:
     return (*numbers, found.kind, str(found.n), str(found.failed), str(found.censored))
 
 
-def costs(experiment: str, groups: Sequence[Group], prices: PriceTable) -> Table:
+def costs(summary: Summary, experiment: str, groups: Sequence[Group], prices: PriceTable) -> Table:
     rows = []
     for group in groups:
+        timed = target.is_told(summary, experiment, group.kills)
         for row in cost_rows(group.runs, prices, group.failed):
             for name, found in (
-                (f"to reach {group.target:.2f}", row.to_target),
+                (f"to reach {group.target:.2f}", row.to_target if timed else None),
                 ("whole run", row.whole),
                 ("idle workers", row.of_idle),
                 ("recomputed or lost", row.of_recomputed),
