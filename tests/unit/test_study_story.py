@@ -116,21 +116,22 @@ def test_the_headline_counts_open_verdicts_by_their_own_words() -> None:
 # --- what somebody wrote ---
 
 BEGUN = "2024-05-01T10:00:00"
-FIRST = f"<!-- of the study begun {BEGUN} -->\n"
+RUNS = 7
+FIRST = f"<!-- of the study begun {BEGUN}, {RUNS} runs -->\n"
 
 
 def test_an_account_is_read_as_paragraphs(tmp_path: Path) -> None:
     (tmp_path / notes.NAME).write_text(f"{FIRST}\n**A title.** One\nparagraph.\n \nAnother with **bold** in it.\n")
-    assert read_notes(tmp_path, BEGUN) == Notes(
+    assert read_notes(tmp_path, BEGUN, RUNS) == Notes(
         (Paragraph("A title.", "One paragraph."), Paragraph("", "Another with **bold** in it."))
     )
-    assert read_notes(tmp_path / "elsewhere", BEGUN) == Notes()
+    assert read_notes(tmp_path / "elsewhere", BEGUN, RUNS) == Notes()
 
 
 @pytest.mark.parametrize(
     ("text", "started", "why"),
     [
-        ("One paragraph.\n", BEGUN, "its first line must be <!-- of the study begun 2024-05-01T10:00:00 -->"),
+        ("One paragraph.\n", BEGUN, "its first line must be <!-- of the study begun 2024-05-01T10:00:00, 7 runs -->"),
         (f"\n{FIRST}One.\n", BEGUN, "it is not about this study"),
         (FIRST + "One.\n", "2024-05-02T10:00:00", "it is not about this study"),
         (FIRST + "One.\n", None, "there is no study.json"),
@@ -142,11 +143,18 @@ def test_an_account_of_another_study_is_left_out_with_the_reason(
     tmp_path: Path, text: str, started: str | None, why: str
 ) -> None:
     (tmp_path / notes.NAME).write_text(text)
-    found = read_notes(tmp_path, started)
+    found = read_notes(tmp_path, started, RUNS)
     assert found.paragraphs == ()
     assert why in found.left_out
 
 
+def test_an_account_of_fewer_runs_is_left_out(tmp_path: Path) -> None:
+    """Numbers have changed since, and its words have not."""
+    (tmp_path / notes.NAME).write_text(FIRST + "One.\n")
+    assert read_notes(tmp_path, BEGUN, RUNS).paragraphs
+    assert "it is not about this study" in read_notes(tmp_path, BEGUN, RUNS + 1).left_out
+
+
 def test_an_account_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     (tmp_path / notes.NAME).write_bytes(b"\xff\xfe")
-    assert read_notes(tmp_path, BEGUN).left_out.startswith("notes.md: ")
+    assert read_notes(tmp_path, BEGUN, RUNS).left_out.startswith("notes.md: ")

@@ -13,7 +13,6 @@ from outlast_operator.study.story_texts import HEADINGS
 from outlast_operator.study.verdicts import Verdict
 
 GENERATED = "<!-- Generated from a kept study by docs/render_study.py. Do not edit. -->"
-MARK = {True: "✓", False: "✗", None: "·"}
 HOW_TO_CHOOSE = "../how-to/choose-a-strategy.md"
 
 
@@ -83,7 +82,7 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
     yield from (f"### {verdict.question.rstrip('.')}", "")
     yield from (f"**{verdict.word.capitalize()}.** {' '.join((verdict.answer, *verdict.notes))}", "")
     if verdict.rows:
-        rows = [(MARK[row.met], row.label, row.figure) for row in verdict.rows]
+        rows = [(row.mark, row.label, row.figure) for row in verdict.rows]
         yield from table(("", "", verdict.measure), rows)
         yield ""
 
@@ -169,7 +168,7 @@ def _told(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
 def _machine(study: Study, page: Path) -> Iterator[str]:
     folder = relative(study.data.directory, page)
     yield from _heading("machine")
-    yield from table(("", ""), story_machines.machine(study.data))
+    yield from table(("", ""), [*story_machines.machine(study.data), *story_machines.speeds(study.summary)])
     yield from (
         "",
         f"The runs' reports lie under [`{study.data.directory.name}/`]({folder}), each with the command that, from the "

@@ -1,9 +1,9 @@
 """What somebody wrote about the results: DIR/notes.md, shown on the page as long as it is about the study there.
 
-The first line names the study by its start, as study.json has it; a text about another one is left out, and the page
-says so: numbers change when runs are made again, and words do not.
+The first line names the study by its start, as study.json has it, and by how many runs it held; a text about another
+one is left out, and the page says so: numbers change when runs are made, and words do not.
 
-    <!-- of the study begun 2026-11-23T05:05:35+00:00 -->
+    <!-- of the study begun 2026-11-23T05:05:35+00:00, 145 runs -->
     **A title.** A paragraph; paragraphs are divided by empty lines, and nothing else is marked up.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "notes.md"
-FIRST_LINE = "<!-- of the study begun {started} -->"
+FIRST_LINE = "<!-- of the study begun {started}, {runs} runs -->"
 TITLED = re.compile(r"\*\*(.+?)\*\*\s*(.*)", re.DOTALL)
 
 
@@ -32,8 +32,8 @@ class Notes:
     left_out: str = ""
 
 
-def read_notes(directory: Path, started: str | None) -> Notes:
-    """`started`: the study's start; None: without a study.json nothing can be said of it."""
+def read_notes(directory: Path, started: str | None, runs: int) -> Notes:
+    """`started`: the study's start; None: without a study.json nothing can be said of it. `runs`: that were made."""
     try:
         text = (directory / NAME).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def read_notes(directory: Path, started: str | None) -> Notes:
     first, _, rest = text.partition("\n")
     if started is None:
         return Notes(left_out=f"{NAME}: there is no study.json to say which study it is about")
-    wanted = FIRST_LINE.format(started=started)
+    wanted = FIRST_LINE.format(started=started, runs=runs)
     if first.strip() != wanted:
         return Notes(left_out=f"{NAME}: it is not about this study; its first line must be {wanted}")
     return Notes(tuple(_paragraph(block) for block in re.split(r"\n\s*\n", rest) if block.strip()))

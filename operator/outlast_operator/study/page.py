@@ -154,7 +154,7 @@ def render(directory: Path, prices: Path | None = None) -> list[Path]:
 def assemble(directory: Path, prices: PriceTable) -> Study:
     """Measure everything and draw every figure (into DIR/figures). Raises as `render`."""
     data = load_study(directory)
-    notes = read_notes(directory, data.about.started if data.about is not None else None)
+    notes = read_notes(directory, data.about.started if data.about is not None else None, len(data.runs))
     if notes.left_out:
         data = replace(data, problems=(*data.problems, notes.left_out))
     summary = summarise(data)
@@ -216,7 +216,7 @@ def html(study: Study) -> str:
         contents=contents(study),
         headline=story.headline(study.verdicts),
         counts=story.counts(study.data),
-        machine=story_machines.machine(study.data),
+        machine=[*story_machines.machine(study.data), *story_machines.speeds(study.summary)],
         prices=story.prices_in_words(study.prices),
         backlog_words=story_backlog.in_words(study.data.backlog),
         failures=study.summary.failures,

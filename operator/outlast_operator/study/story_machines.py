@@ -11,7 +11,9 @@ from string import ascii_uppercase
 
 from outlast_operator import report_words as words
 from outlast_operator.study.load import StudyData, StudyRun
+from outlast_operator.study.machine_speed import range_of
 from outlast_operator.study.records import Machine
+from outlast_operator.study.summary import Summary
 
 Key = tuple[Machine | None, str]  # facts without the code, boot id
 
@@ -50,6 +52,18 @@ def _cores(data: StudyData) -> str:
         f"busy for {100 * sum(busy) / len(busy):.0f} % of the time; other guests of the host took "
         f"{100 * sum(stolen) / len(stolen):.1f} % ({100 * max(stolen):.1f} % in the run that it hit hardest)"
     )
+
+
+def speeds(summary: Summary) -> list[tuple[str, str]]:
+    """(name, value) rows: how fast the machine itself was, by the CPU seconds of an evaluation, in each experiment."""
+    rows = []
+    for experiment in summary.experiments:
+        found = range_of(summary, experiment)
+        if found is not None:
+            least, most, runs = found
+            text = f"{1000 * least:.0f} to {1000 * most:.0f} ms of CPU an evaluation, over {words.count(runs, 'run')}"
+            rows.append((f"Speed in {experiment}", text))
+    return rows
 
 
 def _machines(data: StudyData) -> Iterator[tuple[str, str]]:

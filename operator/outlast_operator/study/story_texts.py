@@ -86,15 +86,18 @@ DEFINITIONS = (
     ),
     (
         "Change at the kill",
-        "accuracy when the next update came, less accuracy at the kill: the evaluations of the second after the one "
-        "and before the other, carried to it at the pace of the same training without a kill. The answer above takes a "
-        "seed's runs with one and with two kills together, for their first kill is the same; the tables do not.",
+        "accuracy when the next update came, less accuracy at the kill. Every evaluation within a second's updates of "
+        "the one or the other is carried to it, by what an update brings there without a kill; their mean is the "
+        "accuracy. Until its first kill a run is the same training as those of its configuration and seed with another "
+        "number of kills, so their evaluations count for it. The answer above takes a seed's runs with one and with "
+        "two kills together, for their first kill is the same; the tables do not.",
     ),
     (
         "Progress kept",
         "accuracy gained from the kill until outage, first update and drain are all over, over what the control "
         "gained in as long from the same update. Where the next kill or the end came before a backlog had been applied "
-        "it is not known: such a run is not measured, and the figures say of how many runs they are.",
+        "it is not known: such a run is not measured, and the figures say of how many runs they are. Where the control "
+        "gained less than two points there is no share to tell.",
     ),
     (
         "Time to the target",
@@ -105,6 +108,19 @@ DEFINITIONS = (
     (
         "Goodput",
         "gradients that the final parameters hold, over what the control's rate would have made in the same time.",
+    ),
+    (
+        "At the control's machine speed",
+        "the instructions of a shared machine take longer at some times than at others, which shows in no stolen time. "
+        "The evaluator does the same in every run of an experiment, so its CPU seconds an evaluation tell how slow the "
+        "machine was. By analysis of covariance (one slope for the experiment, within configurations and seeds) a "
+        "run's measure is moved to the speed that the control of its seed met. It stands beside what was measured at "
+        "equal wall time, and decides nothing.",
+    ),
+    (
+        "By the means alone",
+        "a mean is beyond its bound, and its interval or range has the bound inside (a mark in brackets): other seeds "
+        "might say the contrary.",
     ),
     (
         "Progress kept by a backlog policy",
@@ -122,7 +138,7 @@ DEFINITIONS = (
     (
         "Intervals",
         "95 %, bootstrap over seeds (10,000 resamples, fixed generator), expanded for few seeds; ranges, from least to "
-        "greatest, where there are fewer than four. Ratios are ratios of means. No run is left out of a mean but "
+        "greatest, where there are fewer than five. Ratios are ratios of means. No run is left out of a mean but "
         "failed ones, which are named.",
     ),
 )

@@ -126,8 +126,13 @@ def points(around: Estimate | None) -> str:
     """`+1.2 points (+0.4 to +2.0, n = 5)`."""
     if around is None:
         return "not measured"
-    low, high, mean = (f"{100 * v:+.1f}".replace("-", "−") for v in (around.low, around.high, around.mean))
+    low, high, mean = (_signed(100 * v) for v in (around.low, around.high, around.mean))
     return f"{mean} points ({low} to {high}, n = {around.n})" if around.n > 1 else f"{mean} points (one seed)"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.1f}"
+    return "+0.0" if text == "-0.0" else text.replace("-", "−")
 
 
 def share(around: Estimate | None) -> str:
