@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from outlast_operator.study import (
     figures_backlog,
+    figures_backlog_lines,
     figures_cost,
     figures_curves,
     figures_models,
@@ -58,6 +59,6 @@ def of_backlog(summary: Summary) -> Iterator[Drawn]:
     drawn = (
         figures_backlog.heat_map(records),
         figures_backlog.heat_map(records, "loss"),
-        figures_backlog.lines(records),
+        figures_backlog_lines.lines(records),
     )
     yield from (figure for figure in drawn if figure is not None)
