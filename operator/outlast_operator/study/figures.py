@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from outlast_operator.study import (
     figures_backlog,
     figures_backlog_lines,
+    figures_close_up,
     figures_cost,
     figures_curves,
+    figures_gradients,
     figures_models,
     figures_points,
     figures_resources,
@@ -33,12 +35,14 @@ def of_experiment(summary: Summary, experiment: str, prices: PriceTable) -> Iter
     small = model or experiment == ONE_WORKER
     drawn = [
         *(figures_curves.accuracy(summary, experiment, kills) for kills in range(1, most + 1)),
-        None if small else figures_curves.close_up(summary, experiment),
+        None if small else figures_close_up.close_up(summary, experiment),
+        None if small else figures_close_up.close_up(summary, experiment, kills=2, index=1),
         figures_points.against_control(summary, experiment),
         figures_points.kept(summary, experiment),
         figures_points.time_to_target(summary, experiment),
         None if model else figures_points.goodputs(summary, experiment),
-        None if small else figures_curves.gradients(summary, experiment, most),
+        None if small else figures_gradients.gradients(summary, experiment, most),
+        None if small else figures_gradients.fates(summary, experiment, most),
         None if small else figures_resources.cpu(summary, experiment, most),
         None if small else figures_resources.memory(summary, experiment, most),
         None if small else figures_cost.worker_seconds(summary, experiment, most),
