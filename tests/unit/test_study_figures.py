@@ -116,7 +116,7 @@ def test_a_promotion_leaves_no_step() -> None:
 
 def test_curves_are_smoothed_on_either_side_of_an_outage_alone() -> None:
     jumping = [(t / 4, 0.5 + (0.02 if t % 2 else -0.02)) for t in range(9)]
-    fallen = [(5 + t / 4, 0.2) for t in range(9)]
+    fallen = [(4.75 + t / 4, 0.2) for t in range(9)]  # the first: of the restored server, before it serves
     found = figures_time.smoothed(curves(*jumping, *fallen, outages=[OUTAGE])).evaluations
     assert [e.accuracy for e in found[-9:]] == pytest.approx([0.2] * 9)
     assert max(abs(e.accuracy - 0.5) for e in found[:8]) < 0.012
