@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from outlast_operator.study.summary import Group
 WIDTH_IN = 11.0
 PNG_DPI = 150
 GRID_POINTS = 240
+TITLE_CHARACTERS = 24  # of a panel a fifth as wide as the figure
 PATH = re.compile(r' d="[^"]+"')
 DECIMALS = re.compile(r"(\.\d\d)\d+")
 
@@ -183,10 +185,24 @@ def band(curves: Sequence[Curve], end: float, start: float = 0.0) -> Band | None
     return Band(t, table.mean(axis=0), table.min(axis=0), table.max(axis=0))
 
 
-def draw_band(ax: Any, found: Band, colour: str, dash: Any = "-", label: str | None = None, width: float = 1.9) -> None:
-    if (found.high - found.low).max() > 0:
-        ax.fill_between(found.t, found.low, found.high, color=colour, alpha=0.16, linewidth=0)
+def draw_band(
+    ax: Any,
+    found: Band,
+    colour: str,
+    dash: Any = "-",
+    label: str | None = None,
+    width: float = 1.9,
+    alpha: float = 0.16,
+) -> None:
+    """The mean as a line; the range over seeds as strongly as `alpha`, 0: not at all."""
+    if alpha > 0 and (found.high - found.low).max() > 0:
+        ax.fill_between(found.t, found.low, found.high, color=colour, alpha=alpha, linewidth=0)
     ax.plot(found.t, found.mean, color=colour, linestyle=dash, linewidth=width, label=label)
+
+
+def legend_below(ax: Any) -> None:
+    """What the lines are, under the axis: inside, one line or another would run through it."""
+    ax.legend(loc="upper left", bbox_to_anchor=(0.0, -0.13), ncols=2, handlelength=3.0, borderaxespad=0.0)
 
 
 def whisker(ax: Any, around: Estimate, y: float, colour: str, scale: float = 1.0) -> None:
@@ -202,8 +218,16 @@ def whisker(ax: Any, around: Estimate, y: float, colour: str, scale: float = 1.0
     )
 
 
-def grid_of_panels(count: int, columns: int = 4, height_in: float = 2.15, **shared: Any) -> tuple[Any, list[Any]]:
-    """A figure of `count` small panels with shared axes, row by row; empty places stay empty."""
+def wrapped(label: str, width: int = TITLE_CHARACTERS) -> str:
+    """A label over as many lines as a small panel's title needs."""
+    return textwrap.fill(label, width, break_long_words=False)
+
+
+def grid_of_panels(count: int, columns: int = 5, height_in: float = 2.15, **shared: Any) -> tuple[Any, list[Any]]:
+    """A figure of `count` small panels with shared axes, row by row; empty places stay empty.
+
+    Five in a row: the paper's five configurations, then ours below them.
+    """
     columns = min(columns, max(1, count))
     rows = -(-count // columns)
     figure = new_figure(height_in * rows + 0.5)

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 from outlast_operator.study import (
     figures_backlog,
+    figures_backlog_lines,
+    figures_close_up,
     figures_cost,
     figures_curves,
+    figures_gradients,
     figures_models,
     figures_points,
     figures_resources,
@@ -32,12 +35,14 @@ def of_experiment(summary: Summary, experiment: str, prices: PriceTable) -> Iter
     small = model or experiment == ONE_WORKER
     drawn = [
         *(figures_curves.accuracy(summary, experiment, kills) for kills in range(1, most + 1)),
-        None if small else figures_curves.close_up(summary, experiment),
+        None if small else figures_close_up.close_up(summary, experiment),
+        None if small else figures_close_up.close_up(summary, experiment, kills=2, index=1),
         figures_points.against_control(summary, experiment),
         figures_points.kept(summary, experiment),
         figures_points.time_to_target(summary, experiment),
         None if model else figures_points.goodputs(summary, experiment),
-        None if small else figures_curves.gradients(summary, experiment, most),
+        None if small else figures_gradients.gradients(summary, experiment, most),
+        None if small else figures_gradients.fates(summary, experiment, most),
         None if small else figures_resources.cpu(summary, experiment, most),
         None if small else figures_resources.memory(summary, experiment, most),
         None if small else figures_cost.worker_seconds(summary, experiment, most),
@@ -58,6 +63,6 @@ def of_backlog(summary: Summary) -> Iterator[Drawn]:
     drawn = (
         figures_backlog.heat_map(records),
         figures_backlog.heat_map(records, "loss"),
-        figures_backlog.lines(records),
+        figures_backlog_lines.lines(records),
     )
     yield from (figure for figure in drawn if figure is not None)

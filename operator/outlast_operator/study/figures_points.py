@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from outlast_operator.report_words import listing
 from outlast_operator.study import figure_style as style
 from outlast_operator.study.figure_style import Drawn
 from outlast_operator.study.load import is_control
 from outlast_operator.study.statistics import Estimate
-from outlast_operator.study.summary import Group, Summary, goodput, late_accuracy
+from outlast_operator.study.summary import Group, Summary, goodput, late_accuracy, outage_s
+
+SHORT = 0.25  # of the outage as ordered: of a shorter one a window of that length shows little
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Points:
 
 def kept(summary: Summary, experiment: str) -> Drawn | None:
     """Progress kept through the outages, with one and with two kills."""
+    ordered_s = summary.data.outage_s(experiment)
     return _columns(
         summary,
         experiment,
@@ -49,8 +53,22 @@ def kept(summary: Summary, experiment: str) -> Drawn | None:
         remark="Accuracy gained from the kill to the end of the outage and its drain, over what the control of the "
         "same seeds gained in the same time from the same update. Solid line: as much as without failure; dashed: 0.7. "
         "Below 0: less accurate than at the kill. The mark is the ratio of the means; dots are single seeds, and a "
-        "dot beyond the frame is drawn at its edge",
+        f"dot beyond the frame is drawn at its edge{_short_outages(summary.of(experiment), ordered_s)}",
         limits=(-1.6, 2.2),
+    )
+
+
+def _short_outages(groups: Sequence[Group], ordered_s: float) -> str:
+    """Words for the configurations of which this shows little of an outage; `` without one."""
+    known = [(g, around.mean / g.kills) for g in groups if g.kills and (around := g.estimate(outage_s)) is not None]
+    short = [(g.label, seconds) for g, seconds in known if seconds < SHORT * ordered_s]
+    if not short:
+        return ""
+    names, most = list(dict.fromkeys(label for label, _ in short)), max(seconds for _, seconds in short)
+    return (
+        f". Where another server takes over the outage is far shorter ({listing(names)}: at most {most:.2f} s a kill, "
+        f"mean over seeds) than the {ordered_s:.1f} s ordered: there it shows mostly what the strategy costs all the "
+        "time, on cores that servers and workers share, and hardly the outage"
     )
 
 
@@ -148,10 +166,10 @@ def _columns(
         for ax, k in zip(axes, kills, strict=True):
             _marks(ax, [g for g in shown if g.kills == k], rows, points, limits)
             ax.set_title({0: "No kill", 1: "One kill", 2: "Two kills"}.get(k, f"{k} kills"))
-            ax.set_xlabel(points.axis)
         labels = {g.configuration: g.label for g in shown}
         axes[0].set_yticks(range(len(rows)), [labels[row] for row in rows])
         axes[0].set_ylim(len(rows) - 0.4, -0.6)
+        figure.supxlabel(points.axis, fontsize=9, color=style.MUTED)
     return Drawn(
         name=f"{experiment}-{name}",
         title=title,
@@ -191,9 +209,21 @@ def _marks(
         values = [v * points.scale for v in points.by_seed(group).values()]
         if limits is not None:
             values = [min(max(v, limits[0]), limits[1]) for v in values]
-        ax.plot(values, [y] * len(values), ".", color=colour, alpha=0.45, markersize=6, zorder=3, clip_on=False)
         if around is None:
+            ax.text(
+                0.5,
+                y,
+                "not measured",
+                transform=ax.get_yaxis_transform(),
+                fontsize=8,
+                color=style.MUTED,
+                ha="center",
+                va="center",
+                style="italic",
+                zorder=5,
+            )
             continue
+        ax.plot(values, [y] * len(values), ".", color=colour, alpha=0.45, markersize=6, zorder=3, clip_on=False)
         style.whisker(ax, clipped(around, limits), y, colour, points.scale)
         marker = style.marker_of(group.configuration)
         mean = around.mean * points.scale

@@ -7,8 +7,10 @@ from typing import Any
 
 from outlast_operator.study import figure_style as style
 from outlast_operator.study.figure_style import Drawn
+from outlast_operator.study.figures_time import SHADING, kills_in_words, shade, spread_in_words
+from outlast_operator.study.load import is_control
 from outlast_operator.study.run_curves import role_curves
-from outlast_operator.study.summary import Group, Summary, curves_of
+from outlast_operator.study.summary import Summary, curves_of
 
 # Who is drawn how; workers are what the paper's claim is about, so they have the strategy's colour at its strongest.
 CPU_ROLES = (("worker", "-", 1.9), ("server", (0, (4, 1.6)), 1.3), ("redis", (0, (1, 1.3)), 1.3))
@@ -60,20 +62,21 @@ def _panels(
     unit: str,
     remark: str,
 ) -> Drawn | None:
-    groups = summary.of(experiment, kills)
+    # The control last: the paper's five and ours then begin a row each.
+    groups = sorted(summary.of(experiment, kills), key=lambda g: is_control(g.configuration))
     if not any(g.kills for g in groups) or not any(r.run.report.get("resources") for g in groups for r in g.runs):
         return None
     with style.styled():
         figure, axes = style.grid_of_panels(len(groups))
         end = max(c.end for g in groups for c in curves_of(g))
         for ax, group in zip(axes, groups, strict=True):
-            shade(ax, group)
+            shade(ax, group, summary.data.outage_s(experiment))
             for role, dash, width in roles:
                 curves = [role_curves(run.run.report, role, field) for run in group.runs]
                 found = style.band(curves, end)
                 if found is not None:
                     style.draw_band(ax, found, style.colour_of(group), dash, NAMES[role], width)
-            ax.set_title(group.label)
+            ax.set_title(style.wrapped(group.label))
         axes[0].set_xlim(0, end)
         axes[0].set_ylim(bottom=0)
         axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
@@ -84,24 +87,13 @@ def _panels(
         name=f"{experiment}-{name}",
         title=title,
         caption=(
-            f"{summary.data.title(experiment)}, {'one kill' if kills == 1 else f'{kills} kills'}: mean over seeds and "
-            f"their range, second by second; shaded: no update was applied. {remark} {style.seeds_in_words(groups)}."
+            f"{summary.data.title(experiment)}, {kills_in_words(kills)}: mean over seeds (line) and their range "
+            f"(band), second by second. {SHADING}.{spread_in_words(groups)} {remark} {style.seeds_in_words(groups)}."
         ),
         figure=figure,
         runs=experiment,
         alt=f"Small panels of {unit.lower()} over time, one a configuration",
     )
-
-
-def shade(ax: Any, group: Group) -> None:
-    """From each kill to the first update after it, mean over seeds."""
-    for index in range(group.kills):
-        outages = [c.outages[index] for c in curves_of(group) if index < len(c.outages)]
-        known = [(o.killed, o.back) for o in outages if o.back is not None]
-        if known:
-            killed, back = (sum(t for t in side if t is not None) / len(known) for side in zip(*known, strict=True))
-            ax.axvspan(killed, back, color=style.OUTAGE_COLOUR, alpha=0.3, lw=0)
-            ax.axvline(killed, color=style.INK, linewidth=0.8)
 
 
 def _legend(figure: Any, roles: Sequence[tuple[str, Any, float]]) -> None:
