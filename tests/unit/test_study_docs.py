@@ -159,7 +159,8 @@ def test_every_part_of_the_page_is_in_its_contents(tmp_path: Path) -> None:
 
 def test_an_account_is_kept_and_shown(tmp_path: Path) -> None:
     whole, docs = study(tmp_path / "whole"), documentation(tmp_path / "docs")
-    notes = "<!-- of the study begun 2024-05-01T10:00:00 -->\n**Why.** Because 1 < 2.\n"
+    runs = len(list(whole.glob("runs/*/*/*/*/run.json")))
+    notes = f"<!-- of the study begun 2024-05-01T10:00:00, {runs} runs -->\n**Why.** Because 1 < 2.\n"
     (whole / "notes.md").write_text(notes)
     keep(whole, docs / "study")
     assert (docs / "study" / "notes.md").read_text() == notes

@@ -39,7 +39,12 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     return show(everything(tmp_path_factory.mktemp("study")))
 
 
-ACCOUNT = "<!-- of the study begun 2024-05-01T10:00:00 -->\n**Why.** Because 1 < 2.\n\n<script>alert(1)</script>\n"
+ACCOUNT = "**Why.** Because 1 < 2.\n\n<script>alert(1)</script>\n"
+
+
+def first_line(directory: Path) -> str:
+    runs = len(list(directory.glob("runs/*/*/*/*/run.json")))
+    return f"<!-- of the study begun 2024-05-01T10:00:00, {runs} runs -->\n"
 
 
 def everything(directory: Path) -> Path:
@@ -49,7 +54,7 @@ def everything(directory: Path) -> Path:
         write_run(directory, experiment, "control", 0, 0, make_report(Made()))
         write_run(directory, experiment, "chain", 1, 0, make_report(Made("Chain", kills=[20.0])))
     write_backlog(directory, workers=(2,), outages=(100, 375), seeds=(0,))
-    (directory / "notes.md").write_text(ACCOUNT)
+    (directory / "notes.md").write_text(first_line(directory) + ACCOUNT)
     return directory
 
 
@@ -86,7 +91,7 @@ def test_an_account_of_another_study_is_left_out_and_said_to_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick_study(tmp_path)
-    (tmp_path / "notes.md").write_text(ACCOUNT.replace("2024-05-01", "2023-05-01"))
+    (tmp_path / "notes.md").write_text(first_line(tmp_path).replace("2024-05-01", "2023-05-01") + ACCOUNT)
     stale = show(tmp_path)
     assert "it is not about this study" in stale.text
     assert "Because 1 < 2" not in stale.text

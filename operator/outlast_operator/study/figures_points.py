@@ -14,7 +14,7 @@ from outlast_operator.report_words import listing
 from outlast_operator.study import figure_style as style
 from outlast_operator.study.figure_style import Drawn
 from outlast_operator.study.load import is_control
-from outlast_operator.study.statistics import Estimate
+from outlast_operator.study.statistics import LEAST_FOR_INTERVAL, Estimate
 from outlast_operator.study.summary import Group, Summary, goodput, late_accuracy, outage_s
 
 SHORT = 0.25  # of the outage as ordered: of a shorter one a window of that length shows little
@@ -187,7 +187,11 @@ def around_in_words(groups: Sequence[Group], points: Points) -> str:
     kinds = {e.kind for g in groups if (e := points.around(g)) is not None}
     if kinds == {"interval"}:
         return "95 % bootstrap intervals"
-    return "ranges (fewer than four seeds)" if "interval" not in kinds else "95 % intervals (solid) or ranges (dotted)"
+    return (
+        f"ranges (fewer than {LEAST_FOR_INTERVAL} seeds)"
+        if "interval" not in kinds
+        else "95 % intervals (solid) or ranges (dotted)"
+    )
 
 
 def clipped(around: Estimate, limits: tuple[float, float] | None) -> Estimate:
