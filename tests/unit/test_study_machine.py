@@ -15,6 +15,8 @@ from outlast_operator.study import machine
 from outlast_operator.study.load import load_study
 from outlast_operator.study.machine import CoreTimes, boot_id, commit_of_code, core_times, shares
 from outlast_operator.study.story_machines import machine as in_words
+from outlast_operator.study.story_machines import speeds
+from outlast_operator.study.summary import summarise
 
 
 @pytest.fixture
@@ -123,3 +125,35 @@ def test_seeds_that_lie_on_one_machine_each_need_no_care_and_old_records_are_rea
     rows = dict(in_words(load_study(tmp_path)))
     assert "not recorded" in (rows["Machine A"], rows["Machine B"])
     assert "Compared with care" not in rows
+
+
+def test_what_else_ran_beside_a_run_shows(tmp_path: Path) -> None:
+    """Of 2 cores for 40 s, 75 % busy, 60 s were used; the report counts 50: a worker 30, a server in two lives 20."""
+    study(tmp_path)
+    made_on(tmp_path, lambda path: "1b4e28ba-2fa1")
+    samples = {"worker-0": [5.0, 30.0], "server-0": [2.0, 12.0, 1.0, 8.0]}
+    resources = [
+        {"t_s": float(i), "process": name, "cpu_s": s, "rss_bytes": 1}
+        for name, used in samples.items()
+        for i, s in enumerate(used)
+    ]
+    for path in (tmp_path / "runs").glob("*/*/*/*/run.json"):
+        busy = 0.95 if path.match("hybrid/*/seed-1/*") else 0.75
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"busy_share": busy, "wall_s": 40.0}))
+        report = path.with_name("report.json")
+        report.write_text(json.dumps(json.loads(report.read_text()) | {"resources": resources}))
+    told = dict(in_words(load_study(tmp_path)))["Besides"]
+    assert told.startswith("12.0 s of CPU a run (10.0 to 26.0)"), told  # seven of 10, one of 26
+
+
+def test_the_speed_of_the_machine_is_told_for_each_experiment_that_tells_it(tmp_path: Path) -> None:
+    summary = summarise(load_study(study(tmp_path)))
+    assert speeds(summary) == [], "nothing here evaluates"
+    for path in (tmp_path / "runs").glob("*/*/*/*/report.json"):
+        report = json.loads(path.read_text())
+        cost = 0.2 if path.match("hybrid/*/seed-1/*") else 0.1
+        told = [s["t_s"] for s in report["series"] if s["accuracy"] is not None]
+        rows = [{"t_s": t, "process": "evaluator", "cpu_s": cost * i, "rss_bytes": 1} for i, t in enumerate(told)]
+        path.write_text(json.dumps(report | {"resources": rows}))
+    (row,) = speeds(summarise(load_study(tmp_path)))
+    assert row == ("Speed in steep", "100 to 200 ms of CPU an evaluation, over 8 runs")

@@ -65,6 +65,7 @@ class StudyRun:
     boot_id: str = ""
     busy_share: float | None = None  # of the cores' time during the run
     stolen_share: float | None = None
+    wall_s: float | None = None  # of the whole process, its start and end included
     earlier_errors: tuple[str, ...] = ()  # of the attempts before this one
     planned_s: float | None = None  # stopAfter.seconds, from the first update on; None: the job does not say
     report: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -253,6 +254,7 @@ def _run(directory: Path, experiment: str, configuration: str, kills: int, seed:
         boot_id=str(record.get("boot_id") or ""),
         busy_share=number(record.get("busy_share")),
         stolen_share=number(record.get("stolen_share")),
+        wall_s=number(record.get("wall_s")),
         earlier_errors=tuple(str(e) for e in record.get("earlier_errors") or ()),
         hourly_worker=WORKER_HOURLY if hourly is None else hourly,
         planned_s=_in_job(job, "training", "stopAfter", "seconds"),

@@ -7,6 +7,8 @@ host below it may be another. (2) Nothing is said of what was not recorded, but 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
+from statistics import fmean
 from string import ascii_uppercase
 
 from outlast_operator import report_words as words
@@ -34,6 +36,7 @@ def machine(data: StudyData) -> list[tuple[str, str]]:
         ("Task", about.task),
         ("Command", about.command),
         ("Cores during the runs", _cores(data)),
+        ("Besides", _others(data)),
     ]
     if len(data.commits) > 1:
         made = words.listing([f"{words.count(n, 'record')} by {commit}" for commit, n in sorted(data.commits.items())])
@@ -52,6 +55,33 @@ def _cores(data: StudyData) -> str:
         f"busy for {100 * sum(busy) / len(busy):.0f} % of the time; other guests of the host took "
         f"{100 * sum(stolen) / len(stolen):.1f} % ({100 * max(stolen):.1f} % in the run that it hit hardest)"
     )
+
+
+def _others(data: StudyData) -> str:
+    """CPU seconds beside the training itself: whatever else was started meanwhile shows in a run that sticks out."""
+    found = [s for run in data.runs if (s := beside_training_s(run)) is not None]
+    if not found:
+        return ""
+    return (
+        f"{fmean(found):.1f} s of CPU a run ({min(found):.1f} to {max(found):.1f}) went into its start and last "
+        "evaluation, the system and whatever else ran"
+    )
+
+
+def beside_training_s(run: StudyRun) -> float | None:
+    """CPU seconds of all cores while a run was made, less those that its report counts; None where not recorded."""
+    if run.busy_share is None or run.wall_s is None or run.machine is None:
+        return None
+    by_process: dict[str, list[tuple[float, float]]] = {}
+    for row in run.report.get("resources") or []:
+        by_process.setdefault(str(row.get("process")), []).append((row["t_s"], row["cpu_s"]))
+    counted = sum(_grown([s for _, s in sorted(rows)]) for rows in by_process.values())
+    return run.busy_share * run.machine.cores * run.wall_s - counted if counted else None
+
+
+def _grown(counter: list[float]) -> float:
+    """Of a counter that begins anew, at 0, with every start of its process."""
+    return counter[0] + sum(b - a if b >= a else b for a, b in pairwise(counter))
 
 
 def speeds(summary: Summary) -> list[tuple[str, str]]:
