@@ -106,7 +106,8 @@ def ordering(summary: Summary, experiment: str) -> Verdict:
         f"{sum(row.sure for row in as_told)} of them what surrounds the mean excludes the contrary.",
         "change of accuracy from the first kill to the next update, each seed's runs with one and two kills averaged; "
         f"stateless: to the end of its drain. Not to fall is to fall by no more than {100 * NOISE:g} points, which an "
-        "evaluation may be off. Lost: gradients a kill, as counted",
+        "evaluation may be off. Lost: gradients a kill, as counted; what a synchronous run falls back it computes "
+        "again, and counts none",
         tuple(rows),
         tuple(_none_yet(summary, experiment)),
     )
