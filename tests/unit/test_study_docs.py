@@ -63,6 +63,17 @@ def study(directory: Path) -> Path:
     return write_backlog(directory, workers=(2,), outages=(100, 375), seeds=(0, 1))
 
 
+def test_a_kept_study_does_not_say_where_it_was_made(tmp_path: Path) -> None:
+    whole = study(tmp_path / "whole")
+    path = whole / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"command": f"outlast study --out {whole} --only steep"}))
+    keep(whole, tmp_path / "kept")
+    about = load_study(tmp_path / "kept").about
+    assert about is not None
+    assert about.command == "outlast study --out DIR --only steep"
+    assert not [p for p in (tmp_path / "kept").rglob("*.json") if str(whole) in p.read_text()]
+
+
 def test_a_kept_study_has_the_same_tables(tmp_path: Path) -> None:
     size = keep(study(tmp_path / "whole"), tmp_path / "kept")
     assert size < sum(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file())

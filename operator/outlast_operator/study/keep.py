@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,12 +43,21 @@ def keep(study: Path, target: Path, root: Path | None = None) -> int:
     for name in (*RECORDS, NOTES):
         if (study / name).exists():
             _copy(study / name, target / name)
+    _name_no_place(target / RECORDS[0])
     for record in sorted(study.glob("runs/*/*/kills-*/seed-*/run.json")):
         folder = target / record.parent.relative_to(study)
         _keep_run(record.parent, folder, folder.resolve().relative_to(root.resolve()) if root else folder)
     for path in sorted(study.glob("backlog/*/*/*.json")):
         _write(target / path.relative_to(study), json.loads(path.read_text(encoding="utf-8")))
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+
+
+def _name_no_place(record: Path) -> None:
+    """Where a study was made is nothing to anybody who reads it later: its command says DIR."""
+    if record.exists():
+        about = json.loads(record.read_text(encoding="utf-8"))
+        about["command"] = re.sub(r"(--out[ =])(\S+)", r"\1DIR", str(about.get("command") or ""))
+        write_json(record, about)
 
 
 def _keep_run(source: Path, target: Path, shown: Path) -> None:

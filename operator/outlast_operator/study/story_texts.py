@@ -149,7 +149,7 @@ LIMITS = (
     "gradients.",
     "A kill ends a process. A lost node, a partition or a slow disk are other failures; tests and not this study are "
     "about them.",
-    "Few seeds. An interval over five is wide; of three or fewer there is no more than their range, which holds the "
+    "Few seeds. An interval over five is wide; of four or fewer there is no more than their range, which holds the "
     "mean of all seeds that there could be less often than an interval would.",
     "Accuracies within a run are of a fixed part of the test images, so their level may be off by a point or two; "
     "differences between runs are of the same images.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from outlast_operator import report_words as words
 from outlast_operator.study.cost import Claim, PriceTable, compare_costs
 from outlast_operator.study.summary import Summary
 from outlast_operator.study.verdict_backlog import backlog_kept
@@ -47,7 +48,7 @@ def cost_claim(summary: Summary, prices: PriceTable, experiment: str) -> Verdict
             decided.append(holds)
             label = f"{whose}, {claim.setup}, {claim.term} (an hour costs {claim.hourly_ratio:.2f} times as much)"
             sides = zip(claim.censored, ("stateless", "checkpointing"), strict=True)
-            late = "".join(f"; {count} runs of {side} never got there" for count, side in sides if count)
+            late = "".join(f"; {words.count(count, 'run')} of {side} never got there" for count, side in sides if count)
             late += f"; {lost} runs of the two failed or are not made yet" if lost else ""
             rows.append(Row(label, share(claim.ratio) + late, holds))
     if not rows:
