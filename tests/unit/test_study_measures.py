@@ -11,6 +11,7 @@ from study_builder import START_S, Made, linear, make_report
 
 from outlast_operator.study.load import StudyRun
 from outlast_operator.study.measures import RunMeasures, measure, time_to
+from outlast_operator.study.measures_outage import pace_before
 from outlast_operator.study.run_curves import first_update, placed, role_curves, run_curves
 
 CONTROL = Made(accuracy=linear)
@@ -143,6 +144,21 @@ def test_runs_of_a_configuration_and_seed_are_one_training_until_the_first_kill(
     # within a second's updates of 900 lie 3, 3 and 5 evaluations: from 8.0 to 9.0, of the one without a kill to 10.0
     pooled = (3 * 0.09 + 5 * -0.03) / 11
     assert [o.gained for o in together] == [pytest.approx(0.15 - pooled, abs=0.001)] * 2
+
+
+def test_a_kill_before_the_second_sample_of_the_version_has_a_pace_too() -> None:
+    """At 1.1 s, and nothing told of the version before 0.5 s: 110 updates after 0, so 100 a second."""
+    report = make_report(Made(kills=[1.1], accuracy=linear, checkpoint_every=100))
+    first = next(s for s in report["series"] if s["accuracy"] is None)
+    first["t_s"] -= 0.2  # at 0 still, so that the first update lies between it and the next
+    curves = run_curves(report)
+    assert curves.version[0][0] == pytest.approx(0.5, abs=0.01)
+    assert curves.version_at(0.1) == pytest.approx(10, abs=1)
+    assert pace_before(curves, curves.outages[0]) == pytest.approx(100, abs=2)
+    early = replace(curves.outages[0], killed=0.6)
+    assert pace_before(curves, early) == pytest.approx(100, abs=2)
+    found = measure(StudyRun("steep", "x", 1, 0, report=report), run(CONTROL, "control"), [], 3.0).outages[0]
+    assert found.drop == pytest.approx(linear(110) - linear(100), abs=0.002)
 
 
 def test_what_comes_after_a_siblings_own_kill_is_not_of_the_same_training() -> None:

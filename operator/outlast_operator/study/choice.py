@@ -16,10 +16,9 @@ from outlast.api.spec_fields import BUFFERED
 from outlast_operator import report_words as words
 from outlast_operator.study import target
 from outlast_operator.study.configurations import RECOMMENDED
-from outlast_operator.study.cost import PriceTable, hourly_of
+from outlast_operator.study.cost import PriceTable, hourly_of, usual
 from outlast_operator.study.statistics import Estimate, paired
 from outlast_operator.study.story_cells import NOTHING, Cell, Grid, Line, cell, seeds_of
-from outlast_operator.study.story_costs import usual
 from outlast_operator.study.summary import Group, Summary, goodput, gradients, late_accuracy, outage_s
 from outlast_operator.study.verdicts import kills_in_words, points
 
@@ -48,7 +47,8 @@ def which(summary: Summary, prices: PriceTable, experiment: str) -> Choice | Non
     )  # fmt: skip
     most = [groups for _, groups in found if any(g.runs for g in groups)][-1]
     ended = [ends(summary, groups) for _, groups in found]
-    sentences = [*ended, cheapest(summary, prices, most), unfailed(summary, most)]
+    prices_told = [cheapest(summary, prices, groups) for _, groups in found]
+    sentences = [*(s for pair in zip(ended, prices_told, strict=True) for s in pair), unfailed(summary, most)]
     return Choice(Grid("", columns, tuple(lines)).filled, tuple(s for s in sentences if s))
 
 
@@ -148,7 +148,7 @@ def _less(found: Estimate) -> str:
 
 
 def cheapest(summary: Summary, prices: PriceTable, groups: Sequence[Group]) -> str:
-    """Of those that end as high as the best, as far as can be told, the one whose hour costs least.
+    """Of those that these seeds do not tell from the best, the one whose hour costs least.
 
     Empty where too few seeds tell who these are: the cheapest would win for want of evidence.
     """
@@ -162,9 +162,11 @@ def cheapest(summary: Summary, prices: PriceTable, groups: Sequence[Group]) -> s
     hour, group = min(known, key=lambda pair: pair[0])
     times = f"{hour:.2f} times what an hour of {CHEAPEST.capitalize()} costs"
     price = "the cheapest of all" if group.configuration == CHEAPEST else times
+    after = kills_in_words(group.kills)
     if not found.level:
-        return f"An hour of {group.label}, which alone ends that high, is {price}."
-    return f"Of those not told apart {group.label} costs least an hour ({price}); it needs {needs(group)}."
+        return f"An hour of {group.label}, which alone ends that high after {after}, is {price}."
+    told = f"Of those not told apart after {after} {group.label} costs least an hour ({price})"
+    return f"{told}; it needs {needs(group)}."
 
 
 def unfailed(summary: Summary, groups: Sequence[Group]) -> str:

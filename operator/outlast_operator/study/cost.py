@@ -22,6 +22,7 @@ from outlast_operator.study.records import StudyError
 from outlast_operator.study.statistics import Estimate, estimate, ratio
 
 ROLES = ("worker", "server", "redis")
+USUAL_TERM = "on-demand"
 
 
 class PricesError(StudyError):
@@ -151,6 +152,11 @@ def cost_rows(runs: Sequence[RunMeasures], prices: PriceTable, failed: int = 0) 
                 )
             )
     return rows
+
+
+def usual(prices: PriceTable) -> tuple[str, str]:
+    """(setup, term) of what is said once: the first set of machines; on demand, where the table has that."""
+    return next(iter(prices.setups)), USUAL_TERM if USUAL_TERM in prices.terms else next(iter(prices.terms))
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,10 @@ def _accuracy_over(
 
 
 def pace_before(mine: RunCurves, outage: Outage) -> float:
-    """Updates in the second before the kill."""
-    at, earlier = mine.version_at(outage.killed), mine.version_at(outage.killed - AROUND_S)
-    return max(0.0, at - earlier) if at is not None and earlier is not None else 0.0
+    """Updates a second, of the second before the kill or, where it came sooner, since the first update."""
+    span = min(AROUND_S, outage.killed)
+    at, earlier = mine.version_at(outage.killed), mine.version_at(outage.killed - span)
+    return max(0.0, at - earlier) / span if at is not None and earlier is not None and span > 0.0 else 0.0
 
 
 def version_at_return(mine: RunCurves, outage: Outage) -> float | None:

@@ -90,12 +90,13 @@ class RunCurves:
         return [tuple(e for e in self.evaluations if a <= e.t < b) for a, b in pairwise(edges)]
 
     def version_at(self, t: float) -> float | None:
-        """Versions held at `t`: from the samples before it, at their pace."""
-        before = [p for p in self.version if p[0] <= t]
+        """Versions held at `t`: from the samples before it, at their pace; 0 at the first update, None before it."""
+        held = [(0.0, 0.0), *self.version] if self.version and self.version[0][0] > 0.0 else self.version
+        before = [p for p in held if p[0] <= t]
         if not before:
             return None
         last = before[-1]
-        following = next((p for p in self.version if p[0] > t), None)
+        following = next((p for p in held if p[0] > t), None)
         if following is not None and following[1] >= last[1] and following[0] - last[0] <= EXTRAPOLATED_S:
             return last[1] + (following[1] - last[1]) * (t - last[0]) / (following[0] - last[0])
         if len(before) < 2 or before[-2][1] > last[1]:

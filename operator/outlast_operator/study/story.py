@@ -65,7 +65,7 @@ def set_up(data: StudyData, experiment: str) -> list[str]:
         at = f"at update {scale.kill_update:,}{rule} and up to 99 updates later, by the seed"
     text = f"The first kill falls {at}; the server is held back for {scale.outage_s:.1f} s"
     if scale.outage_gradients:
-        text += f" ({scale.outage_gradients:,.0f} gradients of the control)"
+        text += f" ({scale.outage_gradients:,.0f} gradients of the control in calibration)"
     if any(r.kills > 1 for r in data.of(experiment)):
         text += f"; the second comes {scale.second_kill_after_s:.1f} s after the first"
     found.append(f"{text}. Every run trains for {scale.seconds:g} s.")

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from outlast_operator.study import target
-from outlast_operator.study.cost import PriceTable, cost_rows
+from outlast_operator.study.cost import PriceTable, cost_rows, usual
 from outlast_operator.study.story_cells import NOTHING, Cell, Grid, Line, by_kills, cell, kills_title
 from outlast_operator.study.summary import Group, Summary
-
-USUAL_TERM = "on-demand"
-
-
-def usual(prices: PriceTable) -> tuple[str, str]:
-    """(setup, term) of what is said once: the first set of machines; on demand, where the table has that."""
-    return next(iter(prices.setups)), USUAL_TERM if USUAL_TERM in prices.terms else next(iter(prices.terms))
 
 
 def costs(summary: Summary, experiment: str, prices: PriceTable) -> list[Grid]:

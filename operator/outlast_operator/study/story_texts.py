@@ -114,8 +114,8 @@ DEFINITIONS = (
         "the instructions of a shared machine take longer at some times than at others, which shows in no stolen time. "
         "The evaluator does the same in every run of an experiment, so its CPU seconds an evaluation tell how slow the "
         "machine was. By analysis of covariance (one slope for the experiment, within configurations and seeds) a "
-        "run's measure is moved to the speed that the control of its seed met. It stands beside what was measured at "
-        "equal wall time, and decides nothing.",
+        "run's measure is moved to the speed that the control of its seed met; intervals take the slope as known. It "
+        "stands beside what was measured at equal wall time, and decides nothing.",
     ),
     (
         "By the means alone",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outlast_operator import report_words as words
-from outlast_operator.study.cost import Claim, PriceTable, compare_costs
+from outlast_operator.study.cost import Claim, PriceTable, compare_costs, usual
 from outlast_operator.study.summary import Summary
 from outlast_operator.study.verdict_backlog import backlog_kept
 from outlast_operator.study.verdict_ordering import ordering
@@ -53,6 +53,7 @@ def cost_claim(summary: Summary, prices: PriceTable, experiment: str) -> Verdict
             rows.append(Row(label, share(claim.ratio) + late, holds))
     if not rows:
         return Verdict(question, None, "Runs of Stateless or Checkpoint with a kill are missing.")
+    rows += _without_a_kill(summary, prices, experiment)
     less, more = sum(d is True for d in decided), sum(d is False for d in decided)
     open_ = len(decided) - less - more
     holds = True if less == len(decided) else False if more else None
@@ -71,6 +72,19 @@ def cost_claim(summary: Summary, prices: PriceTable, experiment: str) -> Verdict
         "Stateless is paid for as one more machine",
         tuple(rows),
     )
+
+
+def _without_a_kill(summary: Summary, prices: PriceTable, experiment: str) -> list[Row]:
+    """What the log costs while nothing fails: beside the claim, which is about failures."""
+    found = []
+    for one, other, whose in PAIRS:
+        sides = [summary.group(experiment, name, 0) for name in (one, other)]
+        if sides[0] is not None and sides[1] is not None:
+            claims_ = compare_costs(sides[0].runs, sides[1].runs, prices)
+            told = [c for c in claims_ if (c.setup, c.term) == usual(prices)]
+            label = f"{whose}, {', '.join(usual(prices))}, without a kill"
+            found += [Row(label, share(c.ratio), decides=False) for c in told]
+    return found
 
 
 def _lacking(summary: Summary, experiment: str, names: tuple[str, str]) -> int:

@@ -163,8 +163,8 @@ def close_to_control(summary: Summary, experiment: str) -> Verdict:
     complete = len(found) == 4
     measure = (
         "mean of the evaluations of the last 5 s less the control's, paired by seed; less that of its own runs without "
-        "a kill: what the kills alone cost; goodput without a kill: what replicas and logs leave the workers of the "
-        "cores they share"
+        "a kill, which the strategy's replicas and logs slow as much; goodput without a kill: what these leave the "
+        "workers of the cores they share"
     )
     met = [row for row in found if row.met]
     answer = (
@@ -208,8 +208,11 @@ def _at_equal_speed(summary: Summary, experiment: str) -> list[Row]:
         if group is None or moved is None:
             continue
         clean = summary.group(experiment, name, 0)
-        bare = {} if clean is None else moved_to_the_control(summary, clean, goodput)
-        figure = f"{points(moved)}; goodput without a kill {share(estimate(list(bare.values())))}"
+        figure = points(moved)
+        if clean is not None:
+            mine, own = (moved_to_the_control(summary, g, late_accuracy) for g in (group, clean))
+            bare = estimate(list(moved_to_the_control(summary, clean, goodput).values()))
+            figure += f"; less its own without a kill {points(paired(mine, own))}; goodput without a kill {share(bare)}"
         found.append(
             Row(f"{group.label}, {kills_in_words(kills)}, at the control's machine speed", figure, decides=False)
         )
