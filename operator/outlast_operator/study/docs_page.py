@@ -54,7 +54,7 @@ def _which(study: Study) -> Iterator[str]:
     if study.choice is None:
         return
     yield from _heading("which")
-    yield from (" ".join(study.choice.sentences), "")
+    yield from (*(f"- {sentence}" for sentence in study.choice.sentences), "")
     yield from grid(study.choice.grid)
     title = study.first.title if study.first is not None else study.main
     yield from ("", f"{title}, as recommended. [Choose a strategy]({HOW_TO_CHOOSE}) has the questions to ask.", "")
