@@ -176,7 +176,9 @@ def test_an_account_is_kept_and_shown(tmp_path: Path) -> None:
     keep(whole, docs / "study")
     assert (docs / "study" / "notes.md").read_text() == notes
     renderer().write(docs)
-    assert "## Reading the results\n\n**Why.** Because 1 &lt; 2.\n" in (docs / "explanation" / "study.md").read_text()
+    text = (docs / "explanation" / "study.md").read_text()
+    assert "## Reading the results\n\n**Why.** Because 1 &lt; 2.\n" in text
+    assert "Written by hand: [notes.md](../study/notes.md)." in text
 
 
 # --- what the page about strategies says of the study ---

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from outlast_operator.study import story, story_backlog, story_machines, story_texts
 from outlast_operator.study.docs_markdown import anchor, as_text, grid, picture, relative, table
+from outlast_operator.study.notes import NAME as NOTES
 from outlast_operator.study.page import Section, Study, contents
 from outlast_operator.study.story_texts import HEADINGS
 from outlast_operator.study.verdicts import Verdict
@@ -31,7 +32,7 @@ def markdown(study: Study, page: Path) -> str:
         "",
         *_which(study),
         *_words(),
-        *_answer(study),
+        *_answer(study, page),
     ]
     if study.first is not None:
         lines += _section(study.first, page, costs=False)
@@ -67,7 +68,7 @@ def _words() -> Iterator[str]:
     yield from ("", f"How each is measured stands under [{title}](#{anchor(title)}).", "")
 
 
-def _answer(study: Study) -> Iterator[str]:
+def _answer(study: Study, page: Path) -> Iterator[str]:
     yield from _heading("answer")
     for verdict in study.verdicts:
         yield from _verdict(verdict)
@@ -76,6 +77,7 @@ def _answer(study: Study) -> Iterator[str]:
         for paragraph in study.notes:
             title = f"**{as_text(paragraph.title)}** " if paragraph.title else ""
             yield from (f"{title}{as_text(paragraph.text)}", "")
+        yield from (f"Written by hand: [{NOTES}]({relative(study.data.directory / NOTES, page)}).", "")
 
 
 def _verdict(verdict: Verdict) -> Iterator[str]:
