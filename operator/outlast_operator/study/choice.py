@@ -19,8 +19,8 @@ from outlast_operator.study.configurations import RECOMMENDED
 from outlast_operator.study.cost import PriceTable, hourly_of, usual
 from outlast_operator.study.statistics import Estimate, paired
 from outlast_operator.study.story_cells import NOTHING, Cell, Grid, Line, cell, seeds_of
-from outlast_operator.study.summary import Group, Summary, goodput, gradients, late_accuracy, outage_s
-from outlast_operator.study.verdicts import kills_in_words, points
+from outlast_operator.study.summary import Group, Summary, goodput, gradients, kills_in_words, late_accuracy, outage_s
+from outlast_operator.study.verdicts import points
 
 CHEAPEST = "checkpoint"  # what an hour is compared with
 KILLS = (1, 2)
@@ -36,18 +36,18 @@ class Choice:
 
 def which(summary: Summary, prices: PriceTable, experiment: str) -> Choice | None:
     """None where no recommended strategy has a run with a kill, or one is planned."""
-    found = [(kills, _attempted(summary, experiment, kills)) for kills in KILLS]
-    lines = [_line(summary, prices, group) for _, groups in found for group in groups]
-    if not any(group.runs for _, groups in found for group in groups):
+    found = [_attempted(summary, experiment, kills) for kills in KILLS]
+    lines = [_line(summary, prices, group) for groups in found for group in groups]
+    if not any(group.runs for groups in found for group in groups):
         return None
     columns = (
         "strategy", "kills", "late accuracy against the control (points)", _time_column(summary, experiment),
         "without an update (s)", "gradients lost", "goodput without a kill",
         f"money an hour, {' '.join(usual(prices))} ({CHEAPEST.capitalize()}: 1)", "needs", "n",
     )  # fmt: skip
-    most = [groups for _, groups in found if any(g.runs for g in groups)][-1]
-    ended = [ends(summary, groups) for _, groups in found]
-    prices_told = [cheapest(summary, prices, groups) for _, groups in found]
+    most = [groups for groups in found if any(g.runs for g in groups)][-1]
+    ended = [ends(summary, groups) for groups in found]
+    prices_told = [cheapest(summary, prices, groups) for groups in found]
     sentences = [*(s for pair in zip(ended, prices_told, strict=True) for s in pair), unfailed(summary, most)]
     return Choice(Grid("", columns, tuple(lines)).filled, tuple(s for s in sentences if s))
 

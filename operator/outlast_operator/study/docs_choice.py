@@ -16,9 +16,9 @@ from outlast_operator.study.backlog_records import BacklogRecord
 from outlast_operator.study.docs_markdown import relative, table
 from outlast_operator.study.experiments import BACKLOG, STEEP
 from outlast_operator.study.figures_backlog import Cell, cells
-from outlast_operator.study.summary import Summary
+from outlast_operator.study.summary import Summary, kills_in_words
 from outlast_operator.study.verdict_backlog import DEFAULT_POLICY, WORKERS, best_policies
-from outlast_operator.study.verdicts import kills_in_words, lacking, share
+from outlast_operator.study.verdicts import lacking, share
 
 BEGIN = "<!-- study:begin -->"
 END = "<!-- study:end -->"

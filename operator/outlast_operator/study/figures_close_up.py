@@ -11,9 +11,9 @@ from typing import Any
 
 from outlast_operator.study import figure_style as style
 from outlast_operator.study.figure_style import Drawn
-from outlast_operator.study.figures_time import held, kills_in_words, sides, standing_in_words
+from outlast_operator.study.figures_time import held, sides, standing_in_words
 from outlast_operator.study.load import is_control
-from outlast_operator.study.summary import Group, Summary, curves_of
+from outlast_operator.study.summary import Group, Summary, curves_of, kills_in_words
 
 BEFORE, AFTER = 1.0, 3.0  # of the outage's length
 BAND = 0.13

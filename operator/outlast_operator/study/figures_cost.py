@@ -9,9 +9,9 @@ from outlast_operator.report_words import listing
 from outlast_operator.study import figure_style as style
 from outlast_operator.study.cost import PriceTable, hourly_of
 from outlast_operator.study.figure_style import Drawn
-from outlast_operator.study.figures_time import held, kills_in_words, sides, smoothed
+from outlast_operator.study.figures_time import held, sides, smoothed
 from outlast_operator.study.load import is_control
-from outlast_operator.study.summary import Group, Summary, curves_of
+from outlast_operator.study.summary import Group, Summary, curves_of, kills_in_words
 
 USUAL_TERM = "on-demand"
 VISIBLE = 0.05  # by how much another way of paying must move a configuration against the others to be drawn

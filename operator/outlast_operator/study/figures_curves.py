@@ -15,13 +15,12 @@ from outlast_operator.study.figures_time import (
     SHADING,
     draw_control,
     held,
-    kills_in_words,
     shade,
     spread_in_words,
     standing_in_words,
 )
 from outlast_operator.study.measures import LATE_S
-from outlast_operator.study.summary import Group, Summary, curves_of, late_accuracy
+from outlast_operator.study.summary import Group, Summary, curves_of, kills_in_words, late_accuracy
 
 PAPER_FIGURE = {1: "4", 2: "5"}
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from outlast_operator.study import figure_style as style
 from outlast_operator.study.figure_style import Drawn
-from outlast_operator.study.figures_time import SHADING, draw_control, kills_in_words, shade, spread_in_words
-from outlast_operator.study.summary import Group, Summary, curves_of
+from outlast_operator.study.figures_time import SHADING, draw_control, shade, spread_in_words
+from outlast_operator.study.summary import Group, Summary, curves_of, kills_in_words
 
 PAPER_GRADIENTS = "952 (sync checkpointing), 1,070 (async), 1,048 (sync chain), 1,027 (async), 5,260 (stateless)"
 FATES = (("applied", 1.0), ("lost", 0.45), ("unapplied_at_end", 0.2))  # and how strongly it is drawn

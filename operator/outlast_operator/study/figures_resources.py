@@ -7,10 +7,10 @@ from typing import Any
 
 from outlast_operator.study import figure_style as style
 from outlast_operator.study.figure_style import Drawn
-from outlast_operator.study.figures_time import SHADING, kills_in_words, shade, spread_in_words
+from outlast_operator.study.figures_time import SHADING, shade, spread_in_words
 from outlast_operator.study.load import is_control
 from outlast_operator.study.run_curves import role_curves
-from outlast_operator.study.summary import Summary, curves_of
+from outlast_operator.study.summary import Summary, curves_of, kills_in_words
 
 # Who is drawn how; workers are what the paper's claim is about, so they have the strategy's colour at its strongest.
 CPU_ROLES = (("worker", "-", 1.9), ("server", (0, (4, 1.6)), 1.3), ("redis", (0, (1, 1.3)), 1.3))

@@ -119,7 +119,3 @@ def sides(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     paper = [g for g in groups if g.configuration.startswith("paper-")]
     both = [("As the paper ran them", paper), ("As recommended", [g for g in groups if g not in paper])]
     return [(title, some) for title, some in both if some]
-
-
-def kills_in_words(kills: int) -> str:
-    return "one kill" if kills == 1 else f"{kills} kills"

@@ -16,7 +16,7 @@ from outlast_operator.study.run_curves import RunCurves
 from outlast_operator.study.statistics import Estimate, estimate, paired, ratio
 
 Value = Callable[[RunMeasures], float | None]
-LEAST_GAIN = 0.02  # accuracy: what an evaluation of some 500 images may be off
+NOISE = 0.02  # accuracy: what an evaluation of some 500 images may be off
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Group:
     def kept(self) -> Estimate | None:
         """Progress kept through the outages: gains of all seeds over those of the control.
 
-        None where the control gained less than `LEAST_GAIN` in them: near a plateau a share of it tells nothing.
+        None where the control gained less than `NOISE` in them: near a plateau a share of it tells nothing.
         """
         pairs = [run.gains for run in self.runs if run.gains is not None]
-        return ratio([a for a, _ in pairs], [b for _, b in pairs], LEAST_GAIN)
+        return ratio([a for a, _ in pairs], [b for _, b in pairs], NOISE)
 
     def kept_by_seed(self) -> dict[int, float]:
         """Seed -> its own ratio, where its control gained anything."""
@@ -174,6 +174,10 @@ def _missing(data: StudyData, experiment: str, configuration: str, kills: int) -
 
 def curves_of(group: Group) -> Iterable[RunCurves]:
     return (run.curves for run in group.runs)
+
+
+def kills_in_words(kills: int) -> str:
+    return {0: "no kill", 1: "one kill", 2: "two kills"}.get(kills, f"{kills} kills")
 
 
 # --- what is measured, by name ---

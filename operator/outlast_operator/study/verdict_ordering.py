@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from outlast_operator.study.configurations import BY_NAME
 from outlast_operator.study.measures import RunMeasures
 from outlast_operator.study.statistics import Estimate, estimate, paired
-from outlast_operator.study.summary import Group, Summary, Value, drop
-from outlast_operator.study.verdicts import NOISE, Bound, Row, Verdict, all_of, points, wanted
+from outlast_operator.study.summary import NOISE, Group, Summary, Value, drop
+from outlast_operator.study.verdicts import Bound, Row, Verdict, all_of, points, wanted
 
 
 def risen(run: RunMeasures) -> float | None:

@@ -19,9 +19,8 @@ from outlast_operator.study.measures import RunMeasures
 from outlast_operator.study.measures_outage import AROUND_S
 from outlast_operator.study.run_curves import RunCurves
 from outlast_operator.study.statistics import Estimate, estimate, paired
-from outlast_operator.study.summary import Group, Summary, goodput, late_accuracy
+from outlast_operator.study.summary import Group, Summary, goodput, kills_in_words, late_accuracy
 
-NOISE = 0.02  # accuracy: what an evaluation of some 500 images may be off
 CLOSE = 0.01  # of the control
 POINTS_AHEAD = 0.10
 RELAXED = {  # with what each is compared: checkpointing as synchronous as it is, and of the same family
@@ -141,10 +140,6 @@ def share(around: Estimate | None) -> str:
         return "not measured"
     extent = f" ({around.low:.2f} to {around.high:.2f}, n = {around.n})" if around.n > 1 else " (one seed)"
     return f"{around.mean:.2f}{extent}".replace("-", "−").replace("inf", "∞")
-
-
-def kills_in_words(kills: int) -> str:
-    return {0: "no kill", 1: "one kill", 2: "two kills"}.get(kills, f"{kills} kills")
 
 
 # --- Hybrid and Chain against the control ---
