@@ -13,7 +13,6 @@ from study_builder import SECONDS, START_S, write_study
 from outlast_operator.study.load import load_study
 from outlast_operator.study.machine_speed import (
     at_the_controls_speed,
-    evaluation_cpu_s,
     range_of,
     slope_of,
     within,
@@ -61,7 +60,7 @@ def drifting(tmp_path: Path) -> Summary:
 
 def test_the_evaluator_tells_the_machines_speed(drifting: Summary) -> None:
     found = {
-        (g.configuration, g.kills, run.run.seed): evaluation_cpu_s(run) for g in drifting.of("steep") for run in g.runs
+        (g.configuration, g.kills, run.run.seed): run.evaluation_cpu_s for g in drifting.of("steep") for run in g.runs
     }
     assert found == {cell: pytest.approx(cost_of(*cell)) for cell in found}
     assert range_of(drifting, "steep") == (pytest.approx(0.100), pytest.approx(0.129), 30)

@@ -12,31 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from itertools import pairwise
 
-from outlast_operator.report_curves import curve, role_of
 from outlast_operator.study.measures import RunMeasures
 from outlast_operator.study.statistics import Estimate, paired
 from outlast_operator.study.summary import Group, Summary, Value
 
-LEAST_EVALUATIONS = 10  # a run with fewer tells no speed
 LEAST_RUNS = 12  # an experiment with fewer in groups of several seeds tells no slope
 PASSES = 50  # of subtracting means by turns: where no run is missing, one does
 
 Cell = tuple[str, int, int]  # configuration, kills, seed
-
-
-def evaluation_cpu_s(run: RunMeasures) -> float | None:
-    """CPU seconds of one evaluation, the last one (of all test images) left out; None where too few tell it."""
-    rows = [r for r in run.run.report.get("resources") or [] if role_of(str(r.get("process"))) == "evaluator"]
-    zero = run.curves.zero_s
-    used = [(t, s) for t, s in curve(rows, "cpu_s") if 0.0 <= t - zero <= run.trained_s]
-    if not used or any(b[1] < a[1] for a, b in pairwise(used)):  # it was started again
-        return None
-    told = [s.get("t_s") for s in run.run.report.get("series") or [] if s.get("accuracy") is not None]
-    count = sum(used[0][0] < t <= used[-1][0] for t in told if t is not None)
-    spent = used[-1][1] - used[0][1]
-    return spent / count if count >= LEAST_EVALUATIONS and spent > 0.0 else None
 
 
 def at_the_controls_speed(summary: Summary, group: Group, value: Value) -> Estimate | None:
@@ -92,11 +76,11 @@ def _without_means(found: Mapping[Cell, float], part: Callable[[Cell], Hashable]
 
 def logarithms(runs: Sequence[RunMeasures]) -> dict[int, float]:
     """Seed -> the logarithm of its CPU seconds an evaluation."""
-    found = {run.run.seed: evaluation_cpu_s(run) for run in runs}
+    found = {run.run.seed: run.evaluation_cpu_s for run in runs}
     return {seed: math.log(s) for seed, s in found.items() if s is not None}
 
 
 def range_of(summary: Summary, experiment: str) -> tuple[float, float, int] | None:
     """(least, most) CPU seconds an evaluation over the experiment's runs, and of how many runs."""
-    found = [s for g in summary.of(experiment) for run in g.runs if (s := evaluation_cpu_s(run)) is not None]
+    found = [s for g in summary.of(experiment) for run in g.runs if (s := run.evaluation_cpu_s) is not None]
     return (min(found), max(found), len(found)) if found else None

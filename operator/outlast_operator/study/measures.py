@@ -22,15 +22,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from outlast.api.spec_fields import BUFFERED
-from outlast_operator.report_curves import number
+from outlast_operator.report_curves import curve, number, role_of
 from outlast_operator.study.load import TARGET_ACCURACY, StudyRun
 from outlast_operator.study.measures_outage import Around, OutageMeasures, outage_measures
 from outlast_operator.study.run_curves import RunCurves, line_through
 
 TARGET_LINE_S = 2.0  # to either side: what one evaluation is off must not decide when a target was reached
+LEAST_EVALUATIONS = 10  # a run with fewer does not tell what one costs
 LATE_S = 5.0  # the same at the end, at most a quarter of the run
 
 
@@ -51,6 +54,19 @@ class RunMeasures:
     recomputed_s: float
     peak_server_bytes: float | None  # the largest server at its largest
     peak_buffer_bytes: float | None
+
+    @cached_property
+    def evaluation_cpu_s(self) -> float | None:
+        """CPU seconds of one evaluation, the last one (of all test images) left out; None where too few tell it."""
+        rows = [r for r in self.run.report.get("resources") or [] if role_of(str(r.get("process"))) == "evaluator"]
+        zero = self.curves.zero_s
+        used = [(t, s) for t, s in curve(rows, "cpu_s") if 0.0 <= t - zero <= self.trained_s]
+        if not used or any(b[1] < a[1] for a, b in pairwise(used)):  # it was started again
+            return None
+        told = [s.get("t_s") for s in self.run.report.get("series") or [] if s.get("accuracy") is not None]
+        count = sum(used[0][0] < t <= used[-1][0] for t in told if t is not None)
+        spent = used[-1][1] - used[0][1]
+        return spent / count if count >= LEAST_EVALUATIONS and spent > 0.0 else None
 
     @property
     def useful_s(self) -> float:
