@@ -156,13 +156,14 @@ def test_a_seed_that_was_not_measured_leaves_its_comparison_open(tmp_path: Path)
 def test_what_a_core_to_spare_changes_stands_beside_the_verdict(tmp_path: Path) -> None:
     alone = close_to_control(summarise(load_study(write_study(tmp_path / "a", seeds=(0, 1, 2), kills=(1, 2)))), "steep")
     write_study(tmp_path / "b", seeds=(0, 1, 2), kills=(1, 2))
-    write_study(tmp_path / "b", seeds=(0, 1, 2), kills=(1,), experiment="one-worker", failed=[("chain", 1, 0)])
+    write_study(tmp_path / "b", seeds=(0, 1, 2), kills=(1, 2), experiment="one-worker", failed=[("chain", 1, 0)])
     found = close_to_control(summarise(load_study(tmp_path / "b")), "steep")
     beside = found.rows[len(alone.rows) :]
-    assert [row.label.split(",")[0] for row in beside] == ["Hybrid", "Chain"]
+    kills = ["Hybrid, one kill", "Hybrid, two kills", "Chain, one kill", "Chain, two kills"]
+    assert [row.label.removesuffix(", one worker and a core for the servers") for row in beside] == kills
     assert "goodput 0.8" in beside[0].figure or "goodput 0.9" in beside[0].figure, beside
-    assert beside[1].figure.endswith("; 1 of 3 runs failed")
-    assert [row.met for row in beside] == [None, None]
+    assert [row.figure.endswith("; 1 of 3 runs failed") for row in beside] == [False, False, True, False]
+    assert [row.met for row in beside] == [None] * 4
     assert found.holds == alone.holds
 
 

@@ -109,7 +109,7 @@ def full() -> list[Experiment]:
         Experiment(
             ONE_WORKER,
             "one worker, so that servers have a core of their own",
-            _each(("chain", "stateless", "hybrid"), (1,)),
+            _each(("chain", "stateless", "hybrid"), (1, 2)),
             seeds=3,
             seconds=30.0,
             calibration_runs=1,

@@ -217,12 +217,13 @@ def _at_equal_speed(summary: Summary, experiment: str) -> list[Row]:
 def _with_a_core_to_spare(summary: Summary) -> list[Row]:
     """The same where servers take nothing from the worker: beside the verdict, for it is another training."""
     found = []
-    for name in ("hybrid", "chain"):
-        group = summary.attempted(ONE_WORKER, name, 1)
+    for name, kills in product(("hybrid", "chain"), (1, 2)):
+        group = summary.attempted(ONE_WORKER, name, kills)
         if group is not None:
             ended = summary.against_control(group, late_accuracy)
             figure = f"{points(ended)}; goodput {share(group.estimate(goodput))}{lacking(group, ended)}"
-            found.append(Row(f"{group.label}, one kill, one worker and a core for the servers", figure, decides=False))
+            label = f"{group.label}, {kills_in_words(kills)}, one worker and a core for the servers"
+            found.append(Row(label, figure, decides=False))
     return found
 
 
