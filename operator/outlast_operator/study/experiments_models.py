@@ -2,7 +2,10 @@
 
 The question is the paper's own (its Future Work): do stale gradients and outages treat a model without normalisation
 worse? Each model comes in both kinds, alike in all else, each compared with its own control. Lengths and accuracies are
-chosen so that the kill falls on the steep part of each control's curve and two cores compute some 1,500 gradients more.
+chosen so that the kill falls on the steep part of each control's curve. The ResNet's learning rate is low because two
+workers that each have a push under way make its gradients some three updates old, which momentum makes the more of: at
+0.02 the control with BatchNorm falls by tens of points from one evaluation to the next, and nothing could be told of a
+kill. Without normalisation the same staleness alone makes it learn several times slower; 0.3 is where both are steep.
 """
 
 from __future__ import annotations
@@ -14,23 +17,24 @@ from outlast_operator.study.experiments import OVERHEAD_S, Experiment
 
 COMPARED_ON_MODELS = ("checkpoint", "paper-stateless", "stateless")  # what differs in what it does to a model
 RESNET: dict[str, Any] = {"width": 0.25, "batchSize": 16}  # 30 ms a gradient on one core
-MOMENTUM = {"name": "SGD", "lr": 0.02, "momentum": 0.9}
+MOMENTUM = {"name": "SGD", "lr": 0.005, "momentum": 0.9}
 ADAM = {"name": "Adam", "lr": 0.002}
 SEEDS = 3
 
 
 def models() -> list[Experiment]:
-    """Four experiments, some 35 minutes in all."""
+    """Four experiments, some 40 minutes in all."""
     kills = {CONTROL_NAME: (0,), **dict.fromkeys(COMPARED_ON_MODELS, (1,))}
     resnet: dict[str, Any] = {
         "kills": kills,
         "seeds": SEEDS,
-        "seconds": 30.0,
+        "seconds": 40.0,
+        "patience": 1.0,
         "task": "outlast.tasks.resnet",
         "optimizer": MOMENTUM,
         "evaluate": {"everySeconds": 1.0, "samples": 200},  # 170 ms of a core
-        "kill_accuracy": 0.5,
-        "target_accuracy": 0.75,
+        "kill_accuracy": 0.3,
+        "target_accuracy": 0.5,
         "calibration_runs": 2,
         "overhead_s": OVERHEAD_S + 11.0,  # all 10,000 test images at the end take one core as long
     }
