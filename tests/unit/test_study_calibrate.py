@@ -87,6 +87,19 @@ def test_a_slow_machine_gets_longer_runs_in_which_the_control_reaches_the_target
     assert calibration(STEEP, [run(5.0, target=400.0)]).seconds == STEEP.longest_s, "but not for ever"
 
 
+def test_where_the_target_is_never_reached_runs_are_as_long_as_may_be() -> None:
+    assert calibration(STEEP, [run(50.0, target=32.0), run(50.0, target=None)]).seconds == STEEP.longest_s
+    own = experiments.own_task("my.task", {}, {}, False, 20.0)[0]
+    assert calibration(own, [run(50.0, target=None)]).seconds == 20.0, "it has no target to reach"
+
+
+def test_a_kill_leaves_half_of_the_run_to_see_what_it_did() -> None:
+    scale = calibration(STEEP, [run(10.0, (30.0, 300.0), target=None)])
+    assert scale.kill_update == 105, "a fifth of 52.5 s at 10 a second"
+    assert "in its second half" in scale.kill_rule
+    assert calibration(STEEP, [run(10.0, (26.0, 260.0), target=None)]).kill_update == 260
+
+
 def test_a_quick_study_takes_as_long_on_a_slow_machine() -> None:
     (quick,) = experiments.quick()
     assert calibration(quick, [run(20.0, target=60.0)]).seconds == quick.seconds

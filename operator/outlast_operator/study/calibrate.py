@@ -6,7 +6,8 @@ the second kill comes two outages after the first, by the clock, for a version c
 backlog makes it jump, a restored checkpoint fall).
 
 The first kill falls where the control first reaches an accuracy (0.5) on the steep part. A task that has no accuracy,
-or never comes that far, is killed after a fifth of the control's updates; nothing is killed before a twentieth.
+or never comes that far, or only when half of a run is over, is killed after a fifth of the control's updates; nothing
+is killed before a twentieth.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ SECOND_KILL_OUTAGES = 2.0
 LONGEST_OUTAGE = 1 / 4  # of the run: 375 gradients of a large model would leave nothing of it
 FALLBACK_KILL = 1 / 5  # of the control's updates
 EARLIEST_KILL = 1 / 20
+LATEST_KILL = 1 / 2  # of a run, so that outage, drain and recovery are seen
 ROOM_AFTER_TARGET = 1.25  # runs last that much longer than the control needs to its target
 
 
@@ -109,6 +111,9 @@ def calibration(experiment: Experiment, runs: Sequence[ControlRun]) -> Calibrati
         )
     rate = median(run.rate_per_s for run in runs)
     updates = median(run.updates for run in runs)
+    targets = [run.to_target_s for run in runs if run.to_target_s is not None]
+    to_target_s = median(targets) if len(targets) == len(runs) else None
+    seconds = _seconds(experiment, to_target_s)
     to_kill = [run.to_kill for run in runs if run.to_kill is not None]
     version, rule = FALLBACK_KILL * updates, "after a fifth of the control's updates, of which no accuracy is known"
     if experiment.kill_accuracy is not None and len(to_kill) == len(runs):
@@ -116,13 +121,13 @@ def calibration(experiment: Experiment, runs: Sequence[ControlRun]) -> Calibrati
         rule = f"where the control first reaches an accuracy of {experiment.kill_accuracy:g}"
     elif experiment.kill_accuracy is not None:
         rule = f"after a fifth of the control's updates, which do not reach an accuracy of {experiment.kill_accuracy:g}"
+    if version > LATEST_KILL * rate * seconds:
+        version = FALLBACK_KILL * rate * seconds
+        rule = f"after a fifth of a run, which comes to an accuracy of {experiment.kill_accuracy:g} in its second half"
     if version < EARLIEST_KILL * updates:
         version, rule = EARLIEST_KILL * updates, f"{rule}, but not before a twentieth of its updates"
     if version < PHASE and updates >= LONG_PHASES * PHASE:  # a kill before any checkpoint is an experiment of its own
         version, rule = PHASE, f"{rule}, but not before the first checkpoint"
-    targets = [run.to_target_s for run in runs if run.to_target_s is not None]
-    to_target_s = median(targets) if len(targets) == len(runs) else None
-    seconds = _seconds(experiment, to_target_s)
     outage_s = round(min(PAPER_OUTAGE_GRADIENTS / rate, LONGEST_OUTAGE * seconds), 3)
     kill_update = max(1, round(version))
     return Calibration(
@@ -140,8 +145,10 @@ def calibration(experiment: Experiment, runs: Sequence[ControlRun]) -> Calibrati
 
 
 def _seconds(experiment: Experiment, to_target_s: float | None) -> float:
-    """As planned; longer on a machine where the control would hardly reach the target."""
-    longer = 0.0 if to_target_s is None else math.ceil(ROOM_AFTER_TARGET * to_target_s)
+    """As planned; longer on a machine where the control would hardly reach the target, or did not."""
+    if experiment.target_accuracy is None:
+        return experiment.seconds
+    longer = experiment.longest_s if to_target_s is None else math.ceil(ROOM_AFTER_TARGET * to_target_s)
     return min(max(experiment.seconds, longer), experiment.longest_s)
 
 
