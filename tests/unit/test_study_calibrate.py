@@ -46,6 +46,13 @@ def test_reads_where_the_control_reaches_the_accuracies() -> None:
     assert found.updates == 3000
 
 
+def test_the_last_evaluation_does_not_slow_the_control() -> None:
+    made = report(100.0, 10.0, {})
+    last = made["series"][-1]
+    made["series"] += [{**last, "t_s": last["t_s"] + 0.5 * i} for i in range(1, 30)]
+    assert read_control(made, None, None).rate_per_s == pytest.approx(100.0)
+
+
 def test_an_accuracy_that_nobody_measures_is_not_reached() -> None:
     found = read_control(report(100.0, 10.0, {100: None, 200: float("nan")}), 0.5, None)
     assert (found.to_kill, found.to_target_s) == (None, None)

@@ -64,7 +64,9 @@ def read_control(report: Mapping[str, Any], kill_accuracy: float | None, target_
         raise StudyError("the control trained nothing that could be measured; give it more --seconds")
     begin_s = curve[start][0]
     updates = curve[-1][1]
-    rate = (updates - curve[start][1]) / (curve[-1][0] - begin_s)
+    # The last evaluation, of all test images, comes after the last update and is no training.
+    end_s = next(t for t, version in curve if version == updates)
+    rate = (updates - curve[start][1]) / (end_s - begin_s)
     begin_s -= curve[start][1] / rate  # the first sample came when some updates had been made
 
     def reached(accuracy: float | None) -> tuple[float, float] | None:
@@ -126,7 +128,7 @@ def calibration(experiment: Experiment, runs: Sequence[ControlRun]) -> Calibrati
         rule = f"after a fifth of a run, which comes to an accuracy of {experiment.kill_accuracy:g} in its second half"
     if version < EARLIEST_KILL * updates:
         version, rule = EARLIEST_KILL * updates, f"{rule}, but not before a twentieth of its updates"
-    if version < PHASE and updates >= LONG_PHASES * PHASE:  # a kill before any checkpoint is an experiment of its own
+    if version < PHASE and rate * seconds >= LONG_PHASES * PHASE:  # a kill before any checkpoint is one of its own
         version, rule = PHASE, f"{rule}, but not before the first checkpoint"
     outage_s = round(min(PAPER_OUTAGE_GRADIENTS / rate, LONGEST_OUTAGE * seconds), 3)
     kill_update = max(1, round(version))
