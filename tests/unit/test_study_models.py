@@ -16,7 +16,7 @@ from outlast.optimizer import Optimizer, TrainingError
 from outlast_operator.study.load import StudyRun, load_study
 from outlast_operator.study.summary import summarise
 from outlast_operator.study.verdict_models import decided, normalisation
-from outlast_operator.study.verdicts import Verdict
+from outlast_operator.study.verdicts import Row, Verdict
 
 PLAIN = "models-net-plain"
 
@@ -25,6 +25,10 @@ def verdict(directory: Path) -> Verdict:
     found = normalisation(summarise(load_study(directory)))
     assert found is not None
     return found
+
+
+def deciding(found: Verdict) -> list[Row]:
+    return [row for row in found.rows if row.decides]
 
 
 def words_of_a_divergence() -> str:
@@ -38,7 +42,7 @@ def words_of_a_divergence() -> str:
 def test_models_with_and_without_normalisation_are_compared(tmp_path: Path) -> None:
     found = verdict(several_models(tmp_path))
     assert found.holds is True  # the plain one keeps nothing
-    assert len(found.rows) == 1  # checkpointing applies no backlog
+    assert len(deciding(found)) == 1  # checkpointing applies no backlog
     assert "; difference " in found.rows[0].figure
     write_study(tmp_path / "other", seeds=(0,), kills=(1,), configurations=("control", "stateless"))
     assert normalisation(summarise(load_study(tmp_path / "other"))) is None
@@ -70,10 +74,22 @@ def test_the_difference_is_that_of_the_two_shares_beside_it(tmp_path: Path) -> N
         if sample["accuracy"] is not None:
             sample["accuracy"] = 0.45 + sample["accuracy"] / 6
     path.write_text(json.dumps(report))
-    (row,) = verdict(tmp_path).rows
+    (row,) = deciding(verdict(tmp_path))
     told = re.findall(r"(?:with|without|difference) (-?[\d.]+)", row.figure.replace("−", "-"))
     with_, without, difference = (float(number) for number in told)
     assert difference == pytest.approx(with_ - without, abs=0.011)
+
+
+def test_how_far_each_model_ends_from_its_own_control_stands_beside_the_verdict(tmp_path: Path) -> None:
+    several_models(tmp_path)
+    write_run(tmp_path, PLAIN, "stateless", 1, 2, None, model=PLAIN, error=words_of_a_divergence())
+    (tmp_path / f"runs/{PLAIN}/stateless/kills-1/seed-2/report.json").unlink()
+    ends = [row for row in verdict(tmp_path).rows if not row.decides]
+    assert [row.label for row in ends] == ["net, Checkpoint, at the end", "net, Stateless, at the end"]
+    assert all(row.met is None for row in ends)
+    with_, without = ends[1].figure.split(", without ")
+    assert re.fullmatch(r"with [−+][\d.]+ points \([−+][\d.]+ to [−+][\d.]+, n = 3\)", with_)
+    assert without.endswith("n = 2); 1 of 3 runs failed (1 diverged)")
 
 
 @pytest.mark.parametrize(

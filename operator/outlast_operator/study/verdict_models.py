@@ -4,6 +4,8 @@ Rules. (1) Seeds are compared in pairs: with a seed both kinds see the same data
 the same place between two checkpoints. (2) A comparison is decided where what surrounds the mean difference has not 0
 inside. (3) A run that diverged kept nothing: against one that did not it keeps less, and is named. It is no interval's
 member, so with one every seed must say the same. (4) Any other failed or missing run leaves its comparison open.
+(5) Where a control gains little in an outage, the share of it that is kept is wide; beside it stands, deciding nothing,
+how far each model ends from its own control.
 """
 
 from __future__ import annotations
@@ -13,17 +15,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from outlast_operator.study.figures_models import Pair, pairs
+from outlast_operator.study.load import is_control
 from outlast_operator.study.statistics import estimate
-from outlast_operator.study.summary import Group, Summary
-from outlast_operator.study.verdicts import Row, Verdict, lacking, share
+from outlast_operator.study.summary import Group, Summary, late_accuracy
+from outlast_operator.study.verdicts import Row, Verdict, lacking, points, share
 
 QUESTION = "A model without normalisation keeps less of its progress through an outage than the same model with it."
 BUFFERED = ("stateless", "hybrid")
+KINDS = ("with", "without")  # normalisation
 
 
 def normalisation(summary: Summary) -> Verdict | None:
     """None where the study has no models in both kinds. Only strategies that apply a backlog decide."""
-    rows = [row for pair in pairs(summary) for row in _rows(summary, pair)]
+    compared_pairs = pairs(summary)
+    rows = [row for pair in compared_pairs for row in _rows(summary, pair)]
     if not rows:
         return None
     told = [row.met for row in rows if row.met is not None]
@@ -33,20 +38,47 @@ def normalisation(summary: Summary) -> Verdict | None:
         f"{len(rows) - len(told)} the seeds disagree, or runs are missing."
     )
     holds = None if len(told) < len(rows) or 0 < less < len(told) else bool(less)
-    measure = "progress kept, one kill, and the mean over seeds of what the model with normalisation keeps more"
-    return Verdict(QUESTION, holds, answer, measure, tuple(rows))
+    measure = (
+        "progress kept, one kill, and the mean over seeds of what the model with normalisation keeps more; then the "
+        "evaluations of the last 5 s less those of the model's own control"
+    )
+    ends = [row for pair in compared_pairs for row in _ends(summary, pair)]
+    return Verdict(QUESTION, holds, answer, measure, (*rows, *ends))
+
+
+def _ends(summary: Summary, pair: Pair) -> list[Row]:
+    """How far each kind ends from its own control, checkpointing among them: beside the verdict."""
+    found = []
+    for name in _names(summary, pair):
+        groups = [summary.attempted(e, name, 1) for e in (pair.normalised, pair.plain)]
+        if is_control(name) or groups == [None, None]:
+            continue
+        figure = ", ".join(f"{kind} {_end(summary, g)}" for kind, g in zip(KINDS, groups, strict=True))
+        found.append(Row(f"{pair.name}, {summary.data.label(name)}, at the end", figure, decides=False))
+    return found
+
+
+def _end(summary: Summary, group: Group | None) -> str:
+    if group is None:
+        return "not measured"
+    found = summary.against_control(group, late_accuracy)
+    return points(found) + lacking(group, found)
+
+
+def _names(summary: Summary, pair: Pair) -> list[str]:
+    names = summary.data.configurations(pair.normalised) + summary.data.configurations(pair.plain)
+    return list(dict.fromkeys(names))
 
 
 def _rows(summary: Summary, pair: Pair) -> list[Row]:
     found = []
-    names = summary.data.configurations(pair.normalised) + summary.data.configurations(pair.plain)
-    for name in dict.fromkeys(names):
+    for name in _names(summary, pair):
         groups = [summary.attempted(e, name, 1) for e in (pair.normalised, pair.plain)]
         if not any(word in BUFFERED for word in name.split("-")) or groups == [None, None]:
             continue
         figure = ", ".join(
             f"{kind} {'not measured' if g is None else share(g.kept) + lacking(g, g.kept) + diverged(g)}"
-            for kind, g in zip(("with", "without"), groups, strict=True)
+            for kind, g in zip(KINDS, groups, strict=True)
         )
         differences = {} if groups[0] is None or groups[1] is None else compared(groups[0], groups[1])
         met = decided(differences) if all(g is not None and _whole(g, differences) for g in groups) else None

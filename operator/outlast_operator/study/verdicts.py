@@ -221,7 +221,12 @@ def _with_a_core_to_spare(summary: Summary) -> list[Row]:
         group = summary.attempted(ONE_WORKER, name, kills)
         if group is not None:
             ended = summary.against_control(group, late_accuracy)
-            figure = f"{points(ended)}; goodput {share(group.estimate(goodput))}{lacking(group, ended)}"
+            figure = f"{points(ended)}; goodput {share(group.estimate(goodput))}"
+            moved = at_the_controls_speed(summary, group, late_accuracy)
+            if moved is not None:
+                bare = estimate(list(moved_to_the_control(summary, group, goodput).values()))
+                figure += f"; at the control's machine speed {points(moved)}; goodput {share(bare)}"
+            figure += lacking(group, ended)
             label = f"{group.label}, {kills_in_words(kills)}, one worker and a core for the servers"
             found.append(Row(label, figure, decides=False))
     return found
