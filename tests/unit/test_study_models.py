@@ -63,6 +63,7 @@ def test_a_run_that_diverged_keeps_less_and_is_named(tmp_path: Path) -> None:
     found = verdict(tmp_path)
     assert found.holds is True
     assert "1 of 3 runs failed (1 diverged); what diverged counts as keeping less" in found.rows[0].figure
+    assert re.search(r"; differences in the seeds that both have [−\d.]+ to [−\d.]+, n = 2$", found.rows[0].figure)
 
 
 def test_the_difference_is_that_of_the_two_shares_beside_it(tmp_path: Path) -> None:

@@ -119,9 +119,15 @@ def _whole(group: Group, differences: Mapping[int, float]) -> bool:
 
 
 def _in_words(differences: Mapping[int, float], normalised: Group | None, plain: Group | None) -> str:
-    """Of the two shares, which are ratios of means; around it the differences seed by seed."""
+    """Of the two shares, which are ratios of means; around it the differences seed by seed.
+
+    Where the two are not of the same seeds their difference is of nothing that was compared, and is not told.
+    """
     finite = estimate([d for d in differences.values() if math.isfinite(d)])
     shares = [None if g is None else g.kept for g in (normalised, plain)]
     if finite is None or shares[0] is None or shares[1] is None:
         return ""
+    if not finite.n == shares[0].n == shares[1].n:
+        low, high = (f"{v:.2f}".replace("-", "−") for v in (finite.low, finite.high))
+        return f"; differences in the seeds that both have {low} to {high}, n = {finite.n}"
     return f"; difference {share(replace(finite, mean=shares[0].mean - shares[1].mean))}"
