@@ -121,11 +121,11 @@ def calibration(experiment: Experiment, runs: Sequence[ControlRun]) -> Calibrati
     if experiment.kill_accuracy is not None and len(to_kill) == len(runs):
         version = median(v for _, v in to_kill)
         rule = f"where the control first reaches an accuracy of {experiment.kill_accuracy:g}"
+        if version > LATEST_KILL * rate * seconds:
+            version = FALLBACK_KILL * rate * seconds
+            rule = f"after a fifth of a run, which comes to {experiment.kill_accuracy:g} in its second half"
     elif experiment.kill_accuracy is not None:
         rule = f"after a fifth of the control's updates, which do not reach an accuracy of {experiment.kill_accuracy:g}"
-    if version > LATEST_KILL * rate * seconds:
-        version = FALLBACK_KILL * rate * seconds
-        rule = f"after a fifth of a run, which comes to an accuracy of {experiment.kill_accuracy:g} in its second half"
     if version < EARLIEST_KILL * updates:
         version, rule = EARLIEST_KILL * updates, f"{rule}, but not before a twentieth of its updates"
     if version < PHASE and rate * seconds >= LONG_PHASES * PHASE:  # a kill before any checkpoint is one of its own
