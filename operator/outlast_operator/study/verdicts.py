@@ -206,12 +206,16 @@ def _at_equal_speed(summary: Summary, experiment: str) -> list[Row]:
         figure = points(moved)
         if clean is not None:
             mine, own = (moved_to_the_control(summary, g, late_accuracy) for g in (group, clean))
-            bare = estimate(list(moved_to_the_control(summary, clean, goodput).values()))
-            figure += f"; less its own without a kill {points(paired(mine, own))}; goodput without a kill {share(bare)}"
+            figure += f"; less its own without a kill {points(paired(mine, own))}"
+            figure += f"; goodput without a kill {_goodput_at_equal_speed(summary, clean)}"
         found.append(
             Row(f"{group.label}, {kills_in_words(kills)}, at the control's machine speed", figure, decides=False)
         )
     return found
+
+
+def _goodput_at_equal_speed(summary: Summary, group: Group) -> str:
+    return share(estimate(list(moved_to_the_control(summary, group, goodput).values())))
 
 
 def _with_a_core_to_spare(summary: Summary) -> list[Row]:
@@ -224,8 +228,8 @@ def _with_a_core_to_spare(summary: Summary) -> list[Row]:
             figure = f"{points(ended)}; goodput {share(group.estimate(goodput))}"
             moved = at_the_controls_speed(summary, group, late_accuracy)
             if moved is not None:
-                bare = estimate(list(moved_to_the_control(summary, group, goodput).values()))
-                figure += f"; at the control's machine speed {points(moved)}; goodput {share(bare)}"
+                figure += f"; at the control's machine speed {points(moved)}"
+                figure += f"; goodput {_goodput_at_equal_speed(summary, group)}"
             figure += lacking(group, ended)
             label = f"{group.label}, {kills_in_words(kills)}, one worker and a core for the servers"
             found.append(Row(label, figure, decides=False))
