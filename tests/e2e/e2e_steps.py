@@ -25,7 +25,11 @@ def start_training(start_job: StartJob, strategy: str, **spec: Json) -> tuple[Jo
     first = wait_until("the first update", lambda: job.first_fact_after(before, *ACKNOWLEDGED), 120)
     job.wait_whole()
     job.wait_condition("PrimaryAvailable")
-    wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
+    workers = job.document["spec"]["workers"]["replicas"]
+    wait_until("all workers", lambda: job.status["workers"].get("ready") == workers, 60)
+    # Ready is a process that runs; seconds later it has imported torch, joined, and answers for its metrics.
+    slots = set(range(workers))
+    wait_until("an update of each worker", lambda: slots <= {r.slot for r in job.facts(*ACKNOWLEDGED)}, 60)
     return job, first - before
 
 

@@ -12,15 +12,15 @@ import kubernetes
 import pytest
 from e2e_cluster import Cluster, Json, wait_until
 from e2e_figures import FULL, Figures
-from e2e_jobs import Job, has_ended
+from e2e_jobs import has_ended
 from e2e_release import NAMESPACES, PREFIX, RELEASE, SYSTEM, install, living_operators
+from e2e_steps import StartJob, start_training
 
 from outlast import metrics as trainer_metrics
 from outlast.ledger import Fact
 from outlast_operator import metrics as operator_metrics
 from outlast_operator.cli import kubectl
 
-StartJob = Callable[..., Job]
 HERE, ELSEWHERE = NAMESPACES[0], "default"
 WATCHED_S = 25 if FULL else 18
 OPERATOR = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
@@ -108,7 +108,7 @@ def test_an_editor_does_all_of_a_jobs_work_with_kubectl(
     def kubectl_as_editor(*words: str, stdin: str | None = None) -> str:
         return cluster.kubectl("--as", people["editor"], "-n", HERE, *words, stdin=stdin)
 
-    job = training(start_job, "Chain")
+    job, _ = start_training(start_job, "Chain")
     kubectl_as_editor("wait", "tjob", job.name, "--for=condition=PrimaryAvailable", "--timeout=30s")
     assert kubectl_as_editor("get", "tjob", job.name).split("\n")[0].split() == COLUMNS
     lost, epoch = job.head(), job.view()["epoch"]
@@ -144,10 +144,9 @@ def test_kubectl_explains_fields(cluster: Cluster, release: str) -> None:
 def test_a_job_that_only_trains_is_written_every_five_seconds_at_most(
     cluster: Cluster, start_job: StartJob, figures: Figures
 ) -> None:
-    job = training(start_job, "Chain")
+    job, _ = start_training(start_job, "Chain")
     for condition in ("PrimaryAvailable", "ReplicationHealthy", "CheckpointAvailable", "Ready"):
         job.wait_condition(condition)  # what changes is written at once
-    wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
     assert not job.pods(role="evaluator"), "none is wanted"
     writes = job.writes(WATCHED_S)
     assert len(writes) > 2, "progress is shown"
@@ -178,17 +177,8 @@ def outlast(cluster: Cluster, *words: str) -> str:
     return out.getvalue()
 
 
-def training(start_job: StartJob, strategy: str) -> Job:
-    """A job whose chain is whole and whose workers push."""
-    before = time.monotonic()
-    job = start_job(strategy)
-    job.wait_whole()
-    wait_until("an update", lambda: job.first_fact_after(before, Fact.ACKNOWLEDGED), 120)
-    return job
-
-
 def test_plugin_tells_promotes_and_reports(cluster: Cluster, start_job: StartJob) -> None:
-    job = training(start_job, "Chain")
+    job, _ = start_training(start_job, "Chain")
     view = job.view()
     head, successor = (member["name"] for member in view["members"][:2])
     told = outlast(cluster, "status", job.name)
@@ -221,7 +211,7 @@ def names(lines: list[str]) -> set[str]:
 
 
 def test_metrics_of_operator_servers_and_workers(cluster: Cluster, start_job: StartJob) -> None:
-    job = training(start_job, "Chain")
+    job, _ = start_training(start_job, "Chain")
     server = scrape(cluster, HERE, job.head().metadata.name, 9090)
     worker = scrape(cluster, HERE, job.pod_of("worker-0").metadata.name, 9090)
     known = set(trainer_metrics.sample_names(trainer_metrics.FAMILIES))
@@ -249,7 +239,7 @@ def unlisted(cluster: Cluster) -> Iterator[str]:
 
 def test_upgrade_and_uninstall_while_a_job_trains(cluster: Cluster, unlisted: str, start_job: StartJob) -> None:
     """The upgrade is from rights in two namespaces to the chart's default, which is all of them."""
-    job = training(start_job, "Chain")
+    job, _ = start_training(start_job, "Chain")
     epoch, pods = job.view()["epoch"], {pod.metadata.uid for pod in job.pods()}
     operators = {pod.metadata.uid for pod in operator_pods(cluster)}
     start = time.monotonic()
