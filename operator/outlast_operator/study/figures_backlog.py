@@ -116,7 +116,7 @@ def heat_map(records: Sequence[BacklogRecord], measure: Measure = "accuracy") ->
             f"{_rings_in_words(found)}{candidates_in_words(found)} {seeds_in_words(found)}."
         ),
         figure=figure,
-        alt=f"A table of progress kept in {measure}, coloured from blue (kept) to orange (ruined)",
+        alt=f"A table of progress kept in {measure}, coloured from purple (kept) to orange (ruined)",
     )
 
 

@@ -34,7 +34,7 @@ def machine(data: StudyData) -> list[tuple[str, str]]:
         ("Outlast", m.outlast + (f" ({m.commit})" if m.commit else "")),
         ("Started", about.started),
         ("Task", about.task),
-        ("Command", about.command),
+        ("Begun by", about.command),
         ("Cores during the runs", _cores(data)),
         ("Besides", _others(data)),
     ]
