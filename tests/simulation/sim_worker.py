@@ -42,6 +42,7 @@ class Staged:
     history: int = 0
     digest: int = 0
     arrivals: int = 0
+    clock: int = 0
 
 
 class SimWorker(Process):
@@ -67,6 +68,8 @@ class SimWorker(Process):
         self._buffered = strategy in ("Stateless", "Hybrid")
         self._local = world.spec.local_steps
         self._local_first = self._local_value = 0
+        self._cut_off = False  # the weights at hand are its own
+        self._awaited: int | None = None
         self._resync = self._gave_up = False
         self._ticks = self._seen = 0
         self._open: list[Outgoing] = []
@@ -109,14 +112,13 @@ class SimWorker(Process):
             batch = self.data.batch(self.slot, self.step)
             value = value_of(self.slot, self.step, batch, versions)
             if local and self.session.outage():
+                self._cut_off, self._awaited = True, None
                 self._step_locally(value)
-                if self.session.unanswered <= 1 and self.rng.random() < SEND_SO_FAR:
-                    self._send_delta()
+                self._send_so_far()
                 continue
-            if self._local_first:
+            if self._cut_off:
                 self._step_locally(value)  # computed on weights of its own: part of the difference
-                self._send_delta()
-                self._load()
+                self._follow()
                 continue
             yield from self._send(value)
         self.world.trace(self.name, "ends", "fenced" if self.fenced else "finished")
@@ -253,6 +255,26 @@ class SimWorker(Process):
         self.world.ledger.computed(self.slot, self.step, self.step)
         self.step += 1
 
+    def _send_so_far(self) -> None:
+        if self.session.unanswered <= 1 and self.rng.random() < SEND_SO_FAR:
+            self._send_delta()
+
+    def _follow(self) -> None:
+        """Servers are back: they get what was moved, and are followed once they have applied it."""
+        awaited = self._awaited
+        over = awaited is not None and all(s.clock >= awaited for s in self.staged)
+        if self._awaited is None or over:
+            self._send_delta()
+        else:
+            self._send_so_far()
+        if over:
+            self._cut_off = False
+            self._load()
+            return
+        if self._awaited is None:
+            self._awaited = self.step - 1
+        self._request_weights()
+
     def _send_delta(self) -> None:
         first, self._local_first = self._local_first, 0
         self._submit(first, self.step - 1, self._local_value, Kind.DELTA)
@@ -364,6 +386,8 @@ class SimWorker(Process):
             self.data = answer.reply.data
             for slot, step in (answer.clocks or {}).items():
                 self.clocks[slot] = max(step, self.clocks.get(slot, 0))
+            staged = self.staged[index]
+            staged.clock = max(staged.clock, (answer.clocks or {}).get(self.slot, 0))
             self.session.pulled(index)
         else:
             self._refused(index, answer)

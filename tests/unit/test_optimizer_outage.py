@@ -32,9 +32,15 @@ class FakeClient:
         self.weights = initial.clone()
         self.sent: list[tuple[Kind, int, int, list[float], float]] = []
         self.facts: list[tuple[str, int]] = []
+        self.asked = self.has = 0
 
     def start(self) -> None: ...
-    def request_weights(self) -> None: ...
+
+    def request_weights(self) -> None:
+        self.asked += 1
+
+    def applied(self, step: int) -> bool:
+        return self.has >= step
 
     def synchronise(self) -> int:
         return 3
@@ -96,18 +102,65 @@ def test_in_an_outage_nothing_is_sent_and_all_is_stepped_at_the_rate_of_all_work
     assert worker.weight == 1.0 - 2 * 0.01 * SLOTS
 
 
-def test_the_last_gradient_of_an_outage_is_part_of_the_difference_not_sent_as_fresh() -> None:
+def come_back(worker: Worker, weights: float) -> None:
+    """Servers answer again, with these weights."""
+    worker.client.down = False
+    worker.client.weights.fill_(weights)
+    worker.client.arrivals += 1
+
+
+def test_servers_that_are_back_get_the_difference_and_are_followed_once_they_have_applied_it() -> None:
     worker = Worker()
     worker.client.down = True
     worker.step(1.0)
-    worker.client.down = False
-    worker.client.weights.fill_(0.5)
-    worker.client.arrivals += 1
+    come_back(worker, 0.5)
     worker.step(1.0)
     assert worker.client.sent == [(Kind.DELTA, 1, 2, [0.08], 1 / SLOTS)]
+    worker.step(1.0)
+    worker.client.has = 1  # what came before: the backlog is being applied
+    worker.step(1.0)
+    assert len(worker.client.sent) == 1, "computed on weights of its own: no gradient that passes for fresh"
+    assert worker.weight == 1.0 - 4 * 0.01 * SLOTS, "nor are weights taken that lack all that was moved"
+    assert worker.client.asked == 3, "clocks come with weights"
+    worker.client.has = 2
+    worker.step(1.0)
+    assert worker.client.sent[1:] == [(Kind.DELTA, 3, 5, [0.12], 1 / SLOTS)]
     assert worker.weight == 0.5, "the servers' weights, for the next gradient"
     worker.step(2.0)
-    assert worker.client.sent[1] == (Kind.UPDATE, 3, 3, [2.0], 1.0)
+    assert worker.client.sent[2] == (Kind.UPDATE, 6, 6, [2.0], 1.0)
+
+
+def test_of_steps_sent_while_servers_catch_up_none_is_waited_for() -> None:
+    """Else a worker that sends after every step would never come to an end."""
+    worker = Worker(every_s=1e-9)
+    worker.client.down = True
+    worker.step(1.0)
+    come_back(worker, 0.5)
+    worker.step(1.0)
+    worker.step(1.0)
+    worker.client.has = 2  # all from before they came back, not the third
+    worker.step(1.0)
+    assert [sent[:3] for sent in worker.client.sent] == [(Kind.DELTA, n, n) for n in (1, 2, 3, 4)]
+    assert worker.weight == 0.5
+
+
+def test_servers_lost_again_while_they_catch_up_are_waited_for_anew() -> None:
+    worker = Worker()
+    worker.client.down = True
+    worker.step(1.0)
+    come_back(worker, 0.5)
+    worker.step(1.0)
+    worker.client.down = True
+    worker.step(1.0)
+    worker.client.has = 2
+    come_back(worker, 0.6)
+    worker.step(1.0)
+    assert [sent[:3] for sent in worker.client.sent] == [(Kind.DELTA, 1, 2), (Kind.DELTA, 3, 4)]
+    worker.step(1.0)
+    assert worker.weight == 1.0 - 5 * 0.01 * SLOTS, "they have the first difference, not the second"
+    worker.client.has = 4
+    worker.step(1.0)
+    assert worker.weight == 0.6
 
 
 def test_what_was_moved_is_sent_every_few_seconds_one_at_a_time() -> None:

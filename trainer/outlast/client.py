@@ -54,6 +54,7 @@ class _Staged:
     version: int = -1
     history: int = 0
     arrivals: int = 0
+    clock: int = 0  # our slot's highest step that the shard told as applied
 
 
 class Weights(Enum):
@@ -156,6 +157,10 @@ class Client:
     def arrived_since(self, seen: list[int]) -> bool:
         """Have weights come from every shard since its `arrivals_by_shard` was `seen`?"""
         return all(s.arrivals > n for s, n in zip(self._staged, seen, strict=True))
+
+    def applied(self, step: int) -> bool:
+        """Has every shard told that it has applied this worker's step, or a later one?"""
+        return all(s.clock >= step for s in self._staged)
 
     @property
     def arrivals_by_shard(self) -> list[int]:
@@ -375,7 +380,7 @@ class Client:
         with self.condition:
             self._take_in(index, answer, weights)
             if answer.op == Op.ACKNOWLEDGED:
-                self._note(answer, body)
+                self._note(index, answer, body)
                 self.session.acknowledged(index, item)
                 if init or weights is Weights.MISSED:
                     self.session.request(index)
@@ -397,7 +402,7 @@ class Client:
         with self.condition:
             self._take_in(index, answer, weights)
             if answer.op == Op.WEIGHTS:
-                self._note(answer, body)
+                self._note(index, answer, body)
                 self.session.pulled(index)
                 if weights is Weights.MISSED:
                     self.session.request(index, action.version)
@@ -442,10 +447,13 @@ class Client:
             return Weights.MISSED
         return Weights.CAME
 
-    def _note(self, answer: Header, meta: dict[str, Any]) -> None:
+    def _note(self, index: int, answer: Header, meta: dict[str, Any]) -> None:
         self.data = DataPlan(*meta["data"])
-        for slot, step in meta.get("clocks", {}).items():
-            self.clocks[int(slot)] = max(int(step), self.clocks.get(int(slot), 0))
+        clocks = {int(slot): int(step) for slot, step in meta.get("clocks", {}).items()}
+        for slot, step in clocks.items():
+            self.clocks[slot] = max(step, self.clocks.get(slot, 0))
+        staged = self._staged[index]
+        staged.clock = max(staged.clock, clocks.get(self.config.slot, 0))
 
     def _refused(self, index: int, answer: Header, meta: dict[str, Any]) -> None:
         view = None if meta.get("view") is None else View.from_json(meta["view"])

@@ -31,6 +31,7 @@ class LocalSteps:
         self._begun = 0  # the outage's first step
         self._first = 0  # the first that no pseudo-gradient holds yet
         self._last = 0
+        self.sent = 0  # the last step of the outage that a pseudo-gradient holds; 0 for none
 
     @property
     def cut_off(self) -> bool:
@@ -82,10 +83,10 @@ class LocalSteps:
         torch.sub(self._before.cpu(), self._model.flat.cpu(), out=out)
         self._model.collect_buffers(out)
         interval = (self._first, self._last)
-        self._first = 0
+        self._first, self.sent = 0, self._last
         return interval
 
     def rejoin(self) -> None:
         """The outage is over: the weights at hand are about to be the servers' again."""
         assert not self.active, "steps would be lost that no pseudo-gradient holds"
-        self._begun = 0
+        self._begun = self.sent = 0

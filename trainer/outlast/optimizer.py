@@ -119,6 +119,7 @@ class Optimizer(torch.optim.Optimizer):
         self._local = LocalSteps(self._model, self.inner) if self.spec.local_steps else None
         outage = self.spec.recovery.staleness.outage
         self._scale_rate, self._send_every_s = outage.scale_rate, outage.send_every_seconds
+        self._awaited: int | None = None  # the step that servers who came back must have applied; None: none came
         self._gave_up = False  # the last wait was in vain: do not wait again before something comes in
         publish(config, self._client.samples)
         self._client.start()
@@ -337,10 +338,10 @@ class Optimizer(torch.optim.Optimizer):
         """In an outage: take the step here. Returns False when there is a server to send to."""
         client = self._client
         assert client is not None
-        over = not client.session.outage()
-        if over and not local.cut_off:
+        away = client.session.outage()
+        if not away and not local.cut_off:
             return False
-        # Also the last one, when the outage is over: it was computed on weights of our own, and would pass for fresh.
+        # Also while the servers catch up: what is computed on weights of our own would pass for fresh.
         client.record(Fact.COMPUTED, self._step, self._step)
         if self._is_sound(local):
             if not local.active:
@@ -348,11 +349,14 @@ class Optimizer(torch.optim.Optimizer):
             local.step(self._step, self._local_rate(local, client))
             client.record(Fact.LOCAL, self._step, self._step)
         self._step += 1
+        back, over = self._look_for_servers(local, client, away)
         # One at a time: while Redis is away steps are gathered in one difference, and take no more memory.
         overdue = time.monotonic() - self._local_since >= self._send_every_s
         free = client.session.unanswered <= self._in_flight
-        if local.active and (over or self._leaving or (overdue and free)):
+        if local.active and (back or over or self._leaving or (overdue and free)):
             self._send_delta(local)
+        if back:
+            self._awaited = local.sent
         if self._leaving:
             self._leave(client)
         self._check_stopped()
@@ -360,6 +364,21 @@ class Optimizer(torch.optim.Optimizer):
             local.rejoin()
             self._load()
         return True
+
+    def _look_for_servers(self, local: LocalSteps, client: Client, away: bool) -> tuple[bool, bool]:
+        """(Have they just come back, is the outage over?)
+
+        It is over once they have applied what we had when they came back, and with it the backlog before. Until then
+        their weights are those of the outage's beginning, and gradients on those would be applied after all that was
+        moved since. Should Redis have lost what we sent, the next difference (`sendEverySeconds`) is in its place.
+        """
+        if away:
+            self._awaited = None
+            return False, False
+        client.request_weights()  # the clocks come with them
+        if self._awaited is None:
+            return True, False
+        return False, client.applied(self._awaited)
 
     def _is_sound(self, local: LocalSteps) -> bool:
         """Whether the gradient can be stepped along; else local steps led astray, and those not sent are undone."""
