@@ -153,7 +153,7 @@ def test_a_foreign_pod_with_our_labels_is_left_alone(
         wait_until("the end of its own pods", lambda: len([p for p in made.pods() if not has_ended(p)]) == 1, END_S)
         assert phase(cluster, namespace, name) == "Running"
     finally:
-        cluster.kubectl("delete", "pod", name, "-n", namespace, "--ignore-not-found", "--wait=true")
+        cluster.kubectl("delete", "pod", name, "-n", namespace, "--ignore-not-found", "--wait=true", timeout_s=END_S)
 
 
 def phase(cluster: Cluster, namespace: str, pod: str) -> str:

@@ -40,13 +40,21 @@ def ended(cluster: Cluster, system: str, names: list[str]) -> bool:
     return all(states[name].restart_count > 0 or states[name].state.running is None for name in names)
 
 
+def states_of(cluster: Cluster, system: str) -> dict[str, Any]:
+    """The operators that are there to stay -> what is told of their container, None before anything is."""
+    return {p.metadata.name: (p.status.container_statuses or [None])[0] for p in living_operators(cluster, system)}
+
+
+def are_well(states: dict[str, Any]) -> bool:
+    return len(states) == 2 and all(s is not None and s.ready and not s.restart_count for s in states.values())
+
+
 def refresh_operators(cluster: Cluster, system: str) -> None:
     """Both are well and one leads; none was ever started again, for a kubelet waits longer from crash to crash."""
-    states = {p.metadata.name: p.status.container_statuses for p in living_operators(cluster, system)}
-    used = [name for name, containers in states.items() if containers and containers[0].restart_count]
-    if used:
-        cluster.kubectl("delete", "pod", "-n", system, *used)
-    cluster.kubectl("rollout", "status", f"deployment/{RELEASE}", "-n", system, "--timeout=90s", timeout_s=100)
+    used = [name for name, state in states_of(cluster, system).items() if state is not None and state.restart_count]
+    if used:  # their objects may stay for a minute after their end, until the kubelet tidies up
+        cluster.kubectl("delete", "pod", "-n", system, *used, "--wait=false")
+    wait_until("two operators that never ended", lambda: are_well(states_of(cluster, system)), 100)
     wait_until("a leader", lambda: leader(cluster, system) in operators(cluster, system), 60)
 
 
