@@ -34,15 +34,15 @@ def processes_of_operators(cluster: Cluster, system: str, names: list[str]) -> l
     return [pid for pod in pods for pid in faults.processes_of(cluster, pod)]
 
 
-def ended(cluster: Cluster, system: str, names: list[str]) -> bool:
-    """Whether the containers of these operators, which had never been started again, have ended."""
-    states = {p.metadata.name: p.status.container_statuses[0] for p in living_operators(cluster, system)}
-    return all(states[name].restart_count > 0 or states[name].state.running is None for name in names)
-
-
 def states_of(cluster: Cluster, system: str) -> dict[str, Any]:
     """The operators that are there to stay -> what is told of their container, None before anything is."""
     return {p.metadata.name: (p.status.container_statuses or [None])[0] for p in living_operators(cluster, system)}
+
+
+def ended(cluster: Cluster, system: str, names: list[str]) -> bool:
+    """Whether the containers of these operators, which had never been started again, have ended."""
+    states = states_of(cluster, system)
+    return all(states[name].restart_count > 0 or states[name].state.running is None for name in names)
 
 
 def are_well(states: dict[str, Any]) -> bool:

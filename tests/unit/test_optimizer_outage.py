@@ -109,12 +109,18 @@ def come_back(worker: Worker, weights: float) -> None:
     worker.client.arrivals += 1
 
 
-def test_servers_that_are_back_get_the_difference_and_are_followed_once_they_have_applied_it() -> None:
-    worker = Worker()
+def just_reached_again(every_s: float = 1e6) -> Worker:
+    """A worker that has taken one step in an outage, and one after it: servers answer, with 0.5 for weights."""
+    worker = Worker(every_s)
     worker.client.down = True
     worker.step(1.0)
     come_back(worker, 0.5)
     worker.step(1.0)
+    return worker
+
+
+def test_servers_that_are_back_get_the_difference_and_are_followed_once_they_have_applied_it() -> None:
+    worker = just_reached_again()
     assert worker.client.sent == [(Kind.DELTA, 1, 2, [0.08], 1 / SLOTS)]
     worker.step(1.0)
     worker.client.has = 1  # what came before: the backlog is being applied
@@ -132,11 +138,7 @@ def test_servers_that_are_back_get_the_difference_and_are_followed_once_they_hav
 
 def test_of_steps_sent_while_servers_catch_up_none_is_waited_for() -> None:
     """Else a worker that sends after every step would never come to an end."""
-    worker = Worker(every_s=1e-9)
-    worker.client.down = True
-    worker.step(1.0)
-    come_back(worker, 0.5)
-    worker.step(1.0)
+    worker = just_reached_again(every_s=1e-9)
     worker.step(1.0)
     worker.client.has = 2  # all from before they came back, not the third
     worker.step(1.0)
@@ -145,11 +147,7 @@ def test_of_steps_sent_while_servers_catch_up_none_is_waited_for() -> None:
 
 
 def test_servers_lost_again_while_they_catch_up_are_waited_for_anew() -> None:
-    worker = Worker()
-    worker.client.down = True
-    worker.step(1.0)
-    come_back(worker, 0.5)
-    worker.step(1.0)
+    worker = just_reached_again()
     worker.client.down = True
     worker.step(1.0)
     worker.client.has = 2

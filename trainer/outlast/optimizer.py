@@ -349,7 +349,7 @@ class Optimizer(torch.optim.Optimizer):
             local.step(self._step, self._local_rate(local, client))
             client.record(Fact.LOCAL, self._step, self._step)
         self._step += 1
-        back, over = self._look_for_servers(local, client, away)
+        back, over = self._look_for_servers(client, away)
         # One at a time: while Redis is away steps are gathered in one difference, and take no more memory.
         overdue = time.monotonic() - self._local_since >= self._send_every_s
         free = client.session.unanswered <= self._in_flight
@@ -365,7 +365,7 @@ class Optimizer(torch.optim.Optimizer):
             self._load()
         return True
 
-    def _look_for_servers(self, local: LocalSteps, client: Client, away: bool) -> tuple[bool, bool]:
+    def _look_for_servers(self, client: Client, away: bool) -> tuple[bool, bool]:
         """(Have they just come back, is the outage over?)
 
         It is over once they have applied what we had when they came back, and with it the backlog before. Until then
