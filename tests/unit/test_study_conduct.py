@@ -192,7 +192,7 @@ def test_more_seeds_add_to_what_is_there(tmp_path: Path, runs: Runs) -> None:
         ({"quick": False}, "holds a quick study of outlast.tasks.fashion_mnist"),
         ({"task": "another.task"}, "holds a quick study of outlast.tasks.fashion_mnist"),
         ({"experiments": [replace(experiments.quick()[0], optimizer={"lr": 1.0})]}, "was begun with args"),
-        ({"experiments": [replace(experiments.quick()[0], seconds=99.0)]}, "was begun with runs of 20 s, now"),
+        ({"experiments": [replace(experiments.quick()[0], seconds=99.0)]}, "was begun with runs of 18 s, now"),
     ],
 )
 def test_a_directory_belongs_to_one_study(tmp_path: Path, runs: Runs, changes: dict[str, Any], words: str) -> None:

@@ -37,7 +37,7 @@ SEEDS = 5
 # average. 8 workers' gradients are 15 updates old: their accuracy swings by 10 points and more about every 150 updates.
 START = {1: 110, 2: 125, 8: 320}
 LATER = 35  # gradients, over which everything is evaluated
-SAMPLES = 1000
+SAMPLES, QUICK_SAMPLES = 1000, 500  # test images; a quick study's evaluations are half of what its units compute
 GRADIENT_S, EVALUATION_S, START_S = 0.0085, 0.14, 6.0  # of one core; what a process needs to begin
 QUICK_WORKERS = (2,)
 QUICK_OUTAGES = (100, 375)
@@ -61,7 +61,7 @@ def units(quick: bool, seeds: int | None = None) -> list[Unit]:
 def _unit(workers: int, seed: int, outages: tuple[int, ...], quick: bool) -> Unit:
     from outlast_operator.study.backlog_unit import Unit
 
-    return Unit(workers, seed, outages, START[workers], LATER, SAMPLES, quick)
+    return Unit(workers, seed, outages, START[workers], LATER, QUICK_SAMPLES if quick else SAMPLES, quick)
 
 
 def missing(out: Path, wanted: Iterable[Unit]) -> list[Unit]:

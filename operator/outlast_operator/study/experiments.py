@@ -121,7 +121,7 @@ def full() -> list[Experiment]:
 def quick() -> list[Experiment]:
     steep = full()[0]
     kills = _each(QUICK_CONFIGURATIONS, (1,))
-    return [replace(steep, kills=kills, seeds=2, seconds=20.0, calibration_runs=1, patience=1.0)]
+    return [replace(steep, kills=kills, seeds=2, seconds=18.0, calibration_runs=1, patience=1.0)]
 
 
 def own_task(
