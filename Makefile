@@ -13,12 +13,12 @@ DEMO_KILLS := --kill head@update=1600
 CODE := trainer operator tests docs benchmarks examples images scripts
 ARGS ?=
 
-.PHONY: help venv demo test check e2e e2e-full cluster cluster-down images docs constraints clean distclean
+.PHONY: help venv demo test check e2e e2e-full e2e-oldest cluster cluster-down images docs constraints clean distclean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-venv: ## Make or mend the environment in .venv (the other targets do it too)
+venv: ## Make or repair the environment in .venv (the other targets do it too)
 	@scripts/setup.sh
 
 demo: venv ## Train a small network, kill its parameter server, write a report
@@ -34,13 +34,17 @@ check: venv ## Lint, format, types, import rules and the fast tests
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -m "not slow and not integration and not cluster" -n auto --maxprocesses 4 $(ARGS)
 
-e2e: cluster ## Test on a real Kubernetes, 5 kills a case; figures: build/e2e.json
+e2e: cluster ## Test on a real Kubernetes, 3 kills a case; figures: build/e2e.json
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 e2e-full: cluster ## The same with 20 kills a case, and every figure must hold
 	@OUTLAST_E2E_FULL=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
 
-cluster: venv ## Make a Kubernetes cluster ready: OUTLAST_E2E_KUBECONFIG, kind, or one built from Debian's sources
+e2e-oldest: export OUTLAST_KUBERNETES := 1.30
+e2e-oldest: cluster ## Test on the oldest Kubernetes that is supported, 1.30
+	@$(BIN)/python -m pytest tests/apiserver tests/e2e $(ARGS)
+
+cluster: venv ## Make a Kubernetes cluster ready: OUTLAST_E2E_KUBECONFIG, kind, or three nodes built from Go modules
 	@scripts/cluster/cluster.sh up
 
 cluster-down: ## End it; what was built for it stays in ~/.cache/outlast/cluster

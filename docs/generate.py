@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outlast import metrics as trainer_metrics
-from outlast.api import messages
 from outlast.api.base import PATTERNS, QUANTITY
 from outlast.api.rules import RULES
 from outlast.api.spec import API_VERSION, KIND, JobSpec
-from outlast_operator import metrics as operator_metrics
+from outlast.process import metrics as trainer_metrics
+from outlast.wire import frames as messages
+from outlast_operator.kubernetes import metrics as operator_metrics
+from outlast_operator.kubernetes import rights as operator_rights
 
 DOCS = Path(__file__).resolve().parent
 Schema = dict[str, Any]
@@ -189,7 +190,12 @@ def metrics() -> str:
     return "\n".join(lines + [f"| `{name}` | {type_} | {text} |" for name, (type_, text) in sorted(families.items())])
 
 
-BLOCKS = {"frames": frames, "constants": constants, "metrics": metrics}
+def rights() -> str:
+    """What the operator may do, for what, and what degrades without it."""
+    return "\n".join(operator_rights.table())
+
+
+BLOCKS = {"frames": frames, "constants": constants, "metrics": metrics, "rights": rights}
 
 
 def pages() -> dict[Path, str]:

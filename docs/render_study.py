@@ -11,11 +11,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from outlast_operator.study import docs_choice, tables
-from outlast_operator.study.cost import load_prices
-from outlast_operator.study.docs_page import markdown
-from outlast_operator.study.keep import keep
-from outlast_operator.study.page import assemble
+from outlast_bench.study.analysis.cost import load_prices
+from outlast_bench.study.page import docs_choice, tables
+from outlast_bench.study.page.docs_page import markdown
+from outlast_bench.study.page.keep import keep
+from outlast_bench.study.page.page import assemble
 
 DOCS = Path(__file__).resolve().parent
 

@@ -28,7 +28,8 @@ is_ready() {
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint)" ] && [ ! -e "$marker" ] && [ -x "$venv/bin/outlast" ] &&
     "$venv/bin/python" -c '
 import importlib.util, sys
-sys.exit(not all(map(importlib.util.find_spec, ("outlast", "outlast_operator", "torch", "torchvision", "kopf", "pytest"))))
+needed = "outlast outlast_operator outlast_bench torch torchvision kopf pytest".split()
+sys.exit(not all(map(importlib.util.find_spec, needed)))
 ' 2>/dev/null
 }
 
@@ -81,9 +82,9 @@ install() {
   else
     rm -f "$marker" # pip puts back what it replaced; only an interruption leaves the marker and so a new environment
     tail -n 15 "$log" >&2
-    fail "pip could not install the packages (above; whole log: .venv/setup.log). Mend the cause and run make again."
+    fail "pip could not install the packages (above; whole log: .venv/setup.log). Fix the cause and run make again."
   fi
-  "$venv/bin/python" -c 'import outlast, outlast_operator' ||
+  "$venv/bin/python" -c 'import outlast, outlast_operator, outlast_bench' ||
     fail "the packages are installed but do not import (above); try: make distclean, then again"
 }
 

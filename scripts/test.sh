@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests. With arguments: one run of pytest, as they say. Without: everything, in two runs. First what needs no
-# cluster, some at a time (pytest-xdist); then the end-to-end tests, one after another, for they measure.
+# cluster, some at a time (pytest-xdist); then the tests over an API server and end to end, one after another, for they
+# measure.
 #
 # What those have to build first and find in the cache afterwards (Kubernetes, images) is built during the first run, at
 # the lowest priority. Where that fails they try again themselves, and say why.
@@ -39,13 +40,13 @@ prepare_cluster() { # needs nobody's attention: its words go to $log
 [ "${OUTLAST_SKIP_E2E:-0}" != 0 ] || [ -n "${OUTLAST_E2E_KUBECONFIG:-}" ] || prepare_cluster
 
 # One thread of torch each: several tests share the cores already.
-OMP_NUM_THREADS=1 "$python" -m pytest tests --ignore tests/e2e \
+OMP_NUM_THREADS=1 "$python" -m pytest tests --ignore tests/apiserver --ignore tests/e2e \
   --numprocesses auto --maxprocesses 4 --dist worksteal --basetemp "$work/1"
 first=$?
 [ -z "$builder" ] || wait "$builder" || echo "The cluster could not be prepared ($log); its tests try again." >&2
 builder=""
 
-"$python" -m pytest tests/e2e --basetemp "$work/2"
+"$python" -m pytest tests/apiserver tests/e2e --basetemp "$work/2"
 second=$?
 
 tally=0

@@ -1,6 +1,6 @@
 """Rules for every test.
 
-- Directories give markers: tests/integration is `integration`, tests/e2e is `cluster`.
+- Directories give markers: tests/integration is `integration`, tests/apiserver and tests/e2e are `cluster`.
 - Nobody leaves processes behind: when the session ends, no child and no orphan of a test may live. Whoever does is
   named, with the test during which it first appeared, and ended; the session fails.
 - Where OUTLAST_TEST_COUNTS names a file, a session adds its counts to it: `make test` has two sessions.
@@ -20,7 +20,7 @@ import psutil
 import pytest
 from hypothesis import settings
 
-MARK_OF = {"integration": "integration", "e2e": "cluster"}
+MARK_OF = {"integration": "integration", "apiserver": "cluster", "e2e": "cluster"}
 SESSION_VARIABLE = "OUTLAST_TEST_SESSION"  # inherited by what tests start: finds orphans whose parent is gone
 COUNTS_VARIABLE = "OUTLAST_TEST_COUNTS"
 GRACE_S = 5.0  # what is on its way out may still go

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # buildah, and base images without a registry; to be sourced after lib.sh.
 
+EPOCH=${SOURCE_DATE_EPOCH:-315532800} # of all files in images: 1980, the first that a zip file knows
+
 has_docker() { command -v docker >/dev/null && docker info >/dev/null 2>&1; }
 
 # Its own storage: what is built here is no image of the machine's user.
@@ -12,7 +14,8 @@ buildah_build() { # tag, file, context, more arguments
   (umask 077 && python3 "$here/pip_settings.py" "$settings" >"$STATE/pip.mounts")
   mounts=(-v "$settings:/etc/pip.conf:ro")
   while read -r path; do mounts+=(-v "$path:$path:ro"); done <"$STATE/pip.mounts"
-  buildah bud -q --layers --isolation chroot --network host --cni-config-dir "$STATE/no-cni" "${mounts[@]}" \
+  # Files carry a time that is always the same: a layer of the same files is the same layer.
+  buildah bud -q --layers --timestamp "$EPOCH" --isolation chroot --network host --cni-config-dir "$STATE/no-cni" "${mounts[@]}" \
     "${@:4}" -t "$1" -f "$2" "$3" >"$STATE/build-image.log" 2>&1 || { buildah rm --all >/dev/null; tail -n 30 "$STATE/build-image.log" >&2; fail "building $1 failed (above)"; }
   rm -f "$settings" "$STATE/pip.mounts"
 }
@@ -20,7 +23,7 @@ buildah_build() { # tag, file, context, more arguments
 ensure_bases() { # Dockerfile: every image that it begins with is there
   apt_install buildah debootstrap
   local base
-  for base in $(sed -nE 's/^FROM +([^ ]+).*/\1/p' "$1" | sort -u); do ensure_base "$base"; done
+  for base in $(sed -nE 's|^FROM +([^ ]+/[^ ]+).*|\1|p' "$1" | sort -u); do ensure_base "$base"; done
 }
 
 ensure_base() { # image
@@ -49,7 +52,7 @@ debian_base() { # image
   container=$(buildah from scratch)
   buildah copy -q "$container" "$work" / >/dev/null
   buildah config --cmd /bin/bash --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
-  buildah commit -q --rm "$container" "$1" >/dev/null
+  buildah commit -q --rm --timestamp "$EPOCH" "$container" "$1" >/dev/null
   rm -rf "$work"
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds images with docker, or with buildah where docker does not answer, and gives them to the cluster if it is up.
 #
-#   images.sh                   operator, redis and the tests' base: what the end-to-end tests need
-#   images.sh NAME...           of: operator redis trainer-cpu trainer-cuda e2e-base; all: those but the last
-#   TORCH_INDEX=URL             for trainer-cpu: an index whose torch comes without CUDA
+#   images.sh                   operator, redis and trainer (for CPUs): what the end-to-end tests need
+#   images.sh NAME...           of: operator redis trainer trainer-cuda; all
+#   TORCH_INDEX=URL             for trainer: an index whose torch comes without CUDA
 #
 # Where no registry answers, the base images are made of Debian's packages and get the names that FROM asks for. An image
 # whose inputs did not change is not built again: archives lie in $STATE/images under a digest of their inputs. Prints a
@@ -17,18 +17,18 @@ cd "$REPOSITORY"
 
 VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 ARCHIVES=$STATE/images
-CODE=(pyproject.toml constraints.txt README.md LICENSE trainer operator images/requirements.py)
+CODE=(pyproject.toml constraints.txt README.md LICENSE trainer operator images/install.py images/without_cuda.py)
 
 describe() { # name: sets tag, file, context, inputs, arguments
   context=. arguments=()
   case $1 in
   operator) tag=outlast/operator:$VERSION file=Dockerfile inputs=("${CODE[@]}") ;;
-  trainer-cpu) tag=outlast/trainer:$VERSION file=images/trainer/Dockerfile inputs=("${CODE[@]}")
-    arguments=(--build-arg DEVICE=cpu --build-arg "TORCH_INDEX=${TORCH_INDEX:-}") ;;
-  trainer-cuda) tag=outlast/trainer:$VERSION-cuda file=images/trainer/Dockerfile inputs=("${CODE[@]}") ;;
+  trainer) tag=outlast/trainer:$VERSION file=images/trainer/Dockerfile inputs=("${CODE[@]}")
+    arguments=(--build-arg "TORCH_INDEX=${TORCH_INDEX:-}") ;;
+  trainer-cuda) tag=outlast/trainer:$VERSION-cuda file=images/trainer/Dockerfile inputs=("${CODE[@]}")
+    arguments=(--build-arg DEVICE=cuda) ;;
   redis) tag=outlast/redis:$VERSION file=images/redis/Dockerfile context=images/redis inputs=() ;;
-  e2e-base) tag=outlast/e2e-base:$VERSION file=tests/e2e/base-image/Dockerfile context=tests/e2e/base-image inputs=() ;;
-  *) fail "no image is called $1; there are operator, redis, e2e-base, trainer-cpu, trainer-cuda, and all" ;;
+  *) fail "no image is called $1; there are operator, redis, trainer, trainer-cuda, and all" ;;
   esac
 }
 
@@ -50,30 +50,25 @@ build_image() { # name: its archive, unless there is one of the same inputs
     else
       ensure_bases "$file"
       buildah_build "$tag" "$file" "$context" "${arguments[@]}"
-      buildah push -q "$tag" "oci-archive:$archive.new:docker.io/$tag"
+      # This format's layers are not compressed: the nodes on this machine would decompress them again.
+      buildah push -q "$tag" "docker-archive:$archive.new:docker.io/$tag"
     fi
     mv "$archive.new" "$archive"
     say "built $tag in $((SECONDS - started)) s, $(du -m "$archive" | cut -f1) MB"
   fi
-  load "$1" "$archive"
+  load "$archive"
   echo "$tag ${archive##*/}"
 }
 
-load() { # name, archive: into the cluster, if it is up and has not got it
-  [ -S "$CONTAINERD_SOCKET" ] || [ -f "$STATE/kind.yaml" ] || return 0
-  local mark=$STATE/loaded/$1
-  [ ! -d "$RUN" ] || mark=$RUN/loaded/$1 # goes with the cluster
-  [ "$(cat "$mark" 2>/dev/null)" = "${2##*/}" ] && return
-  "$here/cluster.sh" load "$2"
-  mkdir -p "${mark%/*}"
-  echo "${2##*/}" >"$mark"
-  say "loaded $tag into the cluster"
+load() { # archive: into the cluster, if it is ours and up; else it is loaded when that comes up
+  [ "$provider" = given ] || [ "$("$here/cluster.sh" is-up)" = no ] || "$here/cluster.sh" load "$1"
 }
 
-[ $# -gt 0 ] || set -- operator redis e2e-base
-[ "$*" != all ] || set -- operator redis trainer-cpu trainer-cuda
+[ $# -gt 0 ] || set -- operator redis trainer
+[ "$*" != all ] || set -- operator redis trainer trainer-cuda
 for name; do describe "$name"; done
 mkdir -p "$ARCHIVES"
+provider=$("$here/cluster.sh" provider 2>/dev/null) || provider=given # no cluster here: nothing to load into
 exec 8>"$STATE/images.lock"
 flock 8
 for name; do build_image "$name"; done

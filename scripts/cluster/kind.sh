@@ -10,22 +10,13 @@ prepare_kind() { :; } # docker pulls the node's image when the cluster is made
 up_kind() {
   can_use_kind || fail "the provider kind needs docker, answering, and kind on PATH"
   kind get clusters 2>/dev/null | grep -qx "$KIND_NAME" || {
-    # The tests' trainer pods mount the Python environment and this repository from the machine, below /host, and write
-    # to a folder of the tests (tests/e2e/e2e_environment.py).
-    local prefix work=${OUTLAST_E2E_WORK:-/var/tmp/outlast-e2e}
-    prefix=$("$REPOSITORY/.venv/bin/python" -c 'import sys; print(sys.base_prefix)')
-    mkdir -p "$work"
-    {
-      printf 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n  - role: control-plane\n    extraMounts:\n'
-      local path
-      for path in "$prefix" "$(readlink -f "$REPOSITORY/.venv")" "$REPOSITORY" /usr/share/datasets; do
-        [ ! -e "$path" ] || printf '      - {hostPath: "%s", containerPath: "/host%s", readOnly: true}\n' "$path" "$path"
-      done
-      printf '      - {hostPath: "%s", containerPath: "/host%s"}\n' "$work" "$work"
-    } >"$STATE/kind.yaml"
+    printf 'kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes: [{role: control-plane}, {role: worker}, {role: worker}]\n' >"$STATE/kind.yaml"
     kind create cluster --name "$KIND_NAME" --config "$STATE/kind.yaml" --kubeconfig "$KUBECONFIG_FILE" --wait 120s
   }
   kind export kubeconfig --name "$KIND_NAME" --kubeconfig "$KUBECONFIG_FILE"
+  local archives
+  mapfile -t archives < <(find "$STATE/images" -name '*.tar' 2>/dev/null)
+  load_kind "${archives[@]}"
 }
 
 down_kind() {
@@ -38,9 +29,21 @@ is_up_kind() { kind get clusters 2>/dev/null | grep -qx "$KIND_NAME"; }
 
 status_kind() { kind get nodes --name "$KIND_NAME"; }
 
-load_kind() {
+kubelets_kind() { # of nodes whose processes this machine sees
+  local node
+  for node in $(kind get nodes --name "$KIND_NAME" 2>/dev/null); do
+    echo "$node /proc/$(docker inspect -f '{{.State.Pid}}' "$node")/root/var/lib/kubelet"
+  done
+}
+
+load_kind() { # archive...: those that it has not got
   local archive
-  for archive; do kind load image-archive "$archive" --name "$KIND_NAME"; done
+  mkdir -p "$STATE/loaded"
+  for archive; do
+    [ ! -e "$STATE/loaded/${archive##*/}" ] || continue
+    kind load image-archive "$archive" --name "$KIND_NAME"
+    touch "$STATE/loaded/${archive##*/}"
+  done
 }
 
 restart_kind() { docker exec "$KIND_NAME-control-plane" pkill -x "$1"; } # the kubelet starts it again

@@ -1,12 +1,11 @@
 # shellcheck shell=bash
 # What a cluster changes on the machine outside $STATE, noted before the first change and put back by `down`; to be
-# sourced after node.sh.
+# sourced after lib.sh. Mounts, packet filters and network devices of nodes need no note: they end with their namespaces.
 
-# Written by kube-proxy, the kubelet and the network plugin.
-SYSCTLS=(net.ipv4.ip_forward net.ipv4.conf.all.route_localnet vm.overcommit_memory kernel.panic kernel.panic_on_oops)
-# Paths that Kubernetes and containerd have built in.
-BUILT_IN_PATHS=(/var/log/pods /var/log/containers /var/lib/cni /var/lib/kubelet /run/containerd /run/netns
-  /var/run/kubernetes /usr/libexec/kubernetes)
+SYSCTLS=(net.ipv4.ip_forward vm.overcommit_memory kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys
+  kernel.keys.root_maxbytes)
+# Paths that Kubernetes and containerd have built in. Nodes mount their own over them; the machine needs the empty folder.
+NODE_PATHS=(/var/lib/kubelet /var/lib/containerd /var/lib/cni /var/log/pods /var/log/containers /run/containerd)
 BEFORE=$RUN/before
 
 note_machine() {
@@ -14,58 +13,44 @@ note_machine() {
   mkdir -p "$BEFORE.new"
   local name path
   for name in "${SYSCTLS[@]}"; do printf '%s=%s\n' "$name" "$(sysctl -n "$name")"; done >"$BEFORE.new/sysctl.conf"
-  for path in "${BUILT_IN_PATHS[@]}"; do [ -e "$path" ] || echo "$path"; done >"$BEFORE.new/absent-paths"
-  ls /run/netns 2>/dev/null >"$BEFORE.new/netns" || true
-  (cd /sys/fs/cgroup && find . -maxdepth 2 -name kubepods 2>/dev/null) >"$BEFORE.new/cgroups"
+  for path in "${NODE_PATHS[@]}" /run/netns /run/xtables.lock; do [ -e "$path" ] || echo "$path"; done >"$BEFORE.new/absent-paths"
   mv "$BEFORE.new" "$BEFORE"
-}
-
-# Tables of iptables that were not there stay behind, empty: they let everything pass, as none would.
-remove_chains() { # iptables or ip6tables: every chain of kube-proxy, kubelet and CNI, and every rule that leads there
-  local rules
-  rules=$("$1-save" -c 2>/dev/null) || return 0
-  grep -qE 'KUBE-|CNI-' <<<"$rules" || return 0
-  grep -vE 'KUBE-|CNI-' <<<"$rules" | "$1-restore" -c
-}
-
-end_containers() { # those that the kubelet could not end: the processes under our shims, then the shims
-  local shim
-  for shim in $(pgrep -f "^/usr/bin/containerd-shim-runc-v2 .*-address $CONTAINERD_SOCKET( |\$)"); do
-    # killing the first process of a container's PID namespace ends all that live in it
-    pkill -KILL -P "$shim" || true
-    kill -KILL "$shim" 2>/dev/null || true
-  done
-}
-
-unmount_all() { # of the cluster, and of images that were being built
-  local point
-  # deepest first; a path with spaces is escaped in /proc/mounts, and none of ours has one
-  for point in $(awk -v state="$STATE/" 'index($2, state) == 1 { print $2 }' /proc/mounts | sort -r); do
-    umount "$point" 2>/dev/null || umount -l "$point"
-  done
-}
-
-remove_networks() {
-  local name
-  for name in $(ls /run/netns 2>/dev/null | grep '^cni-' | grep -vxFf "$BEFORE/netns"); do ip netns delete "$name" || true; done
-  for name in $(ip -o link show type veth 2>/dev/null | sed -nE 's/^[0-9]+: (veth[0-9a-f]{8})@.*/\1/p'); do
-    ip -4 route show dev "$name" | grep -q '^10\.244\.' && ip link delete "$name" 2>/dev/null || true
-  done
-  rm -rf /var/lib/cni/results/outlast-pods-* /var/lib/cni/cache/results/outlast-pods-*
-}
-
-remove_cgroups() {
-  local path
-  for path in $(cd /sys/fs/cgroup && find . -maxdepth 2 -name kubepods 2>/dev/null | grep -vxFf "$BEFORE/cgroups"); do
-    find "/sys/fs/cgroup/$path" -depth -type d -exec rmdir {} + 2>/dev/null || true
-  done
+  mkdir -p "${NODE_PATHS[@]}"
 }
 
 restore_machine() {
-  remove_networks
-  remove_chains iptables
-  remove_chains ip6tables
-  remove_cgroups
-  sysctl -q -p "$BEFORE/sysctl.conf" || true
-  while read -r path; do rm -rf --one-file-system "$path"; done <"$BEFORE/absent-paths"
+  [ -d "$BEFORE" ] || return 0
+  sysctl -q -p "$BEFORE/sysctl.conf"
+  local path
+  while read -r path; do
+    if [ "$path" = /run/netns ] && mountpoint -q "$path"; then umount "$path"; fi # ip makes it a mount of its own
+    if [ -d "$path" ]; then rmdir "$path" || say "$path was not there before, and is left: it is not empty"; else rm -f "$path"; fi
+  done <"$BEFORE/absent-paths"
 }
+
+# --- control groups: a root of its own for each node, in every hierarchy
+
+make_cgroup() { # node's name
+  local hierarchy
+  for hierarchy in $(cgroup_hierarchies); do
+    mkdir -p "$hierarchy/$1"
+    [ ! -f "$hierarchy/cpuset.cpus" ] || { # of version 1, where a group without them takes no process
+      cat "$hierarchy/cpuset.cpus" >"$hierarchy/$1/cpuset.cpus"
+      cat "$hierarchy/cpuset.mems" >"$hierarchy/$1/cpuset.mems"
+    }
+    # By default all pods of a node together would weigh as much as one process of this machine.
+    [ ! -f "$hierarchy/$1/cpu.shares" ] || echo 32768 >"$hierarchy/$1/cpu.shares"
+    [ ! -f "$hierarchy/$1/cpu.weight" ] || echo 3200 >"$hierarchy/$1/cpu.weight"
+  done
+}
+
+remove_cgroup() { # node's name: it has no processes any more, or will have none at once
+  local hierarchy
+  for hierarchy in $(cgroup_hierarchies); do
+    [ ! -d "$hierarchy/$1" ] || wait_for 10 "the end of the processes in $hierarchy/$1" remove_tree "$hierarchy/$1"
+  done
+}
+
+remove_tree() { find "$1" -depth -type d -exec rmdir {} + 2>/dev/null; [ ! -d "$1" ]; }
+
+cgroup_hierarchies() { awk '$3 == "cgroup" || $3 == "cgroup2" { print $2 }' /proc/mounts; }

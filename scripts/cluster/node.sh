@@ -1,119 +1,74 @@
 # shellcheck shell=bash
-# containerd, the kubelet, kube-proxy and the cluster's DNS on this machine; to be sourced after control_plane.sh.
+# Nodes: each is one tree of processes in namespaces of its own (network, mounts, processes, host name), on its own disk.
+# Killing its first process is a power cut, starting it again a reboot. To be sourced after network.sh and machine.sh;
+# what runs inside is node_boot.sh.
 
-NODE_NAME=outlast-node
-PAUSE_IMAGE=registry.k8s.io/pause:3.2
+NODES=${OUTLAST_CLUSTER_NODES:-3}
+NODE_PARTS=(containerd kubelet kube-proxy kube-router)
+DISK_SIZE=8G # of a node's kubelet, sparse: pods' volumes (emptyDir, local-path) lie on it, images and logs do not
 
-ctr() { command ctr -a "$CONTAINERD_SOCKET" -n k8s.io "$@"; }
+node_folder() { echo "$RUN/node-$1"; } # N
 
-start_containerd() {
-  mkdir -p "$RUN/cni"
-  # ptp, not bridge: every packet between pods is routed by this machine, so that Services between them work without
-  # br_netfilter, and a pod's network leaves nothing behind but its veth, which goes with it.
-  put "$RUN/cni/10-pods.conflist" <<JSON
-{"cniVersion": "0.4.0", "name": "outlast-pods", "plugins": [
-  {"type": "ptp", "ipMasq": true,
-   "ipam": {"type": "host-local", "dataDir": "$RUN/cni-addresses", "ranges": [[{"subnet": "10.244.0.0/24"}]],
-            "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "portmap", "capabilities": {"portMappings": true}}]}
-JSON
-  # restrict_oom_score_adj: root without CAP_SYS_RESOURCE starts no pod otherwise
-  # ("runc create failed: ... can't get final child's PID from pipe").
-  put "$RUN/containerd.toml" <<TOML
-version = 2
-root = "$RUN/containerd"
-state = "$RUN/containerd-state"
-disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing"]
-[grpc]
-  address = "$CONTAINERD_SOCKET"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "$PAUSE_IMAGE"
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "$RUN/cni"
-TOML
-  spawn containerd containerd --config "$RUN/containerd.toml"
-  wait_for 30 containerd ctr version
+power_on() { # N: unless it runs
+  local n=$1 name=node-$1 folder
+  is_running "$name" && return
+  power_off "$n" # what a crash has left of it
+  folder=$(node_folder "$n")
+  mkdir -p "$folder"/{cni,pods,containers,log,stopped}
+  if [ ! -f "$folder/kubelet.img" ]; then
+    truncate -s "$DISK_SIZE" "$folder/kubelet.img"
+    mkfs.ext4 -q -F -m 0 -E lazy_itable_init=1,lazy_journal_init=1 "$folder/kubelet.img"
+  fi
+  [ -d "$folder/containerd" ] || link_store "$folder"
+  rm -rf "$folder"/stopped/*
+  make_node_network "$n"
+  make_cgroup "$name"
+  # --kill-child and a PID namespace: when the first process ends, all others on the node do.
+  spawn "$name" nsenter --net="/run/netns/$(node_namespace "$n")" \
+    unshare --mount --pid --uts --fork --kill-child=KILL --mount-proc "$SCRIPTS/node_boot.sh" "$n" "$NODES"
 }
 
-load_pause_image() {
-  [ -n "$(ctr images ls -q name=="$PAUSE_IMAGE")" ] && return
-  python3 "$REPOSITORY/scripts/cluster/pause_image.py" "$BINARIES/pause" "$PAUSE_IMAGE" "$RUN/pause.tar"
-  ctr images import "$RUN/pause.tar" >/dev/null
-  rm -f "$RUN/pause.tar"
+power_off() { # N: at once, without a word to anybody
+  local n=$1
+  ip link delete "$(node_cable "$n")" 2>/dev/null || true # before the kernel closes the connections of what is killed
+  # By its command as well: whoever started it may have been killed before its number was written down.
+  stop "node-$n" KILL
+  pkill -KILL -f "/scripts/cluster/node_boot\.sh $n [0-9]+\$" || true
+  remove_node_network "$n"
+  remove_cgroup "node-$n"
 }
 
-start_kubelet() {
-  printf 'nameserver %s\n' "$DNS_ADDRESS" | put "$RUN/resolv.conf" # of pods that ask for the node's: no search domains
-  put "$RUN/kubelet.yaml" <<YAML
-apiVersion: kubelet.config.k8s.io/v1beta1
-kind: KubeletConfiguration
-port: $KUBELET_PORT
-healthzPort: 0
-cgroupDriver: cgroupfs
-failSwapOn: false
-authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: $RUN/keys/ca.crt}}
-authorization: {mode: Webhook}
-clusterDNS: ["$DNS_ADDRESS"]
-clusterDomain: cluster.local
-resolvConf: $RUN/resolv.conf
-volumePluginDir: $RUN/volume-plugins
-maxPods: 200
-# A pod that is deleted while its container is being made is looked at again after this long; 1m is usual.
-syncFrequency: 10s
-evictionHard: {memory.available: "100Mi", nodefs.available: "1%", imagefs.available: "1%"}
-imageGCHighThresholdPercent: 100
-YAML
-  spawn kubelet "$BINARIES/kubelet" --config="$RUN/kubelet.yaml" --kubeconfig="$KUBECONFIG_FILE" --cert-dir="$RUN/keys" \
-    --hostname-override="$NODE_NAME" --node-ip="$NODE_ADDRESS" --container-runtime=remote \
-    --container-runtime-endpoint="unix://$CONTAINERD_SOCKET" --root-dir="$RUN/kubelet"
+first_process() { pgrep -P "$(pid_of "node-$1")" | head -n 1; } # N: its process 1, by its number outside
+
+on_node() { # N, command...: inside the node, with the cluster's programs on PATH
+  local n=$1 path
+  shift
+  is_running "node-$n" || fail "node-$n has no power; give it some: cluster.sh power-on $n"
+  path=$(folder_of containerd):$(kubernetes_folder):$(folder_of kube-router):$PATH
+  nsenter -t "$(first_process "$n")" -m -p -u -n env PATH="$path" "$@"
 }
 
-start_kube_proxy() {
-  put "$RUN/kube-proxy.yaml" <<YAML
-apiVersion: kubeproxy.config.k8s.io/v1alpha1
-kind: KubeProxyConfiguration
-clientConnection: {kubeconfig: $KUBECONFIG_FILE}
-clusterCIDR: $POD_RANGE
-mode: iptables
-iptables: {minSyncPeriod: 0s, syncPeriod: 30s}
-conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
-metricsBindAddress: 127.0.0.1:$PROXY_METRICS_PORT
-healthzBindAddress: 127.0.0.1:$PROXY_HEALTH_PORT
-hostnameOverride: $NODE_NAME
-YAML
-  [ ! "$RUN/kube-proxy.yaml" -nt "$RUN/pids/kube-proxy" ] || stop kube-proxy # it would end by itself, a little later
-  spawn kube-proxy "$BINARIES/kube-proxy" --config="$RUN/kube-proxy.yaml"
-  wait_for 30 kube-proxy is_port_taken "$PROXY_HEALTH_PORT"
+node_part_process() { # N, part: its number outside
+  pgrep --ns "$(first_process "$1")" --nslist pid -x "$2" | head -n 1
 }
 
-start_dns() { # dnsmasq answers; dns.py tells it, from the API, what there is to answer
-  touch "$RUN/hosts"
-  kubectl apply -f - >/dev/null <<YAML
-apiVersion: v1
-kind: Service
-metadata: {name: kube-dns, namespace: kube-system}
-spec:
-  clusterIP: $DNS_ADDRESS
-  ports: [{name: dns, protocol: UDP, port: 53, targetPort: $DNS_PORT}, {name: dns-tcp, protocol: TCP, port: 53, targetPort: $DNS_PORT}]
----
-apiVersion: v1
-kind: Endpoints
-metadata: {name: kube-dns, namespace: kube-system}
-subsets:
-  - addresses: [{ip: $NODE_ADDRESS}]
-    ports: [{name: dns, protocol: UDP, port: $DNS_PORT}, {name: dns-tcp, protocol: TCP, port: $DNS_PORT}]
-YAML
-  # Nothing is asked outside the cluster: a name that is not there yet must fail at once, not after a time-out.
-  spawn dnsmasq dnsmasq --keep-in-foreground --log-facility=- --conf-file=/dev/null --pid-file= --no-hosts --no-resolv \
-    --bind-interfaces --listen-address="$NODE_ADDRESS" --port="$DNS_PORT" --addn-hosts="$RUN/hosts" \
-    --local=/cluster.local/ --user=root --cache-size=0
-  wait_for 10 dnsmasq is_answering # a signal before it is ready would end it
-  spawn dns python3 "$REPOSITORY/scripts/cluster/dns.py" --kubeconfig "$KUBECONFIG_FILE" --hosts "$RUN/hosts" \
-    --dnsmasq-pid "$RUN/pids/dnsmasq"
+# A part that ends is started again a second later by the node's process 1, unless it is stopped.
+stop_node_part() { # N, part, signal
+  local pid
+  touch "$(node_folder "$1")/stopped/$2"
+  pid=$(node_part_process "$1" "$2") || return 0
+  kill -"$3" "$pid" && wait_for 60 "the end of $2 on node-$1" is_pid_gone "$pid"
 }
 
-is_answering() { ss -H -lun "sport = :$DNS_PORT" | grep -q .; }
+start_node_part() { # N, part
+  rm -f "$(node_folder "$1")/stopped/$2"
+  wait_for 10 "$2 on node-$1" node_part_process "$1" "$2"
+}
 
-is_node_ready() { kubectl get node "$NODE_NAME" | grep -q ' Ready'; }
+is_pid_gone() { [ ! -d "/proc/$1" ]; }
+
+nodes_ready() {
+  local ready
+  ready=$(kubectl get nodes -o 'jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}')
+  [ "$(grep -c True <<<"$ready")" -ge "$NODES" ]
+}

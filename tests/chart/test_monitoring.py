@@ -11,9 +11,9 @@ import pytest
 import yaml
 from chart_tools import CHART, EVERYTHING, of_kind, only, render
 
-from outlast import metrics as trainer
-from outlast_operator import metrics as operator
-from outlast_operator.manifests.names import JOB_LABEL, METRICS_PORT, ROLE_LABEL
+from outlast.process import metrics as trainer
+from outlast_operator.kubernetes import metrics as operator
+from outlast_operator.kubernetes.manifests.names import JOB_LABEL, METRICS_PORT, ROLE_LABEL
 
 FAMILIES = trainer.FAMILIES | operator.FAMILIES
 TOLD = trainer.sample_names(FAMILIES)
@@ -117,7 +117,7 @@ def test_alerts_are_complete_and_follow_the_values() -> None:
 
 
 def test_alerts_speak_of_conditions_and_kinds_that_exist() -> None:
-    from outlast_operator import conditions
+    from outlast_operator.planner import conditions
 
     known = {v for k, v in vars(conditions).items() if k.isupper() and isinstance(v, str)}
     for _, expression in expressions():

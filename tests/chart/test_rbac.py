@@ -8,19 +8,11 @@ from typing import Any
 import pytest
 from chart_tools import CHART, EVERYTHING, of_kind, only, render
 
+from outlast_operator.kubernetes import rights as rights_module
+from outlast_operator.kubernetes.rights import IN_CLUSTER, IN_NAMESPACES, Right
+
 Rights = dict[str, set[str]]
 
-# What the operator may do where jobs live. A right more is a decision: change the chart, its reason, and this table.
-OPERATOR: Rights = {
-    "outlast.dev/trainingjobs": {"get", "list", "watch", "delete"},
-    "outlast.dev/trainingjobs/status": {"update"},
-    "pods": {"get", "list", "watch", "create", "patch", "delete"},
-    "services": {"get", "create"},
-    "secrets": {"get", "create"},
-    "persistentvolumeclaims": {"get", "create"},
-    "events": {"create", "patch"},
-}
-LEASE: Rights = {"coordination.k8s.io/leases": {"create", "get", "update"}}
 VIEW: Rights = {
     "outlast.dev/trainingjobs": {"get", "list", "watch"},
     "outlast.dev/trainingjobs/status": {"get"},
@@ -32,6 +24,7 @@ EDIT: Rights = {
 }
 PODS_VIEW: Rights = {"pods": {"get", "list", "watch"}, "events": {"get", "list", "watch"}, "pods/log": {"get"}}
 PODS_EDIT: Rights = {"pods": {"delete"}}
+ALL = "outlast-outlast-system"  # cluster roles: the release's name and namespace
 
 
 def rights(role: dict[str, Any]) -> Rights:
@@ -48,6 +41,15 @@ def united(*tables: Rights) -> Rights:
     return {key: set().union(*(t.get(key, set()) for t in tables)) for key in {k for t in tables for k in t}}
 
 
+def granted(*rights: Right) -> Rights:
+    """The operator's own table, in the form of a role's."""
+    return united(*({right.key: set(right.verbs)} for right in rights))
+
+
+# A right more is a decision: change the operator's table with its reason, the chart, and the docs.
+OPERATOR, CLUSTER, LEASE = granted(*IN_NAMESPACES), granted(*IN_CLUSTER), granted(rights_module.LEASE)
+
+
 def roles(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
     """(namespace, name) -> role; the namespace of a ClusterRole is ''."""
     found = of_kind(objects, "Role") + of_kind(objects, "ClusterRole")
@@ -58,11 +60,11 @@ def test_operator_everywhere() -> None:
     objects = render()
     found = roles(objects)
     assert set(found) == {
-        ("", "outlast"), ("", "outlast-view"), ("", "outlast-edit"), ("outlast-system", "outlast-lease"),
+        ("", ALL), ("", f"{ALL}-view"), ("", f"{ALL}-edit"), ("outlast-system", "outlast-lease"),
     }  # fmt: skip
-    assert rights(found["", "outlast"]) == OPERATOR
+    assert rights(found["", ALL]) == united(OPERATOR, CLUSTER)
     binding = only(objects, "ClusterRoleBinding")
-    assert binding["roleRef"]["name"] == "outlast"
+    assert binding["metadata"]["name"] == binding["roleRef"]["name"] == ALL
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "outlast", "namespace": "outlast-system"}]
 
 
@@ -90,7 +92,7 @@ def test_lease_is_the_operators_own() -> None:
 
 def test_users_through_kubernetes_own_roles() -> None:
     found = roles(render())
-    view, edit = found["", "outlast-view"], found["", "outlast-edit"]
+    view, edit = found["", f"{ALL}-view"], found["", f"{ALL}-edit"]
     assert rights(view) == VIEW
     assert rights(edit) == EDIT
     aggregation = "rbac.authorization.k8s.io/aggregate-to-"
@@ -106,7 +108,7 @@ def test_users_in_one_namespace() -> None:
 
 
 def test_users_rights_can_be_left_out() -> None:
-    assert set(roles(render({"userRoles": "None"}))) == {("", "outlast"), ("outlast-system", "outlast-lease")}
+    assert set(roles(render({"userRoles": "None"}))) == {("", ALL), ("outlast-system", "outlast-lease")}
     assert set(roles(render({"userRoles": "None", "rbac": {"create": False}}))) == set()
 
 
@@ -121,7 +123,20 @@ def test_nobody_gets_a_wildcard_or_a_way_up(values: dict[str, Any]) -> None:
 
 def test_every_verb_of_the_operator_has_a_reason() -> None:
     text = (CHART / "templates" / "_helpers.tpl").read_text()
-    section = text.split('define "outlast.operatorRules"')[1].split("{{- end }}")[0]
-    verbs = re.findall(r"^    - (\w+)( # .+)?$", section, re.MULTILINE)
-    assert len(verbs) == sum(len(v) for v in OPERATOR.values())
-    assert [verb for verb, reason in verbs if len(reason) < 15] == []
+    for name, table in (("operatorRules", OPERATOR), ("clusterRules", CLUSTER)):
+        section = text.split(f'define "outlast.{name}"')[1].split("{{- end }}")[0]
+        verbs = re.findall(r"^    - (\w+)( # .+)?$", section, re.MULTILINE)
+        assert len(verbs) == sum(len(v) for v in table.values())
+        assert [verb for verb, reason in verbs if len(reason) < 15] == []
+
+
+def test_releases_of_one_name_in_two_namespaces_do_not_meet() -> None:
+    """Nothing without a namespace has the same name, but for the resource itself."""
+
+    def clusterwide(namespace: str) -> set[str]:
+        objects = render(namespace=namespace)
+        kinds = [o for o in objects if o["kind"].startswith("Cluster")]
+        assert kinds
+        return {f"{o['kind']}/{o['metadata']['name']}" for o in kinds}
+
+    assert not clusterwide("team-a") & clusterwide("team-b")

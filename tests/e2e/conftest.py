@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import e2e_environment as environment
 import pytest
 from e2e_cluster import ROOT, Cluster, Json, connect, script
 from e2e_figures import Figures
@@ -72,20 +70,15 @@ def version() -> str:
 def cluster() -> Iterator[Cluster]:
     """A cluster that is ready, with the images of operator, Redis and trainer pods in it. Who starts it ends it."""
     was_up = script("cluster.sh", "is-up") == "yes"
+    images = ""
+    if script("cluster.sh", "provider") != "given":
+        images = script("images.sh")  # before `up`, which loads them
     found = connect()
-    found.passing = not was_up and not KEEP
-    if found.provider != "given":
-        found.images = script("images.sh", "operator", "redis", "e2e-base")
-    environment.prepare()
+    found.passing, found.images = not was_up and not KEEP, images
     yield found
-    if KEEP:
-        return
-    if not was_up:
+    found.nodes.close()
+    if not was_up and not KEEP:
         script("cluster.sh", "down")
-        shutil.rmtree(environment.WORK, ignore_errors=True)
-        return
-    for there in environment.WORK.iterdir():  # a node that goes on may have the folder itself mounted
-        shutil.rmtree(there, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -110,14 +103,14 @@ def namespace(release: str) -> str:
 
 @pytest.fixture
 def start_job(
-    cluster: Cluster, release: str, namespace: str, version: str, request: pytest.FixtureRequest
+    cluster: Cluster, release: str, namespace: str, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Job]]:
     """start_job("Chain", recovery={...}): make a job and apply it. It goes with the test; a failed test leaves its
     objects and logs in build/e2e. `within`: another namespace; `named`: another job's name."""
     made: list[Job] = []
 
     def start(strategy: str, within: str = namespace, named: str = "", **spec: Json) -> Job:
-        job = make_job(cluster, within, strategy, image=f"outlast/e2e-base:{version}", **spec)
+        job = make_job(cluster, within, strategy, **spec)
         if named:
             its_metadata = {**job.document["metadata"], "name": named}
             job = replace(job, name=named, document={**job.document, "metadata": its_metadata})
@@ -134,14 +127,14 @@ def start_job(
         collect(cluster, release, folder / "operator")
     for job in made:
         cluster.kubectl("delete", "tjob", job.name, "-n", job.namespace, "--ignore-not-found", "--wait=true")
-        job.remove_files()
+        job.ledgers.forget()
 
 
 def collect(cluster: Cluster, namespace: str, folder: Path) -> None:
     """What a namespace holds, in words: objects, events, logs."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, command in {
-        "objects.yaml": ("get", "tjob,pods,services,pvc,deployments,leases", "-o", "yaml"),
+        "objects.yaml": ("get", "tjob,pods,services,pvc,deployments,leases,networkpolicies", "-o", "yaml"),
         "describe.txt": ("describe", "tjob,pods"),
         "events.txt": ("get", "events", "--sort-by=.metadata.creationTimestamp"),
     }.items():

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import kubernetes
+from e2e_environment import namespace
+from e2e_nodes import Nodes
 from kubernetes.client.exceptions import ApiException
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +26,7 @@ SESSION_VARIABLE = "OUTLAST_TEST_SESSION"  # tests/conftest.py ends what carries
 GROUP, VERSION, PLURAL = "outlast.dev", "v1alpha1", "trainingjobs"
 POLL_S = 0.05
 # Pods end within seconds of their grace (30 s, where nobody shortens it); the rest is for a kubelet that is late.
+NOT_NOW = (429, 500, 502, 503, 504)
 END_S = 120.0
 
 Json = dict[str, Any]
@@ -55,7 +58,12 @@ def wait_until(what: str, condition: Callable[[], T | None], timeout_s: float, p
     """The first value of `condition` that is true. Raises `AssertionError` that says what was waited for."""
     deadline = time.monotonic() + timeout_s
     while True:
-        value = condition()
+        try:
+            value = condition()
+        except ApiException as error:  # an API server that is busy, or starts, answers later
+            if error.status not in NOT_NOW:
+                raise
+            value = None
         if value:
             return value
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for {what}; it was {value!r} at last"
@@ -64,7 +72,7 @@ def wait_until(what: str, condition: Callable[[], T | None], timeout_s: float, p
 
 @dataclass
 class Cluster:
-    """`provider` as scripts/cluster/cluster.sh names it: given, kind or debian. `images`: which were loaded.
+    """`provider` as scripts/cluster/cluster.sh names it: given, kind or modules. `images`: which were loaded.
     `passing`: it ends with the session, and all that is in it."""
 
     provider: str
@@ -79,11 +87,7 @@ class Cluster:
         api = kubernetes.client.ApiClient(configuration)
         self.core = kubernetes.client.CoreV1Api(api)
         self.custom = kubernetes.client.CustomObjectsApi(api)
-
-    @property
-    def prefix(self) -> str:
-        """Where the node sees this machine's files."""
-        return "/host" if self.provider == "kind" else ""
+        self.nodes = Nodes(kubelets)
 
     # --- commands ---
 
@@ -95,14 +99,12 @@ class Cluster:
         return run([str(self.tools / "helm"), "--kubeconfig", self.kubeconfig, *arguments], timeout_s=timeout_s)
 
     def apply(self, *documents: Json) -> None:
-        self.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(d) for d in documents))
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}))
 
     def on_node(self, command: str) -> str:
-        """A shell command on the node, as root."""
-        if self.provider == "debian":
-            return run(["sh", "-c", command])
-        assert self.provider == "kind", "nobody can be commanded on the nodes of OUTLAST_E2E_KUBECONFIG"
-        return run(["docker", "exec", "outlast-control-plane", "sh", "-c", command])
+        """A shell command as root, where the processes of all nodes are seen: here, for they run on this machine."""
+        assert self.provider != "given", "the processes of OUTLAST_E2E_KUBECONFIG's nodes are out of reach"
+        return run(["sh", "-c", command])
 
     def restart(self, part: str) -> None:
         """End a part of the control plane (kube-apiserver, ...) and start it again."""
@@ -130,7 +132,14 @@ class Cluster:
         self.custom.patch_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name, {"spec": spec})
 
     def make_namespaces(self, names: Iterable[str]) -> None:
-        self.apply(*({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names))
+        """Restricted ones, for jobs."""
+        self.apply(*(document for name in names for document in namespace(name)))
+
+
+def kubelets() -> dict[str, Path]:
+    """The nodes that have power, by name, and their kubelets' folders as this machine sees them."""
+    lines = script("cluster.sh", "kubelets").splitlines()
+    return {name: Path(folder) for name, folder in (line.split() for line in lines)}
 
 
 def connect() -> Cluster:

@@ -1,102 +1,62 @@
-"""The pod template of the tests' trainer pods: this machine's Python environment and code, mounted read-only.
+"""Namespaces and pods as an ordinary team has them: all restrictions by default, and the images as they ship.
 
-    /opt/python          the interpreter's installation (sys.base_prefix)      command: /opt/python/bin/python3.x
-    /opt/site-packages   the packages of .venv                                 PYTHONPATH, after the code
-    /opt/code            trainer/ and operator/ of this repository
-    /var/cache/e2e       parsed data sets, shared by all pods and written by the first
-    /var/ledger          (with `ledger=`) what workers note of every gradient, for the audit of a run
-
-Paths in the container are others than on the machine, on purpose: a home directory of mode 0700 on the way to an
-interpreter (pyenv's) is then no obstacle to a pod's user. With OUTLAST_E2E_TRAINER_IMAGE that image is used instead,
-and none of this is mounted; tests that read ledgers then find none.
-
-Root makes the folders for the pods' user, and the node must be this machine, or see its files (kind: below /host).
-
-`python tests/e2e/e2e_environment.py` prints the template.
+A namespace under test enforces Pod Security *restricted*, has a ResourceQuota that no pod without requests and limits
+passes, a LimitRange that gives such pods some, and a NetworkPolicy that denies everything. What a job's pods write is
+read from the nodes' disks (e2e_nodes.py).
 """
 
 from __future__ import annotations
 
-import compileall
-import os
-import sys
-import sysconfig
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
-IMAGE_VARIABLE = "OUTLAST_E2E_TRAINER_IMAGE"
-USER_ID = 65532
-DATASETS = Path("/usr/share/datasets")
-WORK = Path(os.environ.get("OUTLAST_E2E_WORK", "/var/tmp/outlast-e2e"))  # on the node; removed at the end of a session
+LEDGERS = "/var/ledger"
+TASK: dict[str, Any] = {"task": "outlast.tasks.synthetic", "args": {"parameters": 50_000, "computeMs": 20}}
+METRICS_PORT = 9090
 
 Json = dict[str, Any]
 
 
-def prepare() -> None:
-    """Make the folders that pods write to: they belong to the pods' user. And compile what they cannot."""
-    for source in ("trainer", "operator"):
-        compileall.compile_dir(str(ROOT / source), quiet=2)
-    WORK.mkdir(mode=0o755, exist_ok=True)
-    for name in ("cache", "cache/outlast", "ledger", "checkpoints"):
-        folder = WORK / name
-        folder.mkdir(mode=0o700, exist_ok=True)
-        os.chown(folder, USER_ID, USER_ID)
+def namespace(name: str) -> list[Json]:
+    """A namespace with its policies, in the order in which they must be made."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    return [
+        _object("v1", "Namespace", name, labels=labels),
+        _object("v1", "ResourceQuota", "team", name, {"hard": {
+            "requests.cpu": "40", "requests.memory": "200Gi", "limits.cpu": "800", "limits.memory": "800Gi",
+            "pods": "400", "persistentvolumeclaims": "100",
+        }}),
+        _object("v1", "LimitRange", "team", name, {"limits": [{
+            "type": "Container",
+            "default": {"cpu": "2", "memory": "1Gi"},
+            "defaultRequest": {"cpu": "10m", "memory": "64Mi"},
+        }]}),
+        _policy("deny-all", name, {}),
+        # Whoever watches jobs, here through the API server's proxy, opens their metrics: docs/how-to/secure.md.
+        _policy("metrics", name, {"ingress": [{"ports": [{"port": METRICS_PORT, "protocol": "TCP"}]}]}, ["Ingress"]),
+    ]  # fmt: skip
 
 
-def folder_of(job: str, kind: str) -> Path:
-    """A folder of `kind` (ledger, checkpoints) on the node for one job, made for the pods' user."""
-    folder = WORK / kind / job
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.chown(folder, USER_ID, USER_ID)
-    return folder
+def _policy(name: str, namespace: str, rules: Json, types: list[str] | None = None) -> Json:
+    spec = {"podSelector": {}, "policyTypes": types or ["Ingress", "Egress"], **rules}
+    return _object("networking.k8s.io/v1", "NetworkPolicy", name, namespace, spec)
 
 
-def template(image: str, *, prefix: str = "", ledger: Path | None = None, **container: Any) -> Json:
-    """A PodTemplateSpec for servers or workers. `prefix`: where the node sees this machine's files (kind: /host)."""
-    given = os.environ.get(IMAGE_VARIABLE)
-    if given:
-        return {"spec": {"containers": [{"name": "outlast", "image": given, **container}]}}
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    mounts: list[tuple[str, Path, str, bool]] = [
-        ("python", Path(sys.base_prefix), "/opt/python", True),
-        ("packages", Path(sysconfig.get_path("purelib")), "/opt/site-packages", True),
-        ("trainer", ROOT / "trainer", "/opt/code/trainer", True),
-        ("operator", ROOT / "operator", "/opt/code/operator", True),
-        ("cache", WORK / "cache", "/var/cache/e2e", False),
-    ]
-    if DATASETS.is_dir():
-        mounts.append(("datasets", DATASETS, str(DATASETS), True))
-    if ledger is not None:
-        mounts.append(("ledger", ledger, "/var/ledger", False))
-    env = {
-        "PYTHONPATH": "/opt/code/trainer:/opt/code/operator:/opt/site-packages",
-        "XDG_CACHE_HOME": "/var/cache/e2e",
-        # An interpreter that is a shared library looks for it where it was installed.
-        **({"LD_LIBRARY_PATH": "/opt/python/lib"} if sysconfig.get_config_var("Py_ENABLE_SHARED") else {}),
-        **({"OUTLAST_LEDGER_DIR": "/var/ledger"} if ledger is not None else {}),
-    }
-    ours: Json = {
-        "name": "outlast",
-        "image": image,
-        "command": [f"/opt/python/bin/python{version}", "-m", "outlast.pod"],
-        "env": [{"name": name, "value": value} for name, value in env.items()],
-        "volumeMounts": [
-            {"name": f"e2e-{name}", "mountPath": target, "readOnly": read_only} for name, _, target, read_only in mounts
-        ],
-        # Little: several jobs must find room on a node of two cores.
-        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
-        **container,
-    }
-    volumes = [
-        {"name": f"e2e-{name}", "hostPath": {"path": f"{prefix}{source.resolve()}", "type": "Directory"}}
-        for name, source, _, _ in mounts
-    ]
-    return {"spec": {"containers": [ours], "volumes": volumes}}
+def _object(version: str, kind: str, name: str, namespace: str = "", spec: Json | None = None, **metadata: Any) -> Json:
+    made: Json = {"apiVersion": version, "kind": kind, "metadata": {"name": name, **metadata}}
+    if namespace:
+        made["metadata"]["namespace"] = namespace
+    return made if spec is None else {**made, "spec": spec}
 
 
-if __name__ == "__main__":
-    prepare()
-    sys.stdout.write(yaml.safe_dump(template("outlast/e2e-base:0.1.0"), sort_keys=False))
+def template(cpu: str, *, ledger_of: str = "", **container: Any) -> Json:
+    """A PodTemplateSpec for servers or workers that requests little: several jobs must find room on two cores.
+
+    `ledger_of`: the job whose workers note in a ledger what they saw acknowledged.
+    """
+    pod: Json = {"name": "outlast", "resources": {"requests": {"cpu": cpu, "memory": "64Mi"}}, **container}
+    if not ledger_of:
+        return {"spec": {"containers": [pod]}}
+    volume = f"ledger-{ledger_of}"
+    pod["env"] = [{"name": "OUTLAST_LEDGER_DIR", "value": LEDGERS}]
+    pod["volumeMounts"] = [{"name": volume, "mountPath": LEDGERS}]
+    return {"spec": {"containers": [pod], "volumes": [{"name": volume, "emptyDir": {}}]}}

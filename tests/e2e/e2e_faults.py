@@ -39,6 +39,10 @@ def processes_of(cluster: Cluster, pod: Any) -> list[str]:
     return pids
 
 
+def have_ended(cluster: Cluster, pids: list[str]) -> bool:
+    return not cluster.on_node(f"kill -0 {' '.join(pids)} 2>/dev/null && echo alive; true")
+
+
 def kill_process(cluster: Cluster, pod: Any) -> Moment:
     """`kill -9` of the container's processes, on the node: out of memory, a crash."""
     return signal_processes(cluster, processes_of(cluster, pod), "KILL")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 PATIENCE = 5.0
 FULL = os.environ.get("OUTLAST_E2E_FULL", "") not in ("", "0")
-KILLS = 20 if FULL else 5
+KILLS = 20 if FULL else 3
 CHANGED = "-changed"
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +14,11 @@ from typing import Any
 
 import kubernetes
 from e2e_cluster import END_S, GROUP, PLURAL, VERSION, Cluster, Json, wait_until
-from e2e_environment import folder_of, template
+from e2e_environment import TASK, template
+from e2e_nodes import Ledgers
 
-from outlast.applied import Applied, Identity
-from outlast.checkpoint import CheckpointStore
-from outlast.ledger import Fact, LedgerRecord, read_all
+from outlast.chain.applied import Applied, Identity
+from outlast.process.ledger import Fact, LedgerRecord
 
 EVALUATED: Json = {"evaluate": {"everySeconds": 30, "samples": 500}}  # for `training`
 # Little: several jobs must find room on a node of two cores. Workers would take all of those; what a server, or its
@@ -29,14 +29,13 @@ REPLICAS = {"Chain": 3, "Hybrid": 3, "Checkpoint": 1, "Stateless": 1}
 
 @dataclass
 class Job:
-    """A job in the cluster. `ledger`: where workers note each gradient. `checkpoints`: its volume, seen from here."""
+    """A job in the cluster. `ledgers`: what its workers noted of each gradient."""
 
     cluster: Cluster
     namespace: str
     name: str
     document: Json
-    ledger: Path
-    checkpoints: Path
+    ledgers: Ledgers
 
     # --- commands ---
 
@@ -46,10 +45,6 @@ class Job:
     def delete(self) -> None:
         self.cluster.kubectl("delete", "tjob", self.name, "-n", self.namespace, "--wait=true")
         wait_until("the end of the job's processes", lambda: not [p for p in self.pods() if not has_ended(p)], END_S)
-
-    def remove_files(self) -> None:
-        for folder in (self.ledger, self.checkpoints):
-            shutil.rmtree(folder, ignore_errors=True)
 
     # --- questions ---
 
@@ -87,6 +82,13 @@ class Job:
         """The pods of a role that have not ended. Those that failed stay for whoever wants to read why."""
         return [p for p in self.pods(role=role) if not has_ended(p)]
 
+    def replacement_of(self, lost: Any) -> Any:
+        """Another living pod under a lost one's stable name, or None."""
+        alike = [
+            p for p in self.living(lost.metadata.labels["outlast.dev/role"]) if p.spec.hostname == lost.spec.hostname
+        ]
+        return next((p for p in alike if p.metadata.uid != lost.metadata.uid), None)
+
     def head(self, shard: int = 0) -> Any:
         """The pod of that shard's head."""
         return self.pod_of(self.view(shard)["members"][0]["name"])
@@ -116,7 +118,7 @@ class Job:
     # --- what the workers saw ---
 
     def facts(self, *kinds: Fact) -> list[LedgerRecord]:
-        return [record for record in read_all(self.ledger) if record.fact in kinds]
+        return [record for record in self.ledgers.read() if record.fact in kinds]
 
     def first_fact_after(self, t: float, *kinds: Fact) -> float | None:
         """time.monotonic() of the first such record later than `t`."""
@@ -133,25 +135,37 @@ class Job:
         for record in self.facts(Fact.ACKNOWLEDGED, Fact.BUFFERED):
             for step in range(record.first, record.last + 1):
                 acknowledged.add(Identity(record.slot, step, step))
-        assert acknowledged.count > 0, f"{self.name}: no worker noted an acknowledgement in {self.ledger}"
-        store = CheckpointStore(self.checkpoints, self.read()["metadata"]["uid"])
+        assert acknowledged.count > 0, f"{self.name}: no worker noted an acknowledgement"
+        with tempfile.TemporaryDirectory() as folder:
+            held = self._held(Path(folder))
+        return acknowledged.difference(held).count
+
+    def _held(self, folder: Path) -> Applied:
+        """What every shard's part of the newest complete checkpoint holds."""
+        store = self.cluster.nodes.checkpoints(self.read()["metadata"]["uid"], folder)
         sets = store.list_complete()
-        assert sets, f"{self.name}: no complete checkpoint in {self.checkpoints}"
+        assert sets, f"{self.name}: no complete checkpoint lies on its claims"
         held: Applied | None = None
         for meta in store.metas(sets[0].name):
             table = Applied.from_json(meta["replica"]["applied"])
             held = table if held is None else held.intersection(table)
         assert held is not None
-        return acknowledged.difference(held).count
+        return held
 
 
 def has_ended(pod: Any) -> bool:
-    """Whether nothing of it runs any more, nor will. Its object may stay for as long as the kubelet takes to tidy up,
-    up to a minute."""
+    """Whether nothing of it runs any more, nor will. Its phase and its object may stay as they were for as long as the
+    kubelet takes to tidy up, up to a minute."""
     if pod.status.phase not in ("Pending", "Running"):
         return True
-    runs = any(c.state.running for c in pod.status.container_statuses or ())
-    return pod.metadata.deletion_timestamp is not None and not runs
+    states = [c.state for c in pod.status.container_statuses or ()]
+    ended = bool(states) and all(state.terminated for state in states) and pod.spec.restart_policy == "Never"
+    return ended or (pod.metadata.deletion_timestamp is not None and not any(state.running for state in states))
+
+
+def is_ready(pod: Any) -> bool:
+    """Whether it is there, and ready."""
+    return pod is not None and any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or ())
 
 
 def seconds_of(text: str) -> float:
@@ -159,43 +173,37 @@ def seconds_of(text: str) -> float:
     return datetime.fromisoformat(re.sub(r"Z$", "+00:00", text)).timestamp()
 
 
-def make_job(cluster: Cluster, namespace: str, strategy: str, *, image: str, **spec: Json) -> Job:
-    """A FashionMNIST job that trains until it is stopped. `spec` is merged in, object by object.
+def make_job(cluster: Cluster, namespace: str, strategy: str, **spec: Json) -> Job:
+    """A job that trains until it is stopped. `spec` is merged in, object by object.
 
     Nobody evaluates it unless `training` says so (`EVALUATED`): each pod imports torch, seconds of a core.
     """
     name = f"{strategy.lower()}-{secrets.token_hex(2)}"
-    ledger, checkpoints = folder_of(name, "ledger"), folder_of(name, "checkpoints")
-    server, worker = (
-        template(image, prefix=cluster.prefix, ledger=ledger, resources={"requests": {"cpu": cpu, "memory": "64Mi"}})
-        for cpu in (SERVER_CPU, WORKER_CPU)
-    )
     document: Json = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainingJob",
         "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "training": {
-                "task": "outlast.tasks.fashion_mnist",
+                **TASK,
                 "consistency": "Async",
                 "optimizer": {"name": "SGD", "lr": 0.01},
                 "stopAfter": {"updates": 1_000_000},
                 "evaluate": {"everySeconds": 0},
             },
-            "servers": {"replicas": REPLICAS[strategy], "template": server},
-            "workers": {"replicas": 2, "template": worker},
+            "servers": {"replicas": REPLICAS[strategy], "template": template(SERVER_CPU)},
+            "workers": {"replicas": 2, "template": template(WORKER_CPU, ledger_of=name)},
             "recovery": {
                 "strategy": strategy,
-                "checkpoint": {
-                    "everyUpdates": 1000,
-                    "volume": {"hostPath": {"path": f"{cluster.prefix}{checkpoints}", "type": "Directory"}},
-                },
+                "checkpoint": {"everyUpdates": 1000},
                 "staleness": {"outage": {"mode": "StaleGradients"}},  # every gradient is counted
             },
         },
     }
+    if strategy in ("Stateless", "Hybrid"):
+        document["spec"]["recovery"]["buffer"] = {"maxBytes": "256Mi"}
     _merge(document["spec"], spec)
-    return Job(cluster, namespace, name, document, ledger, checkpoints)
+    return Job(cluster, namespace, name, document, Ledgers(cluster.nodes, name))
 
 
 def _merge(into: Json, values: Json) -> None:

@@ -25,15 +25,22 @@ def install(cluster: Cluster, *options: str, everywhere: bool = False) -> None:
     chart = str(ROOT / "charts" / "outlast")
     # The annotation makes new pods of an image that changed under its tag.
     digest = hashlib.sha256(cluster.images.encode()).hexdigest()[:16]
-    values = ",".join([*scope, f"podAnnotations.images=d{digest}"])
+    # Its own namespace denies everything, too. What jobs need is opened by the operator itself.
+    values = ",".join([*scope, "networkPolicy.enabled=true", f"podAnnotations.images=d{digest}"])
     command = ["upgrade", "--install", RELEASE, chart, "-n", SYSTEM, "--set", values]
     cluster.helm(*command, "--wait", "--timeout", "120s", *adopt, *options)
 
 
+def all_operators(cluster: Cluster, system: str = SYSTEM) -> list[Any]:
+    """The operator's pods, those that are to go as well: they act until they are told to end, and have ended."""
+    selector = f"app.kubernetes.io/instance={RELEASE}"
+    return list(cluster.core.list_namespaced_pod(system, label_selector=selector).items)
+
+
 def living_operators(cluster: Cluster, system: str = SYSTEM) -> list[Any]:
     """The operator's pods that are there to stay."""
-    pods = cluster.core.list_namespaced_pod(system, label_selector=f"app.kubernetes.io/instance={RELEASE}").items
-    return [p for p in pods if p.metadata.deletion_timestamp is None]
+    there = [p for p in all_operators(cluster, system) if p.metadata.deletion_timestamp is None]
+    return [p for p in there if p.status.phase in ("Pending", "Running")]  # an evicted one's object stays
 
 
 def operator_pods(cluster: Cluster, system: str) -> list[Any]:
@@ -41,3 +48,9 @@ def operator_pods(cluster: Cluster, system: str) -> list[Any]:
     living = living_operators(cluster, system)
     assert living, f"no pod of release {RELEASE} is in namespace {system} to stay"
     return living
+
+
+def leader(cluster: Cluster, system: str = SYSTEM) -> str:
+    """The name of the operator's pod that holds the Lease; empty if none does."""
+    lease = cluster.custom.get_namespaced_custom_object("coordination.k8s.io", "v1", system, "leases", RELEASE)
+    return str(lease["spec"].get("holderIdentity") or "")

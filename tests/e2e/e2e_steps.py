@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from e2e_cluster import END_S, Cluster, Json, wait_until
 from e2e_faults import Moment
 from e2e_jobs import Job, seconds_of
 
-from outlast.ledger import Fact
+from outlast.process.ledger import Fact
 
+log = logging.getLogger("e2e")
 StartJob = Callable[..., Job]
+HANGS_S = 150  # longer than any figure is given
 ACKNOWLEDGED = (Fact.ACKNOWLEDGED, Fact.BUFFERED)  # by a server, by Redis
 
 
@@ -39,10 +42,11 @@ def first_update_after(job: Job, target: str, epoch: int, moment: Moment) -> flo
     def found() -> float | None:
         for line in job.status.get("failovers") or []:
             if line["target"] == target and line.get("epoch", 0) > epoch and line.get("firstUpdateTime"):
+                log.warning("%s", line)  # each of its steps, for whoever finds that it took too long
                 return seconds_of(line["firstUpdateTime"]) - moment[0]
         return None
 
-    return wait_until(f"the first update after the loss of {target} in epoch {epoch}", found, 60)
+    return wait_until(f"the first update after the loss of {target} in epoch {epoch}", found, HANGS_S)
 
 
 def stop(job: Job) -> None:
@@ -84,7 +88,7 @@ def idle_shares(job: Job, start: float, before: dict[str, float]) -> list[float]
     return [1 - (after[pod] - before[pod]) / elapsed for pod in before]
 
 
-def updates_go_on(job: Job, timeout_s: float = 60) -> None:
+def updates_go_on(job: Job, timeout_s: float = HANGS_S) -> None:
     """Wait for an acknowledgement later than now."""
     now = time.monotonic()
     wait_until(f"{job.name}: a later update", lambda: job.first_fact_after(now, *ACKNOWLEDGED), timeout_s)

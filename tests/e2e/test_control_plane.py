@@ -9,19 +9,14 @@ from typing import Any
 
 import e2e_faults as faults
 import pytest
-from e2e_cluster import Cluster, Json, wait_until
+from e2e_cluster import END_S, Cluster, Json, wait_until
 from e2e_figures import FULL, Figures
-from e2e_jobs import EVALUATED, Job
-from e2e_release import NAMESPACES, RELEASE, living_operators
+from e2e_jobs import EVALUATED, Job, has_ended, is_ready
+from e2e_release import NAMESPACES, RELEASE, all_operators, leader, living_operators
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
 UNREAD = 64  # gradients: two groups that a server applies at once
 AWAY_S = 60 if FULL else 12
-
-
-def leader(cluster: Cluster, system: str) -> str:
-    """The operator's pod that holds the Lease."""
-    return cluster.kubectl("get", "lease", RELEASE, "-n", system, "-o", "jsonpath={.spec.holderIdentity}").strip()
 
 
 def operators(cluster: Cluster, system: str) -> list[str]:
@@ -51,10 +46,15 @@ def are_well(states: dict[str, Any]) -> bool:
 
 def refresh_operators(cluster: Cluster, system: str) -> None:
     """Both are well and one leads; none was ever started again, for a kubelet waits longer from crash to crash."""
-    used = [name for name, state in states_of(cluster, system).items() if state is not None and state.restart_count]
-    if used:  # their objects may stay for a minute after their end, until the kubelet tidies up
-        cluster.kubectl("delete", "pod", "-n", system, *used, "--wait=false")
-    wait_until("two operators that never ended", lambda: are_well(states_of(cluster, system)), 100)
+
+    def renewed() -> bool:
+        states = states_of(cluster, system)
+        used = [name for name, state in states.items() if state is not None and state.restart_count]
+        if used:  # their objects may stay for a minute after their end, until the kubelet tidies up
+            cluster.kubectl("delete", "pod", "-n", system, *used, "--wait=false")
+        return are_well(states)
+
+    wait_until("two operators that never ended", renewed, 100)
     wait_until("a leader", lambda: leader(cluster, system) in operators(cluster, system), 60)
 
 
@@ -143,8 +143,9 @@ def test_a_server_dies_while_no_operator_is_there(
     epoch = job.view()["epoch"]
     cluster.kubectl("scale", "deployment", RELEASE, "-n", release, "--replicas=0")
     try:
-        wait_until("the end of the operators", lambda: not operators(cluster, release), 60)
+        wait_until("the end of the operators", lambda: all(map(has_ended, all_operators(cluster, release))), END_S)
         updates_go_on(job)  # training needs no operator
+        assert job.view()["epoch"] == epoch, "an operator that ends takes nobody for lost"
         faults.kill_process(cluster, job.head())
         time.sleep(AWAY_S)  # the fault: nobody is there to answer
         assert job.view()["epoch"] == epoch
@@ -154,7 +155,7 @@ def test_a_server_dies_while_no_operator_is_there(
 
 
 def test_the_api_server_restarts(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
-    if cluster.provider != "debian":
+    if cluster.provider != "modules":
         pytest.skip("the API server of this cluster is not ours to restart")
     job, _ = start_training(start_job, "Chain")
     epoch, start = job.view()["epoch"], time.monotonic()
@@ -169,11 +170,11 @@ def test_the_api_server_restarts(cluster: Cluster, start_job: StartJob, figures:
 def test_redis_is_lost(cluster: Cluster, start_job: StartJob, figures: Figures, strategy: str) -> None:
     """With its data. Of Stateless what no server had read yet goes with it; Hybrid's head has acknowledged the rest."""
     job, _ = start_training(start_job, strategy)
-    redis, version = job.pods(role="redis")[0], job.status["version"]
-    history = job.view()["history"]
+    redis, history = job.pods(role="redis")[0], job.view()["history"]
     faults.delete_by_force(cluster, redis)
-    wait_until("another Redis", lambda: [p for p in job.living("redis") if p.metadata.uid != redis.metadata.uid], 60)
-    updates_go_on(job, timeout_s=120)
+    wait_until("another Redis", lambda: is_ready(job.replacement_of(redis)), 60)
+    version = job.status["version"]
+    updates_go_on(job)
     wait_until("progress", lambda: job.status["version"] > version, 60)
     assert job.view()["history"] == history, "its server lives and holds what the log is made anew from"
     stop(job)
@@ -181,20 +182,12 @@ def test_redis_is_lost(cluster: Cluster, start_job: StartJob, figures: Figures, 
     figures.number(f"{strategy}, Redis and its data lost: acknowledged gradients lost", job.lost(), "<=", bound)
 
 
-def _replacement(job: Job, lost: Any) -> bool:
-    """Whether another pod of a worker's name is ready."""
-    others = [
-        p for p in job.living("worker") if p.spec.hostname == lost.spec.hostname and p.metadata.uid != lost.metadata.uid
-    ]
-    return any(c.type == "Ready" and c.status == "True" for p in others for c in p.status.conditions or ())
-
-
 def test_a_worker_is_lost(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
     job, _ = start_training(start_job, "Chain")
     epoch, lost, other = job.view()["epoch"], job.pod_of("worker-0"), job.pod_of("worker-1")
     start = time.monotonic()
     faults.delete_by_force(cluster, lost)
-    wait_until("another worker-0", lambda: _replacement(job, lost), 60)
+    wait_until("another worker-0", lambda: is_ready(job.replacement_of(lost)), 60)
     wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
     updates_go_on(job)
     figures.time("Chain, a worker lost: pause of the other", job.longest_pause(start, time.monotonic()), at_most=1)
@@ -208,10 +201,12 @@ def test_a_worker_is_lost(cluster: Cluster, start_job: StartJob, figures: Figure
 def test_all_pods_are_lost_at_once(cluster: Cluster, start_job: StartJob, roles: tuple[str, ...]) -> None:
     job, _ = start_training(start_job, "Chain", training=EVALUATED, recovery={"checkpoint": {"everyUpdates": 50}})
     job.wait_condition("CheckpointAvailable")
-    view = job.view()
-    for pod in [pod for role in roles for pod in job.living(role)]:
+    view, lost = job.view(), [pod for role in roles for pod in job.living(role)]
+    for pod in lost:
         faults.delete_by_force(cluster, pod)
-    updates_go_on(job, timeout_s=120)
+    for pod in lost:
+        wait_until(f"another {pod.spec.hostname}", lambda p=pod: is_ready(job.replacement_of(p)), 120)
+    updates_go_on(job)
     wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
     assert job.condition("Failed") != "True"
     if "server" in roles:

@@ -34,11 +34,11 @@ def running(pods: list[Any]) -> list[Any]:
 
 
 def test_workers_get_gpus_and_a_worker_without_one_waits(
-    cluster: Cluster, start_job: StartJob, give_gpus: Callable[[int], None], version: str
+    cluster: Cluster, start_job: StartJob, give_gpus: Callable[[int], None]
 ) -> None:
     give_gpus(1)
     limits = {"limits": {GPU: 1}, "requests": {"cpu": "10m", "memory": "64Mi"}}
-    pod = template(f"outlast/e2e-base:{version}", prefix=cluster.prefix, resources=limits)
+    pod = template("10m", resources=limits)
     job = start_job("Chain", workers={"replicas": 2, "template": pod})
     wait_until("an update", lambda: job.status.get("version", 0) > 0, 120)
     assert len(running(job.living("worker"))) == 1, "one GPU is there, and each worker wants one"

@@ -1,14 +1,15 @@
-"""Where a job's code comes from and where its checkpoints go, other than in the other tests: a ConfigMap, a claim."""
+"""Where a job's code comes from and where its checkpoints go, other than in the other tests: a ConfigMap, claims."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from e2e_cluster import END_S, Cluster, Json, wait_until
-from e2e_environment import folder_of
+from e2e_cluster import END_S, Cluster, wait_until
 from e2e_faults import delete_by_force
+from e2e_jobs import Job, is_ready
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
 TASK = """
@@ -32,22 +33,6 @@ TASK = """
 
 
 @pytest.fixture
-def volume(cluster: Cluster) -> Iterator[str]:
-    """A PersistentVolume that any claim may have, as an administrator would offer one; its name."""
-    name = "e2e-checkpoints"
-    folder = folder_of(name, "checkpoints")
-    spec: Json = {
-        "capacity": {"storage": "20Gi"},
-        "accessModes": ["ReadWriteMany"],
-        "persistentVolumeReclaimPolicy": "Retain",
-        "hostPath": {"path": f"{cluster.prefix}{folder}", "type": "Directory"},
-    }
-    cluster.apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec})
-    yield name
-    cluster.kubectl("delete", "pv", name, "--wait=false")
-
-
-@pytest.fixture
 def task(cluster: Cluster, namespace: str) -> Iterator[str]:
     """A ConfigMap with a task of the user's own; its name."""
     name = "e2e-task"
@@ -58,21 +43,19 @@ def task(cluster: Cluster, namespace: str) -> Iterator[str]:
     cluster.kubectl("delete", "configmap", name, "-n", namespace)
 
 
-def test_code_of_a_configmap_trains_two_shards_into_a_claim(
-    cluster: Cluster, namespace: str, start_job: StartJob, volume: str, task: str
+def test_code_of_a_configmap_trains_two_shards_into_claims(
+    cluster: Cluster, namespace: str, start_job: StartJob, task: str
 ) -> None:
     job, _ = start_training(
         start_job,
         "Chain",
         training={"task": "regression", "source": {"configMap": task}},
         servers={"shards": 2, "replicas": 2},
-        recovery={"checkpoint": {"volume": None, "everyUpdates": 500}},
+        recovery={"checkpoint": {"everyUpdates": 500}},
     )
-    claim = cluster.core.list_namespaced_persistent_volume_claim(
-        namespace, label_selector=f"outlast.dev/job-name={job.name}"
-    ).items
-    assert [(c.status.phase, c.spec.volume_name) for c in claim] == [("Bound", volume)]
     before = job.wait_whole(shard=1)
+    claims = claims_of(cluster, job)
+    assert [(c.status.phase, c.spec.access_modes) for c in claims] == [("Bound", ["ReadWriteOnce"])] * 4
 
     delete_by_force(cluster, job.head(1))
     after = job.wait_whole(beyond_epoch=before["epoch"], shard=1)
@@ -80,14 +63,23 @@ def test_code_of_a_configmap_trains_two_shards_into_a_claim(
     updates_go_on(job)
 
     stop(job)
-    job.checkpoints = folder_of(volume, "checkpoints")
     assert job.lost() == 0
     cluster.patch(namespace, job.name, {"suspend": False})
-    updates_go_on(job)  # from what the claim has kept
+    updates_go_on(job)  # from what the claims have kept
 
+    volumes = {c.spec.volume_name for c in claims_of(cluster, job)}
     cluster.kubectl("delete", "tjob", job.name, "-n", namespace, "--wait=true")
-    gone = "the end of the claim, which belongs to the job"
-    wait_until(gone, lambda: cluster.core.read_persistent_volume(volume).status.phase == "Released", END_S)
+    left = "the end of the claims, which belong to the job, and of their volumes"
+    wait_until(
+        left, lambda: not volumes & {v.metadata.name for v in cluster.core.list_persistent_volume().items}, END_S
+    )
+
+
+def claims_of(cluster: Cluster, job: Job) -> list[Any]:
+    found = cluster.core.list_namespaced_persistent_volume_claim(
+        job.namespace, label_selector=f"outlast.dev/job-name={job.name}"
+    )
+    return list(found.items)
 
 
 def test_a_synchronous_chain_loses_its_head_and_a_worker(cluster: Cluster, start_job: StartJob) -> None:
@@ -97,7 +89,9 @@ def test_a_synchronous_chain_loses_its_head_and_a_worker(cluster: Cluster, start
     delete_by_force(cluster, job.head())
     job.wait_whole(epoch)
     updates_go_on(job)
-    delete_by_force(cluster, job.living("worker")[0])
+    lost = job.living("worker")[0]
+    delete_by_force(cluster, lost)
+    wait_until("another process of its slot", lambda: is_ready(job.replacement_of(lost)), 60)
     wait_until("both workers", lambda: job.status["workers"].get("ready") == 2, 60)
     updates_go_on(job)
     stop(job)

@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 import kubernetes
 import pytest
 from e2e_cluster import Cluster, Json, wait_until
-from e2e_figures import FULL, Figures
+from e2e_figures import Figures
 from e2e_jobs import has_ended
 from e2e_release import NAMESPACES, PREFIX, RELEASE, SYSTEM, install, living_operators
 from e2e_steps import StartJob, start_training
 
-from outlast import metrics as trainer_metrics
-from outlast.ledger import Fact
-from outlast_operator import metrics as operator_metrics
+from outlast.process import metrics as trainer_metrics
+from outlast.process.ledger import Fact
 from outlast_operator.cli import kubectl
+from outlast_operator.kubernetes import metrics as operator_metrics
 
 HERE, ELSEWHERE = NAMESPACES[0], "default"
-WATCHED_S = 25 if FULL else 18
+WATCHED_S = 25
 OPERATOR = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 JOBS, CORE = "outlast.dev", ""
 
@@ -99,7 +99,7 @@ def test_everybody_may_do_what_is_theirs_and_only_there(cluster: Cluster, people
     assert not any(answers(ELSEWHERE).values()), "a right in a namespace that was not given"
 
 
-COLUMNS = ["NAME", "STATE", "STRATEGY", "WORKERS", "EPOCH", "VERSION", "ACCURACY", "FAILOVERS", "AGE"]
+COLUMNS = ["NAME", "STATE", "WAITING", "STRATEGY", "WORKERS", "EPOCH", "VERSION", "ACCURACY", "FAILOVERS", "AGE"]
 
 
 def test_an_editor_does_all_of_a_jobs_work_with_kubectl(

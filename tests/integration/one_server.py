@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,17 @@ from jobs import make_job
 from outlast.api.config import ProcessConfig, ServerAddress
 from outlast.api.spec import JobSpec
 from outlast.api.view import Member, View
-from outlast.optimizer import Optimizer
-from outlast.server import Server
+from outlast.server.main import Server
+from outlast.worker.optimizer import Optimizer
+
+PATIENCE_S = 20.0
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come to: {what}"
+        time.sleep(0.02)  # between two looks; what ends the wait is the condition
 
 
 def free_port() -> int:
@@ -23,7 +34,8 @@ def free_port() -> int:
 
 
 class Job:
-    """One server in this process, or a chain of some, and workers' optimizers that join it."""
+    """One server in this process, or a chain of some, and workers' optimizers that join it. `of_servers`: more fields
+    of the servers' configuration."""
 
     def __init__(
         self,
@@ -34,8 +46,12 @@ class Job:
         updates: int,
         transport: str = "unix",
         replicas: int = 1,
+        redis_url: str | None = None,
+        **of_servers: Any,
     ) -> None:
-        strategy = "Checkpoint" if replicas == 1 else "Chain"
+        """`redis_url`: the strategy is Stateless, with its log there. `transport` "names": TCP, and workers are given
+        host names, each that of its server, under which `getaddrinfo` must find 127.0.0.1."""
+        strategy = "Stateless" if redis_url is not None else "Checkpoint" if replicas == 1 else "Chain"
         job = make_job(strategy, consistency, updates=updates, workers={"replicas": workers})
         job["spec"]["training"]["optimizer"] = optimizer
         spec = JobSpec.from_json(job["spec"])
@@ -51,10 +67,16 @@ class Job:
             "job_uid": "uid",
             "token": "secret",
             "spec": spec.to_json(),
-            "servers": (tuple(ServerAddress(name, address) for name, address in addresses.items()),),
+            "servers": (
+                tuple(
+                    ServerAddress(name, address.replace("127.0.0.1", name) if transport == "names" else address)
+                    for name, address in addresses.items()
+                ),
+            ),
+            "redis_url": redis_url,
         }
         self.servers = [
-            Server(ProcessConfig(**self.common, role="server", name=name, listen=address))
+            Server(ProcessConfig(**self.common, role="server", name=name, listen=address, **of_servers))
             for name, address in addresses.items()
         ]
         self.server = self.servers[0]

@@ -17,12 +17,12 @@ import torch
 from rich.console import Console
 
 from outlast.api.spec import TrainingJob
-from outlast.ledger import Fact
-from outlast_operator.bench.common import Progress, run_job
-from outlast_operator.report_data import steps_of
-from outlast_operator.study.backlog_policies import BY_NAME
-from outlast_operator.study.backlog_records import BacklogRecord
-from outlast_operator.study.backlog_unit import Experiment, Unit
+from outlast.process.ledger import Fact
+from outlast_bench.promises.common import Progress, run_job
+from outlast_bench.study.backlog.policies import BY_NAME
+from outlast_bench.study.backlog.records import BacklogRecord
+from outlast_bench.study.backlog.unit import Experiment, Unit
+from outlast_operator.reporting.data import steps_of
 
 KILLED_AT = 150  # updates: on the steep part
 AFTER = 60  # updates from there to the end: some come before the kill, some are stale gradients, until it is noticed

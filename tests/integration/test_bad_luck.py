@@ -18,8 +18,9 @@ import pytest
 import redis
 from jobs import Ended, Lab, Running, assert_sound, make_job, outlast, own_task
 
-from outlast.api.messages import META_LIMIT, DType, Header, Op, job_tag
-from outlast.transport import Connection, connect
+from outlast.wire.connection import Connection
+from outlast.wire.dial import connect
+from outlast.wire.frames import META_LIMIT, DType, Header, Op, job_tag
 from outlast_operator.cli.main import main
 from redis_fixture import RedisServer
 
@@ -421,7 +422,7 @@ def test_a_redis_too_small_for_a_snapshot_ends_the_job(lab: Lab, redis_server: C
 def test_no_redis_program_is_bad_input(
     lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outlast_operator.redis_process.shutil.which", lambda *_, **__: None)
-    monkeypatch.setattr("outlast_operator.redis_process.WHEELS", ())
+    monkeypatch.setattr("outlast_operator.local.redis.shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("outlast_operator.local.redis.WHEELS", ())
     assert main(["run", str(lab.write(make_job("Hybrid"))), "--json"]) == 2
     assert "needs a redis-server" in json.loads(capsys.readouterr().out)["message"]

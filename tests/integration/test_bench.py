@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from outlast_operator.bench.witness import count, read_commands, remembering
+from outlast_bench.promises.witness import count, read_commands, remembering
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ slow = pytest.mark.slow
 
 
 def bench(name: str, timeout_s: float = 280.0) -> dict[str, Any]:
-    path = os.pathsep.join(str(ROOT / source) for source in ("trainer", "operator"))
+    path = os.pathsep.join(str(ROOT / source) for source in ("trainer", "operator", "benchmarks"))
     done = subprocess.run(
         [sys.executable, "-m", "outlast_operator.cli.main", "bench", name, "--short", "--runs", "1", "--json"],
         env={**os.environ, "PYTHONPATH": path},

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from outlast.buffer import GradientLog, redis_maxmemory
-from outlast.buffer_append import admit
-from outlast.buffer_scripts import APPEND
-from outlast.buffer_types import (
+from outlast.buffer.append import admit
+from outlast.buffer.log import GradientLog, redis_maxmemory
+from outlast.buffer.scripts import APPEND
+from outlast.buffer.types import (
     CHUNK_BYTES,
     AppendResult,
     BufferFull,
@@ -31,7 +31,8 @@ from outlast.buffer_types import (
     SnapshotNeeded,
     stored_cost,
 )
-from outlast.protocol import Identity, Kind, Record
+from outlast.chain.events import Identity, Kind, Record
+from outlast_operator.runtime.redis import pause_appends, shut_down
 from redis_fixture import RedisServer
 
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
@@ -178,6 +179,28 @@ def _answers(log: GradientLog) -> bool:
     except BufferUnavailable:
         return False
     return True
+
+
+def test_a_redis_that_is_to_end_takes_no_gradient_and_gives_what_it_has(start: Callable[..., RedisServer]) -> None:
+    server = start(*ALWAYS)
+    log, other = open_log(server), open_log(server, job="other")
+    assert log.save_snapshot(0, 1, snapshot_meta(1, 0), {"flat": torch.ones(3)})
+    assert push(log, 1, torch.ones(3)) == AppendResult.OK
+    assert pause_appends(server.url, "job")
+    with pytest.raises(BufferUnavailable, match="about to end"):
+        push(log, 2, torch.ones(3))
+    assert push(log, 1, torch.ones(3)) == AppendResult.DUPLICATE, "it was acknowledged before"
+    assert push(other, 1, torch.ones(3)) == AppendResult.OK, "another job's log"
+    (item,) = log.read(0, 0)
+    out = torch.zeros(3)
+    log.fetch(0, item, out)
+    assert (out == 1).all()
+    assert log.record(0, 1, Record(2, 3, Kind.UPDATE, 1.0, ((1, 1.0),), (), 1))
+    assert log.claim(0, 2), "another server may still rebuild from it"
+    assert shut_down(server.url)
+    with pytest.raises(BufferUnavailable):
+        log.read(0, 0)
+    assert not pause_appends(server.url, "job")
 
 
 def test_after_a_restart_offsets_jump_and_the_server_claims_again(start: Callable[..., RedisServer]) -> None:
@@ -429,6 +452,8 @@ def test_fenced_epochs_and_incarnations(start: Callable[..., RedisServer]) -> No
     assert push(log, 2, torch.ones(3), incarnation=3) == AppendResult.FENCED
     assert push(log, 2, torch.ones(3), incarnation=5) == AppendResult.OK
     assert push(log, 3, torch.ones(3), incarnation=4) == AppendResult.FENCED, "5 is known to live"
+    assert push(log, 2, torch.ones(3), incarnation=6) == AppendResult.DUPLICATE
+    assert push(log, 3, torch.ones(3), incarnation=5) == AppendResult.FENCED, "a duplicate shows 6 as well"
 
 
 def test_closing(start: Callable[..., RedisServer]) -> None:

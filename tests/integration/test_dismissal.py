@@ -10,7 +10,7 @@ import pytest
 import torch
 from one_server import Job
 
-from outlast.control import ServerControl
+from outlast.wire.control import ServerControl
 
 pytestmark = pytest.mark.timeout(60)
 REPLICAS = 3
@@ -40,4 +40,5 @@ def test_servers_that_are_dismissed_do_not_wait_for_successors(chain: Job) -> No
             control = ServerControl(server.config.listen or "", "uid", "secret")
             control.finish()
             control.close()
+            server.not_replaced.set()  # as LEAVE does, which sends SIGTERM to the process
         assert [end.result(timeout=10) for end in ends] == [0] * REPLICAS

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from outlast_operator import prctl
-from outlast_operator.forkserver_client import (
+from outlast_operator.local import prctl
+from outlast_operator.local.forkserver_client import (
     ForkServerClient,
     ForkServerError,
     ProcessRecord,
@@ -180,7 +180,7 @@ def test_sigkill_of_the_parent_leaves_no_orphan(tmp_path: Path) -> None:
         """
         import sys, time
         from pathlib import Path
-        from outlast_operator.forkserver_client import *
+        from outlast_operator.local.forkserver_client import *
         run_dir = Path(sys.argv[1])
         wait_ready(run_dir, start_forkserver(run_dir))
         client = ForkServerClient(socket_path(run_dir))

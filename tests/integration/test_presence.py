@@ -13,7 +13,7 @@ import pytest
 import torch
 from one_server import Job
 
-from outlast.presence import LOST_S
+from outlast.server.presence import LOST_S
 
 pytestmark = pytest.mark.timeout(60)
 PATIENCE_S = 20.0
@@ -47,12 +47,13 @@ def step(job: Job, again: int) -> None:
 
 def test_a_slot_is_absent_from_its_last_connection_to_the_next(job: Job) -> None:
     absent = job.server.serving.presence.absent
+    assert job.server.status()["connected"] == []
     step(job, again=1)
-    assert job.server.status()["absent"] == {}
+    assert (job.server.status()["absent"], job.server.status()["connected"]) == ({}, [0])
     t_end = time.monotonic()
     job.optimizers[0].close()
     wait_until(absent)
-    assert list(job.server.status()["absent"]) == ["0"]
+    assert (list(job.server.status()["absent"]), job.server.status()["connected"]) == (["0"], [])
     assert absent()[0] >= t_end
     step(job, again=2)
     wait_until(lambda: not absent())

@@ -6,16 +6,19 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis
 
-from outlast_operator import redis_process
-from outlast_operator.redis_process import RedisMissing, find_redis_server, redis_command, redis_run_id, redis_url
+from outlast_operator.local import redis as redis_process
+from outlast_operator.local.redis import RedisMissing, find_redis_server, redis_command, redis_url
+from outlast_operator.runtime.redis import redis_run_id
+from outlast_operator.runtime.watches import RedisWatch
 
 
 @contextmanager
@@ -48,6 +51,31 @@ def test_run_id_names_one_start_of_redis(tmp_path: Path) -> None:
         assert redis_run_id(url) is None
     with running(tmp_path, "Always") as (url, _):
         assert redis_run_id(url) not in (None, first)
+
+
+def test_a_watch_knows_which_run_takes_no_gradients(tmp_path: Path) -> None:
+    woken = threading.Event()
+    with running(tmp_path, "Always") as (url, process):
+        watch = RedisWatch(url, 0.05, woken.set)
+        try:
+            wait_until(lambda: watch.state.up and not watch.state.paused)
+            watch.pause_appends("job")
+            wait_until(lambda: watch.state.paused)
+            assert redis.Redis.from_url(url).hget("outlast:{job}:log", "paused") == b"1"
+            watch.shut_down()
+            assert process.wait(timeout=10) == 0
+            wait_until(lambda: not watch.state.up)
+            with running(tmp_path, "None"):
+                wait_until(lambda: watch.state.up and not watch.state.paused)
+        finally:
+            watch.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("durability", "kept"), [("Always", b"safe"), ("None", None)])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from jobs import Ended, Lab, assert_sound, make_job, merged
 
-from outlast.checkpoint import CheckpointError, CheckpointStore
-from outlast.restore_from import find
+from outlast.checkpoint.restore import find
+from outlast.checkpoint.store import CheckpointError, CheckpointStore
 
 pytestmark = pytest.mark.timeout(120)
 

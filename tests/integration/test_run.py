@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jobs import Lab, assert_sound, make_job
 
-from outlast.ledger import Fact, read_ledger
+from outlast.process.ledger import Fact, read_ledger
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -18,8 +18,8 @@ from torch import nn
 
 import outlast
 from outlast.api.config import ENVIRONMENT_VARIABLE
-from outlast.optimizer import TrainingError, TrainingFinished
-from outlast.optimizers import OptimizerMismatch
+from outlast.model.optimizers import OptimizerMismatch
+from outlast.worker.optimizer import TrainingError, TrainingFinished
 
 pytestmark = pytest.mark.timeout(60)
 

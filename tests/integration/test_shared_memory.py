@@ -13,11 +13,11 @@ import pytest
 import torch
 from one_server import Job
 
-from outlast.api.messages import DType, Flag, Header, Op
-from outlast.memory import Lease
-from outlast.segment import Place, SharedPool
-from outlast.sharing import Sharing
-from outlast.transport import connect
+from outlast.wire.dial import connect
+from outlast.wire.frames import DType, Flag, Header, Op
+from outlast.wire.pool import Lease
+from outlast.wire.shared_memory import Place, SharedPool
+from outlast.wire.sharing import Sharing
 
 pytestmark = pytest.mark.timeout(60)
 NUMEL = 5000
@@ -283,7 +283,7 @@ def test_where_the_system_gives_no_shared_memory_the_socket_carries_everything(
     def refuse(*_: Any) -> int:
         raise PermissionError(errno.EACCES, "memfd_create")
 
-    monkeypatch.setattr("outlast.segment.os.memfd_create", refuse)
+    monkeypatch.setattr("outlast.wire.shared_memory.os.memfd_create", refuse)
     job = Job(directory, "Sync", 1, {"name": "SGD", "lr": LR}, 10_000)
     model = torch.nn.Linear(4, 1, bias=False)
     optimizer = job.join(model, lr=LR)

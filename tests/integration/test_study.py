@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from outlast_operator.study import configurations, execute, records
-from outlast_operator.study.records import PlannedRun
+from outlast_bench.study.design import configurations, records
+from outlast_bench.study.design.records import PlannedRun
+from outlast_bench.study.run import execute
 
 ROOT = Path(__file__).parents[2]
 HANG_S = 580.0
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def command(*words: str) -> tuple[list[str], dict[str, str]]:
-    path = os.pathsep.join(str(ROOT / source) for source in ("trainer", "operator"))
+    path = os.pathsep.join(str(ROOT / source) for source in ("trainer", "operator", "benchmarks"))
     line = [sys.executable, "-m", "outlast_operator.cli.main", "study", *words, "--json"]
     return line, {**os.environ, "PYTHONPATH": path}
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from jobs import Lab, Running, make_job
 
-from outlast.applied import Applied
-from outlast.checkpoint import CheckpointStore
-from outlast.ledger import Fact, read_all
-from outlast.protocol import Identity
+from outlast.chain.applied import Applied
+from outlast.chain.events import Identity
+from outlast.checkpoint.store import CheckpointStore
+from outlast.process.ledger import Fact, read_all
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -15,9 +15,9 @@ from network import Process
 from parameters import Record
 
 from outlast.api.view import View
-from outlast.protocol import Entry, Identity
-from outlast.session import Outcome
-from outlast_operator.state import JobStatus
+from outlast.chain.events import Entry, Identity
+from outlast.worker.events import Outcome
+from outlast_operator.planner.status import JobStatus
 
 if TYPE_CHECKING:
     from sim_server import SimServer
@@ -106,9 +106,9 @@ class Checkers:
         complete = world.checkpoints.complete()
         chosen = next((c for c in complete if c.name == name), None)
         older = [c for c in complete if c.t_complete is not None and c.t_complete < world.now - RECENT_S]
-        readable = [(c.history, c.version) for c in older if c.name not in status.rejected_checkpoints]
-        best = max(readable, default=(-1, -1))
-        mine = (-1, 0) if chosen is None else (chosen.history, chosen.version)
+        readable = [c.order for c in older if c.name not in status.rejected_checkpoints]
+        best = max(readable, default=(-1, -1, -1))
+        mine = (-1, 0, 0) if chosen is None else chosen.order
         assert mine >= best, f"went back to {name}, though {best} was complete"
         self.floor = {}
         if chosen is not None:
@@ -205,6 +205,7 @@ class Checkers:
     def at_the_end(self, status: JobStatus) -> None:
         assert status.outcome == "Succeeded", f"the job has {status.outcome}: {status.reason}: {status.message}"
         scenario = self.world.scenario
+        assert not (scenario.planned_only and self.rollbacks), "a planned loss was answered by a rollback"
         for shard in range(scenario.shards):
             assert shard in self.finals, f"nothing is left of shard {shard}"
         versions = [records[-1].version for _, records in sorted(self.finals.items())]

@@ -97,7 +97,7 @@ class Faults:
             return
         what, _, which = fault.kind.partition("-")
         hit = {
-            "lose": self._lose,
+            "lose": self._lose, "wipe": self._wipe,
             "kill": self._kill, "pause": self._pause, "term": self._term, "cut": self._cut, "drop": self._drop,
             "slow": self._slow,
         }[what]  # fmt: skip
@@ -123,6 +123,14 @@ class Faults:
         if world.rng.random() < 0.3:
             world.held[name] = world.now + fault.duration_s
         return None
+
+    def _wipe(self, which: str, fault: Fault) -> None:
+        """A server is lost with its directory."""
+        name = self._name(which)
+        if name is not None and name in self.world.table.running:
+            self.world.trace("fault", "kill and wipe", name)
+            self.world.kill(name)
+            self.world.checkpoints.lose(name)
 
     def _lose(self, which: str, fault: Fault) -> Callable[[], None] | None:
         world, name = self.world, self._name(which)
@@ -161,6 +169,10 @@ class Faults:
         if name is not None:
             self.world.trace("fault", "terminate", name)
             self.world.terminate(name)
+            if self.world.scenario.late and self.world.rng.random() < self.world.scenario.late:
+                shard = next(s for s in range(self.world.scenario.shards) if name in self.world.server_names(s))
+                for other in self.world.server_names(shard):
+                    self.world.held[other] = self.world.now + self.world.scenario.grace_s
 
     def _cut(self, which: str, fault: Fault) -> Callable[[], None] | None:
         pair = self._pair(which)

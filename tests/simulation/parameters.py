@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from outlast.protocol import Entry, Kind
+from outlast.chain.events import Entry, Kind
 
 
 @dataclass(frozen=True)

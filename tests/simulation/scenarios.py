@@ -14,6 +14,7 @@ TOTAL = (*COMMON, "kill-servers")
 ROLLBACKS = ("kill-servers", "slow", "pause-server", "cut-operator", "kill-worker")
 PLANNED = ("term-server", "term-head", "term-tail")
 
+WIPES = ("wipe-tail", "wipe-server", "kill-servers", "slow", "pause-server", "cut-operator")
 LOST_NODES = ("lose-head", "lose-server", "slow", "kill-servers", "cut-chain")
 
 SCENARIOS = (
@@ -35,6 +36,20 @@ SCENARIOS = (
         count=(3, 8),
     ),
     Scenario("hybrid-rollbacks", strategy="Hybrid", shards=2, checkpoint_every=3, faults=ROLLBACKS, count=(3, 8)),
+    Scenario("chain-own-directories", checkpoint_every=5, own_directories=True, faults=WIPES, count=(2, 6)),
+    Scenario(
+        "chain-own-directories-2-shards", shards=2, checkpoint_every=5, own_directories=True, faults=WIPES, count=(2, 6)
+    ),
+    Scenario(
+        "chain-sync-own-directories",
+        consistency="Sync",
+        shards=2,
+        checkpoint_every=3,
+        updates=80,
+        own_directories=True,
+        faults=WIPES,
+        count=(3, 8),
+    ),
     Scenario("chain-lost-nodes", shards=2, checkpoint_every=5, updates=250, faults=LOST_NODES, count=(2, 6)),
     Scenario(
         "chain-sync-lost-nodes", consistency="Sync", shards=2, checkpoint_every=5, faults=LOST_NODES, count=(2, 6)
@@ -67,6 +82,52 @@ SCENARIOS = (
     Scenario("checkpoint-planned", strategy="Checkpoint", faults=PLANNED, planned_only=True),
     Scenario("hybrid-planned", strategy="Hybrid", faults=PLANNED, planned_only=True),
     Scenario("stateless-planned", strategy="Stateless", faults=PLANNED, planned_only=True),
+    Scenario("chain-planned-2-shards", shards=2, faults=PLANNED, planned_only=True),
+    Scenario("chain-sync-planned-2-shards", consistency="Sync", shards=2, faults=PLANNED, planned_only=True),
+    Scenario("checkpoint-planned-2-shards", strategy="Checkpoint", shards=2, faults=PLANNED, planned_only=True),
+    Scenario(
+        "checkpoint-sync-planned-2-shards",
+        strategy="Checkpoint",
+        consistency="Sync",
+        shards=2,
+        faults=PLANNED,
+        planned_only=True,
+    ),
+    Scenario(
+        "checkpoint-late-2-shards",
+        strategy="Checkpoint",
+        shards=2,
+        updates=250,
+        faults=PLANNED,
+        planned_only=True,
+        grace_s=0.9,
+        late=0.7,
+    ),
+    Scenario(
+        "checkpoint-sync-late-2-shards",
+        strategy="Checkpoint",
+        consistency="Sync",
+        shards=2,
+        faults=PLANNED,
+        planned_only=True,
+        grace_s=0.9,
+        late=0.7,
+    ),
+    Scenario(
+        "checkpoint-late-own-directories",
+        strategy="Checkpoint",
+        shards=2,
+        checkpoint_every=5,
+        updates=250,
+        own_directories=True,
+        faults=PLANNED,
+        planned_only=True,
+        grace_s=0.9,
+        late=0.7,
+    ),
+    Scenario("stateless-late", strategy="Stateless", faults=PLANNED, planned_only=True, grace_s=0.9, late=0.7),
+    Scenario("hybrid-planned-2-shards", strategy="Hybrid", shards=2, faults=PLANNED, planned_only=True),
+    Scenario("stateless-planned-2-shards", strategy="Stateless", shards=2, faults=PLANNED, planned_only=True),
 )
 
 _undisturbed: dict[tuple[int, int, int], list[int]] = {}

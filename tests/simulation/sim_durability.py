@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 from network import Step, Wait
 from stores import State
 
-from outlast.buffer_types import BufferUnavailable, ClaimNeeded, EntryMissing, LogItem, SnapshotNeeded
-from outlast.protocol import Contribution, Entry, FromLog, Kind, Record, Replay, Restored
+from outlast.api.view import BUFFER, EMPTY, View, last_state_name
+from outlast.buffer.types import BufferUnavailable, ClaimNeeded, EntryMissing, LogItem, SnapshotNeeded
+from outlast.chain.events import Contribution, Entry, FromLog, Kind, Record, Replay, Restored
+from outlast.checkpoint.schedule import CheckpointSchedule
+from outlast.server.rebuild import NoSnapshot, belongs_to, without_snapshot
 
 if TYPE_CHECKING:
     from sim_server import SimServer
@@ -32,6 +35,12 @@ class Job:
     done: bool = False
 
 
+@dataclass
+class Restore:
+    source: str
+    history: int
+
+
 class Durability:
     """Writes and restores, in a task of its own."""
 
@@ -40,13 +49,14 @@ class Durability:
         recovery = server.spec.recovery
         self._every, self._keep = recovery.checkpoint.every_updates, recovery.checkpoint.keep
         self._stateless = recovery.strategy == "Stateless"
-        # In Sync a set must be of one version in all shards: its turn is not missed because another is being written.
-        self._exact = server.spec.training.consistency == "Sync"
-        self._jobs: deque[Job | str] = deque()
+        self._own = server.world.scenario.own_directories
+        self._lacks_parts = False
+        self._schedule = CheckpointSchedule(self._every, None, server.spec.servers.shards)
+        self._jobs: deque[Job | Restore] = deque()
         # A set needs a part of every shard under one label: several shards keep a due one waiting rather than miss it.
         self._may_wait = MAY_WAIT if server.spec.servers.shards > 1 else 1
         self.available: list[dict[str, Any]] = []
-        self._last_label = self._last_snapshot = 0
+        self._last_snapshot = 0
         self._busy = False
         self.replaying = False
 
@@ -55,19 +65,26 @@ class Durability:
     def applied(self, entry: Entry) -> None:
         if entry.kind is Kind.INIT:
             self._first_state()
-        elif self._writes() and (self._exact or len(self._jobs) < self._may_wait):
-            label = self._label(entry.version)
-            to_disk = self._every is not None and label > self._last_label
-            to_disk = to_disk and (label == entry.version or not self._exact)
-            to_redis = self._stateless and entry.version - self._last_snapshot >= (self._every or 100)
-            if to_disk or to_redis:
-                self._enqueue(label, to_redis, to_disk)
+            return
+        label = self._schedule.next_label(entry.version, self._server.now)
+        if not self._writes():
+            return
+        if len(self._jobs) >= self._may_wait:
+            if label is not None:
+                self._schedule.skipped()
+            return
+        to_redis = self._stateless and entry.version - self._last_snapshot >= (self._every or 100)
+        if label is not None or to_redis:
+            self._enqueue(entry.version if label is None else label, to_redis, label is not None)
 
-    def _label(self, version: int) -> int:
-        return version if self._every is None else version // self._every * self._every
+    def _history(self) -> int:
+        view = self._server.replica.view
+        return 0 if view is None else view.history
 
     def _writes(self) -> bool:
         view, chain = self._server.replica.view, self._server.spec.recovery.chain
+        if self._own:
+            return view is not None and view.position(self._server.boot) is not None
         writer = None if view is None else view.head if chain.replicate_every_updates > 1 else view.tail
         return writer is not None and writer.boot == self._server.boot
 
@@ -78,7 +95,27 @@ class Durability:
             self._to_disk(job)
             if self._stateless:
                 self.snapshot_now()
-        self._last_label = self._last_snapshot = 0
+        self._schedule.holds(0)
+        self._last_snapshot = 0
+
+    def took_over(self, version: int, from_peer: bool) -> None:
+        self._schedule.holds(version)
+        self._lacks_parts = from_peer
+
+    def _fill_directory(self) -> None:
+        """Copy what the fellows hold."""
+        server, store = self._server, self._server.world.checkpoints
+        if not (self._own and self._lacks_parts):
+            return
+        for fellow in server.world.servers():
+            if fellow.shard != server.shard or fellow is server or server.network.is_cut(server.name, fellow.name):
+                continue
+            for part in fellow.durability.available[: self._keep]:
+                found = store.of(fellow.name).get(part["name"])
+                if found is not None:
+                    epoch, state = found.parts[server.shard]
+                    store.write_part(server.name, server.shard, found.history, epoch, found.version, state, server.now)
+                    self._lacks_parts = False
 
     def snapshot_later(self) -> None:
         """Before it is due."""
@@ -91,8 +128,6 @@ class Durability:
     def _enqueue(self, label: int, to_redis: bool, to_disk: bool) -> Job:
         job = self._job(label, to_redis, to_disk)
         self._busy = True
-        if to_disk:
-            self._last_label = label
         if to_redis:
             self._last_snapshot = job.state.replica["version"]
         self._jobs.append(job)
@@ -106,6 +141,22 @@ class Durability:
             return
         job = self._enqueue(server.parameters.version if label is None else label, self._stateless, True)
         yield Wait(lambda: job.done, server.now + 60.0)
+
+    def save_last_and_wait(self) -> Step:
+        """Write what only our successor goes on from."""
+        server = self._server
+        if self._stateless:
+            yield from self.save_and_wait()
+            return
+        state = server.export()
+        yield Wait(None, server.now + server.rng.uniform(0.002, 0.02))
+        name = last_state_name(server.shard, server.boot)
+        server.world.checkpoints.last_states_of(server.name)[name] = state
+
+    def last_states(self) -> list[str]:
+        prefix = last_state_name(self._server.shard, "")
+        found = self._server.world.checkpoints.last_states_of(self._server.name)
+        return [name for name in found if name.startswith(prefix)]
 
     def snapshot_now(self) -> bool:
         """Under the lock. False: Redis is away. Fenced is as good as saved: nothing of ours counts any more."""
@@ -125,6 +176,7 @@ class Durability:
             server, lambda m: m.save_snapshot(server.shard, job.epoch, meta, {"records": state.records})
         )
         if saved:
+            server.log_reader.holds_snapshot(int(job.state.replica["history"]))
             server.log_reader.trim_to(int(job.state.replica["offset"]))
 
     def run(self) -> Step:
@@ -132,10 +184,11 @@ class Durability:
         self._refresh()
         while True:
             if not (yield Wait(lambda: self._jobs, server.now + REFRESH_S)):
+                self._fill_directory()
                 self._refresh()
                 continue
             job = self._jobs.popleft()
-            if isinstance(job, str):
+            if isinstance(job, Restore):
                 yield from self._restore(job)
                 continue
             slow = server.rng.random() < 0.1
@@ -151,17 +204,18 @@ class Durability:
                 self._to_disk(job)
             job.done = True
             self._busy = bool(self._jobs)
+            if not self._busy:
+                self._schedule.kept_up()
 
     def _to_disk(self, job: Job) -> None:
         server = self._server
         store, history = server.world.checkpoints, int(job.state.replica["history"])
-        store.write_part(server.shard, history, job.epoch, job.label, job.state, server.now)
-        store.prune(self._keep, job.epoch, server.shard)
+        store.write_part(server.name, server.shard, history, job.epoch, job.label, job.state, server.now)
+        store.prune(server.name, self._keep, job.epoch, server.shard)
         self._refresh()
 
     def _refresh(self) -> None:
-        found = self._server.world.checkpoints.complete()
-        available = [{"name": c.name, "history": c.history, "version": c.version} for c in found]
+        available = self._server.world.checkpoints.held(self._server.name, self._server.shard)
         if available != self.available:
             self.available = available
             self._server.notify()
@@ -169,32 +223,37 @@ class Durability:
     # --- the way back ---
 
     def restore_later(self, source: str) -> None:
-        self._jobs.append(source)
+        self._server.restore_error = None
+        self._jobs.append(Restore(source, self._history()))
         self._server.wake()
 
-    def _restore(self, source: str) -> Step:
-        server = self._server
+    def _restore(self, job: Restore) -> Step:
+        server, source = self._server, job.source
         yield Wait(None, server.now + server.rng.uniform(0.005, 0.1))
         try:
             if source == "buffer":
                 yield from self._from_log()
             else:
-                self._from_disk(source)
-        except (EntryMissing, ValueError, KeyError) as error:
-            server.restore_error = f"{source}: {error}"
-            server.world.trace(server.name, "cannot restore", server.restore_error)
+                self._from_disk(source, source)
+        except (EntryMissing, NoSnapshot, ValueError, KeyError) as error:
+            if self._history() == job.history:
+                server.restore_error = f"{source}: {error}"
+            server.world.trace(server.name, "cannot restore", f"{source}: {error}")
         else:
             server.restore_error = None
         server.notify()
 
-    def _from_disk(self, name: str, source: str | None = None) -> None:
+    def _from_disk(self, name: str, source: str) -> None:
         server = self._server
-        found = server.world.checkpoints.sets.get(name)
+        last = server.world.checkpoints.last_states_of(server.name).get(name)
+        if last is not None:
+            server.take_over(last, source=source)
+            return
+        found = server.world.checkpoints.of(server.name).get(name)
         if found is None:
             raise KeyError(f"{name} is gone")
         state = found.parts[server.shard][1]
-        self._last_label = int(state.replica["version"])
-        server.take_over(state, source=source or name)
+        server.take_over(state, source=source)
 
     def _from_log(self) -> Step:
         """Snapshot, then the records after it, obeyed."""
@@ -206,22 +265,24 @@ class Durability:
             try:
                 yield from server.log_reader.claim_if_needed(view.epoch)
                 loaded = yield from redis.call(server, lambda m: m.load_snapshot(shard))
-                if loaded is None:
-                    self._without_snapshot()
+                if loaded is None or not belongs_to(loaded[0], view.history):
+                    self._without_snapshot(view)
                     return
+                server.log_reader.holds_snapshot(view.history)
                 yield from self._replay_all(loaded[0]["server"])
                 return
             except (BufferUnavailable, ClaimNeeded) as error:
                 server.world.trace(server.name, "restoring:", error)
                 yield Wait(None, server.now + RETRY_S)
 
-    def _without_snapshot(self) -> None:
+    def _without_snapshot(self, view: View) -> None:
         server = self._server
         self._refresh()
-        if self.available:
-            self._from_disk(self.available[0]["name"], "buffer")
+        source = without_snapshot(view, self.available)
+        if source == EMPTY:
+            server.step(Restored(0, 0, 0, {}, server.replica.data, source=BUFFER))
         else:
-            server.step(Restored(0, 0, 0, {}, server.replica.data, source="buffer"))
+            self._from_disk(source, BUFFER)
 
     def _replay_all(self, state: State) -> Step:
         server = self._server
@@ -253,6 +314,15 @@ class LogReader:
         self._epoch = self._after = 0
         self._trim = self._trimmed = 0
         self._snapshot_due = self._closed = False
+        self._snapshot: tuple[int, str] | None = None  # (history, run of Redis) of the last one saved or loaded
+
+    def holds_snapshot(self, history: int) -> None:
+        """In the run of Redis that this server has claimed."""
+        assert self._claimed is not None
+        self._snapshot = (history, self._claimed[1])
+
+    def state_run(self, history: int) -> str:
+        return self._snapshot[1] if self._snapshot is not None and self._snapshot[0] == history else ""
 
     def trim_to(self, offset: int) -> None:
         self._trim = max(self._trim, offset)

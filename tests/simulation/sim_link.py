@@ -9,7 +9,7 @@ from network import Disconnected as Closed
 from network import End, Step, Wait
 
 from outlast.api.view import Member
-from outlast.protocol import Connected, Disconnected, HigherEpoch
+from outlast.chain.events import Connected, Disconnected, HigherEpoch
 
 if TYPE_CHECKING:
     from sim_server import SimServer

@@ -10,25 +10,24 @@ from typing import TYPE_CHECKING, Any
 from network import End, Process, Step, Wait
 
 from outlast.api.view import Member
-from outlast_operator.runtime import Conflict
-from outlast_operator.state import (
+from outlast_operator.planner.actions import (
     Action,
     AssignSlot,
     Emit,
+    ExpandClaims,
     FinishJob,
     InstallView,
-    JobStatus,
     KillProcess,
-    ObservedJob,
     Plan,
-    Probe,
-    RedisState,
     RequestCheckpoint,
     SetSlots,
     StartProcess,
     StartRedis,
     TermProcess,
 )
+from outlast_operator.planner.observed import ObservedJob, Probe, RedisState
+from outlast_operator.planner.status import JobStatus
+from outlast_operator.runtime.reconcile import Conflict
 
 if TYPE_CHECKING:
     from world import World
@@ -110,6 +109,7 @@ class SimOperator(Process):
             redis=RedisState(up=up, run_id=redis.model.run_id() if redis is not None and up else None),
             held={name: t for name, t in world.held.items() if t > self.now},
             dead=world.table.dead(),
+            storage="PerServer" if world.scenario.own_directories else "Shared",
             t_operator_start=self.t_start,
             generation=1,
         )
@@ -177,8 +177,8 @@ class SimOperator(Process):
                 self._send(to, "finish", "finish", None)
             case RequestCheckpoint(_, to, label):
                 self._send(to, f"checkpoint {label}", "checkpoint", label)
-            case AssignSlot():
-                world.trace("operator", "a slot is lent", action)
+            case AssignSlot() | ExpandClaims():
+                world.trace("operator", action)
             case Emit(_, reason, message):
                 world.trace("operator", f"{reason}: {message}")
 

@@ -19,8 +19,8 @@ from sim_link import Link
 from stores import State
 
 from outlast.api.view import Member, View
-from outlast.buffer_types import BufferUnavailable
-from outlast.protocol import (
+from outlast.buffer.types import BufferUnavailable
+from outlast.chain.events import (
     Acknowledged,
     Acks,
     Entry,
@@ -42,13 +42,13 @@ from outlast.protocol import (
     SendState,
     SetSlots,
 )
-from outlast.replica_state import restored
+from outlast.chain.state import restored
+from outlast.server.leave import Leave, LeaveStep
 
 if TYPE_CHECKING:
     from world import World
 
 RETRY_S = 0.05
-LEAVE_S = 25.0
 WATCH_INTERVAL_S = 0.02
 
 
@@ -89,7 +89,7 @@ class SimServer(Process):
         self.inbound: dict[str, End] = {}
         self.broken: dict[str, float] = {}
         self.epochs: dict[int, dict[str, float | None]] = {}
-        self.leaving = self.left = False
+        self.leaving = self.left = self.not_replaced = False
         self.restore_error: str | None = None
         self.applied_t: float | None = None
         self.changes = 0
@@ -232,6 +232,7 @@ class SimServer(Process):
         taken = self.replica.takes(event)
         if taken:
             self.parameters = Parameters(state.initial, state.records)
+            self.durability.took_over(event.version, from_peer=epoch is not None)
         self.world.trace(self.name, "state of seq", event.seq, "taken" if taken else "not taken", source or "")
         self.step(event)
         self.notify()
@@ -244,10 +245,21 @@ class SimServer(Process):
         if current is None or view.epoch > current.epoch:
             self.world.trace(self.name, "installs", view)
             self.forget_links()
+            self._tell_predecessors_later()
             self.epochs[view.epoch] = {"installed_t": self.now, "first_update_t": None}
         self.step(Install(view))
         self._relink()
         self.notify()
+
+    def _tell_predecessors_later(self) -> None:
+        before, heartbeat_s = list(self.inbound.values()), self.spec.recovery.failover.heartbeat_seconds
+        if before:
+            self.after(heartbeat_s, lambda: self._tell_epoch(before), locked=False)
+
+    def _tell_epoch(self, links: list[End]) -> None:
+        for end in links:
+            if not end.closed:
+                end.send(("acks", self.replica.epoch, 0, 0))
 
     def _relink(self) -> None:
         view = self.replica.view
@@ -263,25 +275,25 @@ class SimServer(Process):
         self.links.clear()
         self.broken.clear()
 
-    def terminate(self) -> None:
-        """SIGTERM."""
+    def terminate(self, not_replaced: bool = False) -> None:
+        """SIGTERM; `not_replaced`: the operator's, which brings no replacement."""
+        self.not_replaced = self.not_replaced or not_replaced
         if not self.leaving:
             self.leaving = True
             self.notify()
             self.spawn(self._leave())
 
     def _leave(self) -> Step:
-        deadline = self.now + LEAVE_S
-        while self.now < deadline:
-            view = self.replica.view
-            if view is None or view.position(self.boot) is None:
+        leave = Leave(self.now, self.world.scenario.grace_s)
+        while True:
+            step = leave.step(self.replica, self.not_replaced, self.now)
+            if step is not LeaveStep.SERVE:
                 break
-            if len(view.members) > 1:
-                yield Wait(None, self.now + 0.05)
-                continue
-            self.step(HigherEpoch(view.epoch + 1))
-            yield from self.durability.save_and_wait()
-            break
+            yield Wait(None, self.now + 0.05)
+        if step is LeaveStep.SAVE:
+            self.step(HigherEpoch(self.replica.epoch + 1))
+            save = self.durability.save_and_wait if self.not_replaced else self.durability.save_last_and_wait
+            yield from save()
         self.left = True
         self.notify()
         self.world.exited(self, 0)
@@ -310,9 +322,9 @@ class SimServer(Process):
                 waiter = Waiter(end, contribution.identity.slot, wants, identity)
                 self._ask_replica(waiter, Push(waiter, epoch, incarnation, contribution))
             case "pull":
-                epoch, slot, version = rest
+                epoch, slot, incarnation, version = rest
                 waiter = Waiter(end, slot, True)
-                self._ask_replica(waiter, Pull(waiter, epoch, slot, version))
+                self._ask_replica(waiter, Pull(waiter, epoch, slot, version, incarnation))
             case "view":
                 end.send(self.replica.view or "none")
             case "watch":
@@ -388,13 +400,16 @@ class SimServer(Process):
                 "shard": self.shard,
                 "address": self.address,
                 "pid": self.pid,
-                **self.replica.status(),
+                **(replica := self.replica.status()),
                 "broken": list(self.broken),
                 "checkpoints": self.durability.available,
+                "last_states": self.durability.last_states(),
                 "restore_error": self.restore_error,
                 "config_error": None,
                 "views": {str(e): dict(t) for e, t in self.epochs.items()},
                 "backlog": self.log_reader.backlog,
+                "buffer_run": self.log_reader.state_run(replica["history"]),
+                "redis_silent_t": None,
                 "applied_t": self.applied_t,
                 "log_end_t": self.log_reader.end_t,
             }

@@ -10,18 +10,10 @@ from parameters import Gradient, value_of
 from sim_server import WAITING, Answer
 
 from outlast.api.view import View
-from outlast.buffer_types import AppendResult, BufferUnavailable
-from outlast.protocol import (
-    Acknowledged,
-    Contribution,
-    DataPlan,
-    Identity,
-    Kind,
-    Refusal,
-    Refused,
-    Weights,
-)
-from outlast.session import Ask, Dial, Idle, Notice, Outcome, Outgoing, SendPull, SendPush, Session
+from outlast.buffer.types import AppendResult, BufferUnavailable
+from outlast.chain.events import Acknowledged, Contribution, DataPlan, Identity, Kind, Refusal, Refused, Weights
+from outlast.worker.events import Ask, Dial, Idle, Notice, Outcome, Outgoing, SendPull, SendPush
+from outlast.worker.session import Session
 
 if TYPE_CHECKING:
     from world import World
@@ -58,6 +50,7 @@ class SimWorker(Process):
         self.data = DataPlan(slots=world.spec.workers.replicas)
         self.clocks: dict[int, int] = {}
         self.fenced = False
+        self._answers: dict[int, list[tuple[float, str, View | None]]] = {}  # by shard
         self.step = 0
         self._sync = consistency == "Sync"
         self._in_flight = 1 if consistency == "Async" else 0
@@ -128,6 +121,8 @@ class SimWorker(Process):
         clock, slot = self.clocks.get(self.slot, 0), self.slot
         while self._buffered:
             try:
+                held = yield from self.world.redis.call(self, lambda m: m.fence(slot, self.incarnation))
+                self.fenced = self.fenced or held > self.incarnation
                 buffered = yield from self.world.redis.call(self, lambda m: m.highest_step(slot))
                 return max(clock, buffered)
             except BufferUnavailable:
@@ -291,8 +286,8 @@ class SimWorker(Process):
                 action = session.next_action(index, self.now)
             try:
                 if isinstance(action, Ask):
-                    views = yield from self._ask(index)
-                    session.heard(index, views, self.now)
+                    told = yield from self._ask(index)
+                    session.heard(index, told, self.now)
                 elif isinstance(action, Dial):
                     if end is not None:
                         end.close()
@@ -325,36 +320,39 @@ class SimWorker(Process):
         return end
 
     def _ask(self, index: int) -> Step:
-        """Ask all servers of the shard at once."""
-        answers: list[View | None] = []
-        asked = 0
+        """Ask all servers of the shard at once; late answers are taken when they come."""
+        answers, asked_t, asked = self._answers.setdefault(index, []), self.now, 0
         for name in self.world.server_names(index):
             if name not in self._asking:
                 self._asking.add(name)
-                self.spawn(self._ask_one(name, answers))
+                self.spawn(self._ask_one(name, asked_t, answers))
                 asked += 1
+        told: dict[str, View] = {}
         deadline = self.now + self._timeout_s()
-        for taken in range(asked):
-            if not (yield Wait(lambda taken=taken: len(answers) > taken, deadline)):  # type: ignore[misc]
+        while asked or answers:
+            if not (yield Wait(lambda: answers, deadline)):
                 break
-            if answers[taken] is not None:
+            t, boot, view = answers.pop(0)
+            asked -= t == asked_t
+            if view is not None:
+                told[boot] = max(told.get(boot, view), view, key=lambda v: v.epoch)
                 deadline = min(deadline, self.now + STRAGGLER_S)
-        return [view for view in answers if view is not None]
+        return told
 
-    def _ask_one(self, name: str, answers: list[View | None]) -> Step:
-        view = None
+    def _ask_one(self, name: str, asked_t: float, answers: list[tuple[float, str, View | None]]) -> Step:
+        boot, view = "", None
         try:
-            end, _ = yield from self.network.dial(self, name, {"role": "control"}, self._timeout_s())
+            end, welcome = yield from self.network.dial(self, name, {"role": "control"}, self._timeout_s())
             try:
                 end.send(("view",))
                 raw = yield from end.receive(self._timeout_s())
-                view = None if raw is None or raw == "none" else raw
+                boot, view = welcome["boot"], None if raw is None or raw == "none" else raw
             finally:
                 end.close()
         except ConnectionError:
             pass
         self._asking.discard(name)
-        answers.append(view)
+        answers.append((asked_t, boot, view))
 
     def _push(self, index: int, end: End, action: SendPush) -> Step:
         item = action.item
@@ -380,7 +378,7 @@ class SimWorker(Process):
         return Gradient(self.slot, item.first, item.last, value_of(item.payload, index))
 
     def _pull(self, index: int, end: End, action: SendPull) -> Step:
-        end.send(("pull", action.epoch, self.slot, action.version))
+        end.send(("pull", action.epoch, self.slot, self.incarnation, action.version))
         answer = yield from self._answer(index, end)
         if isinstance(answer.reply, Weights):
             self.data = answer.reply.data

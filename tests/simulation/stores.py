@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from model_log import ModelLog
 from network import Network, Process, Step, Wait
 
-from outlast.buffer_model import ModelLog
-from outlast.buffer_types import BufferUnavailable
-from outlast_operator.runtime import Conflict
-from outlast_operator.state import JobStatus
+from outlast.buffer.types import BufferUnavailable
+from outlast_operator.planner.status import JobStatus
+from outlast_operator.runtime.reconcile import Conflict
 
 T = TypeVar("T")
 
@@ -52,6 +52,11 @@ class State:
     records: tuple[Any, ...]
     initial: int
 
+    @property
+    def crc(self) -> int:
+        """The same for two replicas that applied the same."""
+        return int(self.records[-1].digest) if self.records else self.initial
+
 
 @dataclass
 class CheckpointSet:
@@ -69,30 +74,70 @@ class CheckpointSet:
 
 
 class Checkpoints:
-    """The job's volume."""
+    """The job's volume; where each server has one of its own (`own`), all of them."""
 
-    def __init__(self, shards: int) -> None:
-        self.shards = shards
-        self.sets: dict[str, CheckpointSet] = {}
+    def __init__(self, shards: int, own: bool = False) -> None:
+        self.shards, self.own = shards, own
+        self._volumes: dict[str, dict[str, CheckpointSet]] = {}
+        self._t_complete: dict[str, float] = {}
+        self._last_states: dict[str, dict[str, State]] = {}  # what leaving last members left
 
-    def write_part(self, shard: int, history: int, epoch: int, version: int, state: State, now: float) -> None:
+    def of(self, server: str) -> dict[str, CheckpointSet]:
+        """What this server sees, by the names of sets."""
+        return self._volumes.setdefault(server if self.own else "", {})
+
+    def last_states_of(self, server: str) -> dict[str, State]:
+        """Those that this server sees, by name."""
+        return self._last_states.setdefault(server if self.own else "", {})
+
+    def write_part(
+        self, server: str, shard: int, history: int, epoch: int, version: int, state: State, now: float
+    ) -> None:
         name = f"ckpt-h{history:04d}-v{version:08d}"
-        held = self.sets.setdefault(name, CheckpointSet(name, history, version))
+        held = self.of(server).setdefault(name, CheckpointSet(name, history, version))
         if shard in held.parts and held.parts[shard][0] > epoch:
             return  # of two parts the higher epoch's counts
         held.parts[shard] = (epoch, state)
-        if len(held.parts) == self.shards and held.t_complete is None:
-            held.t_complete = now
+        if any(found.name == name for found in self.complete()):
+            self._t_complete.setdefault(name, now)
+
+    def held(self, server: str, shard: int) -> list[dict[str, Any]]:
+        """The parts that a server tells of, newest first."""
+        seen = self.of(server).values()
+        sets = [s for s in seen if shard in s.parts and (self.own or len(s.parts) == self.shards)]
+        found = [(s, *s.parts[shard]) for s in sets]
+        found.sort(key=lambda item: (item[0].history, item[1], item[0].version), reverse=True)
+        return [
+            {"name": s.name, "history": s.history, "version": s.version, "epoch": epoch, "crc": state.crc}
+            for s, epoch, state in found
+        ]
 
     def complete(self) -> list[CheckpointSet]:
-        found = [s for s in self.sets.values() if len(s.parts) == self.shards]
-        return sorted(found, key=lambda s: s.order, reverse=True)
+        """Sets of which every shard has a part somewhere, with the best parts, newest first."""
+        merged: dict[str, CheckpointSet] = {}
+        for volume in self._volumes.values():
+            for found in volume.values():
+                t = self._t_complete.get(found.name)
+                best = merged.setdefault(found.name, CheckpointSet(found.name, found.history, found.version, {}, t))
+                for shard, part in found.parts.items():
+                    if shard not in best.parts or part[0] > best.parts[shard][0]:
+                        best.parts[shard] = part
+        whole = [s for s in merged.values() if len(s.parts) == self.shards]
+        return sorted(whole, key=lambda s: s.order, reverse=True)
 
-    def prune(self, keep: int, epoch: int, shard: int) -> None:
-        kept = self.complete()[:keep]
-        for old in self.complete()[keep:]:
-            if old.parts[shard][0] <= epoch and old.order < kept[-1].order:
-                del self.sets[old.name]
+    def prune(self, server: str, keep: int, epoch: int, shard: int) -> None:
+        kept = [s for s in self.complete() if shard in self.of(server).get(s.name, s).parts][:keep]
+        for old in list(self.of(server).values()):
+            if kept and shard in old.parts and old.parts[shard][0] <= epoch and old.name not in {k.name for k in kept}:
+                newer = kept[-1]
+                mine = (old.history, old.parts[shard][0], old.version)
+                if mine < (newer.history, newer.parts[shard][0], newer.version):
+                    del self.of(server)[old.name]
+
+    def lose(self, server: str) -> None:
+        """With its disk."""
+        self._volumes.pop(server, None)
+        self._last_states.pop(server, None)
 
 
 class Redis(Process):

@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 from faults import EVERY_LINK, EVERY_SERVER
+from model_log import ModelLog, _Shard
 from scenarios import simulate
 from world import Scenario
 
 from outlast.api.spec import JobSpec
-from outlast.buffer_model import ModelLog, _Shard
-from outlast.protocol import Disconnected, Ready, Restored
-from outlast.replica import Replica
-from outlast_operator.plan import plan
-from outlast_operator.state import ObservedJob, Plan
+from outlast.chain.events import Disconnected, Ready, Restored
+from outlast.chain.replica import Replica
+from outlast_operator.planner.actions import Plan
+from outlast_operator.planner.observed import ObservedJob
+from outlast_operator.planner.plan import plan
 
-SEEDS = 40
+SEEDS = 120
 
 
 class FencesNobody(ModelLog):
@@ -118,7 +119,10 @@ MUTANTS: list[Any] = [
         replace(CHAIN, make_replica=NeverWaitsForTheSlowest, consistency="BoundedStaleness", faults=("pause-worker",)),
         id="no bound on staleness",
     ),
-    pytest.param(replace(CHAIN, plan=promotes_whoever_joins), id="promote who has not caught up"),
+    pytest.param(
+        replace(CHAIN, plan=promotes_whoever_joins, faults=("kill-head", "slow"), count=(4, 10)),
+        id="promote who has not caught up",
+    ),
     pytest.param(replace(CHAIN, plan=rolls_back_at_every_loss), id="roll back without need"),
 ]
 

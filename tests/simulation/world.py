@@ -14,6 +14,7 @@ from typing import Any
 
 from checkers import Checkers, Ledger
 from faults import Faults
+from model_log import ModelLog
 from network import Clock, Network, Process
 from parameters import value_of
 from sim_operator import SimOperator
@@ -24,12 +25,15 @@ from stores import Checkpoints, Redis, StatusStore
 from outlast.api.schedule import rate_at
 from outlast.api.spec import JobSpec
 from outlast.api.view import View
-from outlast.buffer_model import ModelLog
-from outlast.replica import Replica, ReplicaSettings
-from outlast.staleness import ReducedRate
-from outlast_operator import plan as planner
-from outlast_operator.state import JobStatus, ObservedJob, Plan, StartProcess, StartRedis
-from outlast_operator.state import Process as Shown
+from outlast.chain.replica import Replica, ReplicaSettings
+from outlast.chain.staleness import ReducedRate
+from outlast.server.leave import GRACE_S
+from outlast_operator.planner import plan as planner
+from outlast_operator.planner.actions import Plan, StartProcess, StartRedis
+from outlast_operator.planner.observed import ObservedJob
+from outlast_operator.planner.observed import Process as Shown
+from outlast_operator.planner.status import JobStatus
+from outlast_operator.planner.turn import server_names
 
 PLANNING = Callable[[JobSpec, ObservedJob, float], Plan]
 PATIENCE_S = 120.0  # after the last fault
@@ -55,7 +59,10 @@ class Scenario:
     outage: str = "StaleGradients"
     max_bytes: int = 4 << 20  # of the gradient log; a gradient takes some 1,300
     checkpoint_every: int = 20
+    own_directories: bool = False  # each server has one for its parts of checkpoints
     planned_only: bool = False  # nothing but planned losses: nothing at all may be lost
+    grace_s: float = GRACE_S  # between SIGTERM and SIGKILL
+    late: float = 0.0  # how often a leaving server's replacement comes too late
     make_replica: Callable[..., Replica] = Replica
     make_log: Callable[..., ModelLog] = ModelLog
     plan: PLANNING = field(default=lambda spec, observed, now: planner.plan(spec, observed, now))
@@ -167,7 +174,7 @@ class World:
         self.held: dict[str, float] = {}
         self._signalled: set[tuple[str, str]] = set()
         self.status = StatusStore(self._recorded)
-        self.checkpoints = Checkpoints(scenario.shards)
+        self.checkpoints = Checkpoints(scenario.shards, scenario.own_directories)
         self.redis_or_none: Redis | None = None
         if scenario.strategy in ("Stateless", "Hybrid"):
             self.redis_or_none = Redis(
@@ -196,8 +203,7 @@ class World:
         self.events.append((self.clock.now, who, what))
 
     def server_names(self, shard: int) -> list[str]:
-        replicas = self.spec.servers.replicas
-        return [f"server-{shard * replicas + index}" for index in range(replicas)]
+        return server_names(self.spec, shard)
 
     def initial(self, shard: int) -> int:
         return value_of("initial", shard)
@@ -283,12 +289,14 @@ class World:
         if what == "KILL":
             self._remove(name)
         else:
-            self.terminate(name)
+            self.terminate(name, by_operator=True)
 
-    def terminate(self, name: str) -> None:
+    def terminate(self, name: str, by_operator: bool = False) -> None:
         process = self.table.running.get(name)
-        if isinstance(process, SimServer | SimWorker):
-            process.deliver(process.terminate, locked=isinstance(process, SimServer))
+        if isinstance(process, SimServer):
+            process.deliver(lambda: process.terminate(by_operator), locked=True)
+        elif isinstance(process, SimWorker):
+            process.deliver(process.terminate, locked=False)
         elif process is not None:
             self._end(name, process, 0, None)
 
@@ -338,7 +346,13 @@ class World:
         return back
 
     def exited(self, process: Process, code: int) -> None:
-        if process.alive:
+        if not process.alive:
+            return
+        if process in self.ghosts:
+            self.trace(process.name, "ends unheard,", f"code {code}")  # until its node is back
+            self.checkers.ending(process)
+            process.kill()
+        else:
             self._end(process.name, process, code, None)
 
     def _end(self, name: str, process: Process, code: int | None, signal: int | None) -> None:

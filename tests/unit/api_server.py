@@ -15,13 +15,14 @@ import jsonschema
 from celpy import celtypes
 
 from outlast.api import crd
+from outlast.api.base import parse_quantity
 
 Schema = dict[str, Any]
 
 
-def schema(cel: bool = True) -> Schema:
+def schema() -> Schema:
     """The OpenAPI schema of a whole TrainingJob."""
-    version = crd.generate(cel)["spec"]["versions"][0]
+    version = crd.generate()["spec"]["versions"][0]
     found: Schema = version["schema"]["openAPIV3Schema"]
     return found
 
@@ -55,9 +56,22 @@ def refusals(spec: Any) -> list[str]:
 
 def form_errors(stored: Any) -> Iterator[str]:
     validator = jsonschema.Draft4Validator(spec_schema())  # OpenAPI 3.0: exclusiveMinimum is a boolean
-    for error in validator.iter_errors(without_nulls(stored, spec_schema())):
-        path = ".".join(["spec", *map(str, error.absolute_path)])
-        yield f"{path}: {error.message}"
+    written = without_nulls(stored, spec_schema())
+    found = [f"{'.'.join(['spec', *map(str, e.absolute_path)])}: {e.message}" for e in validator.iter_errors(written)]
+    yield from found
+    if found:
+        return
+    for path, node, value in _fields("spec", spec_schema(), written):
+        for rule in node.get("x-kubernetes-validations", ()):
+            if path != "spec" and not evaluate(rule["rule"], self=typed(value, node)):
+                yield f"{path}: {rule['message']}"
+
+
+def _fields(path: str, node: Schema, value: Any) -> Iterator[tuple[str, Schema, Any]]:
+    yield path, node, value
+    for name, child in node.get("properties", {}).items():
+        if isinstance(value, dict) and name in value:
+            yield from _fields(f"{path}.{name}", child, value[name])
 
 
 def broken_rules(stored: Any) -> Iterator[str]:
@@ -113,8 +127,17 @@ def _is_sorted(items: Any) -> Any:
     return celtypes.BoolType(list(items) == sorted(items))  # of Kubernetes' own library
 
 
-def _string(value: Any) -> Any:
-    return celtypes.StringType(shortest(float(value)) if isinstance(value, float) else str(value))
+def _format(template: Any, values: Any) -> Any:
+    words = [shortest(float(value)) if isinstance(value, float) else str(value) for value in values]
+    return celtypes.StringType(str(template) % tuple(words))
+
+
+def _quantity(text: Any) -> Any:
+    return celtypes.IntType(parse_quantity(str(text)))
+
+
+def _compare(one: Any, other: Any) -> Any:
+    return celtypes.IntType((one > other) - (one < other))
 
 
 def shortest(value: float) -> str:
@@ -123,4 +146,5 @@ def shortest(value: float) -> str:
 
 
 _ENVIRONMENT = celpy.Environment()
-_FUNCTIONS = {"isSorted": _is_sorted, "string": _string}
+_FUNCTIONS = {"isSorted": _is_sorted, "format": _format, "quantity": _quantity, "compareTo": _compare}
+_FUNCTIONS["asApproximateFloat"] = celtypes.DoubleType

@@ -12,32 +12,40 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from outlast.api.spec import JobSpec
-from outlast.api.view import View
-from outlast_operator.plan import plan
-from outlast_operator.runtime import Conflict
-from outlast_operator.state import (
+from outlast.api.strategy import policy
+from outlast.api.view import BUFFER, EMPTY, View, last_state_name
+from outlast.server.leave import GRACE_S, SAVING_SHARE
+from outlast_operator.planner.actions import (
     Action,
     AssignSlot,
-    CheckpointRef,
-    Evaluation,
+    EndRedis,
+    ExpandClaims,
     FinishJob,
     InstallView,
-    JobStatus,
     KillProcess,
-    ObservedJob,
+    PauseAppends,
     Plan,
-    Probe,
-    Process,
-    RedisState,
     RequestCheckpoint,
     SetSlots,
     StartProcess,
     StartRedis,
     TermProcess,
+)
+from outlast_operator.planner.checkpoints import CheckpointRef, Storage
+from outlast_operator.planner.observed import (
+    Evaluation,
+    ObservedJob,
+    Probe,
+    Process,
+    RedisState,
     ViewTimes,
 )
+from outlast_operator.planner.plan import plan
+from outlast_operator.planner.status import JobStatus, Wait
+from outlast_operator.runtime.reconcile import Conflict
 
 TICK_S = 0.05
+LEAVE_WAIT_S = GRACE_S * (1 - SAVING_SHARE)
 
 
 def make_spec(strategy: str = "Chain", **changes: Any) -> JobSpec:
@@ -69,10 +77,12 @@ class FakeServer:
     cut_off: bool = False  # its node is lost: nobody hears it, it cannot be killed, it may well run on
     t_last_word: float = 0.0  # when the operator last heard of it: its silence counts from there
     leaving: bool = False
+    t_leaving: float | None = None
     view: View | None = None
     history: int = 0
     initialised: bool = False
     version: int = 0
+    former_version: int = 0
     slots: int = 0
     finishing: bool = False
     updates: int | None = None  # stopAfter, as it was when the server was started
@@ -82,7 +92,11 @@ class FakeServer:
     applied_t: float | None = None
     log_end_t: float | None = None
     replayed: int = 0
+    buffer_run: str = ""  # the run of Redis that its state was last written to
+    redis_answered_t: float | None = None
+    redis_silent_t: float | None = None
     absent: dict[int, float] = field(default_factory=dict)
+    connected: tuple[int, ...] | None = None
     views: dict[int, ViewTimes] = field(default_factory=dict)
 
     @property
@@ -107,11 +121,25 @@ class World:
         self.past: list[FakeServer] = []
         self.heard: dict[str, Probe] = {}
         self.held: dict[str, float] = {}
+        self.waits: dict[str, Wait] = {}  # requests that the cluster refused, and pods that do not start
         self.dead: set[str] = set()
         self.store: tuple[int, str | None] = (0, None)
         self.checkpoints: list[CheckpointRef] = []
+        self.own: dict[str, list[CheckpointRef]] | None = None  # server -> parts, where each has a directory of its own
+        self.node_local = False  # each server's own directory goes with its process
+        self.parameters = 0  # of each shard
+        self.claim_bytes: int | None = None
+        self.claim_refusal: Wait | None = None
+        self.storage_known = True
+        self.claim_troubles: dict[str, str] = {}  # server -> why its claim keeps it from starting
+        self.troubled_generations = 1  # how many claims of such a server have the trouble
+        self.last_states: dict[str, tuple[int, int, str]] = {}  # name -> shard, version, the server that wrote it
         self.unreadable: set[str] = set()
         self.redis_keeps = True
+        self.redis_paused = False
+        self.older_trainer = False  # servers run an image that tells neither `buffer_run` nor `redis_silent_t`
+        self.redis_unreachable: set[str] = set()  # by whom: "operator", names of servers
+        self.redis_loading = False  # it is reached, and refuses whatever it is asked
         self.buffer: dict[int, tuple[int, int]] = {}  # Stateless: shard -> (history, version) that Redis holds
         self.log: dict[int, int] = {}  # shard -> gradients in Redis's log that no head has applied yet
         self.acknowledged: dict[tuple[int, int], int] = {}  # (shard, history) -> version
@@ -128,22 +156,40 @@ class World:
 
     def observe(self) -> ObservedJob:
         for name, s in self.servers.items():
-            if s.acts:
+            if s.acts and not self._claim_trouble(s):
                 self.heard[name] = self._probe(s)
         return ObservedJob(
             status=self.status,
             processes={**{n: self._known(s) for n, s in self.servers.items()}, **self.others},
             probes=dict(self.heard),
-            redis=RedisState(up=self._alive("redis"), run_id=None),
+            redis=RedisState(self._reaches_redis("operator"), self.redis_run, self.redis_paused),
             held=dict(self.held),
+            waits=dict(self.waits),
             dead=frozenset(self.dead),
+            storage=self._storage(),
+            claim_bytes=self.claim_bytes,
+            claim_refusal=self.claim_refusal,
             t_operator_start=self.t_operator_start,
         )
 
+    def _storage(self) -> Storage | None:
+        if self.status.storage is not None:
+            return self.status.storage
+        offered: Storage = "Shared" if self.own is None else "NodeLocal" if self.node_local else "PerServer"
+        return offered if self.storage_known else None
+
     def _known(self, s: FakeServer) -> Process:
         """As a runtime learns a process's boot: from a word of its own."""
+        trouble = self._claim_trouble(s)
+        if trouble and s.process.alive:
+            out_of_reach = trouble.startswith("no node that reaches its volume")
+            return replace(s.process, phase="starting", held_by_claim=trouble, claim_out_of_reach=out_of_reach)
         word = self.heard.get(s.process.name)
         return replace(s.process, boot=s.boot) if word is not None and word.boot == s.boot else s.process
+
+    def _claim_trouble(self, s: FakeServer) -> str:
+        troubled = s.process.claim < self.troubled_generations and s.view is None
+        return self.claim_troubles.get(s.process.name, "") if troubled else ""
 
     @property
     def status(self) -> JobStatus:
@@ -168,6 +214,13 @@ class World:
             case StartRedis():
                 if not self._alive("redis"):
                     self.others["redis"] = self._process("redis", "redis")
+                    self.redis_paused = False
+            case PauseAppends():
+                self.redis_paused = True
+            case EndRedis(instance):
+                if self.log.get(0) or not self.redis_paused:
+                    self.wrongs.append("redis was ended while it held what no head has applied")
+                self.end("redis", code=0, instance=instance)
             case KillProcess(name, instance, _):
                 self.end(name, signal=9, instance=instance)
             case TermProcess(name, instance, _):
@@ -188,7 +241,7 @@ class World:
                 self.servers[to.name].finishing = True
             case RequestCheckpoint(_, to):
                 self._save(self.servers[to.name])
-            case AssignSlot():
+            case AssignSlot() | ExpandClaims():
                 pass
 
     def turn(self, actions: int | None = None, write: bool = True) -> Plan:
@@ -212,14 +265,23 @@ class World:
         while self.now < end - 1e-9:
             self.now = min(end, self.now + TICK_S)
             for s in list(self.servers.values()):
-                if s.acts and s.leaving and not (s.is_member and s.view is not None and len(s.view.members) > 1):
-                    if s.is_member:
-                        self._save(s)
-                    self.end(s.process.name, code=0)
+                if s.acts and s.leaving:
+                    self._leave(s)
             for s in list(self.servers.values()):
                 if s.acts and s.view is not None and s.view.head is not None and s.view.head.boot == s.boot:
                     self._apply(s)
         self.now = end
+
+    def _leave(self, s: FakeServer) -> None:
+        """Out of the view it ends; the only member waits for a replacement, and saves when none comes in time."""
+        s.t_leaving = self.now if s.t_leaving is None else s.t_leaving
+        serves = s.view is not None and (s.is_member or s.view.is_joining(s.boot))
+        if serves and (len(s.view.members) > 1 or self.now < s.t_leaving + LEAVE_WAIT_S):  # type: ignore[union-attr]
+            return
+        if s.is_member and s.initialised:
+            self.last_states[last_state_name(s.shard, s.boot)] = (s.shard, s.version, s.process.name)
+        self.heard[s.process.name] = replace(self._probe(s), left=True)
+        self.end(s.process.name, code=0)
 
     def run(self, duration_s: float) -> None:
         """Turns and time, as a loop with a heartbeat would have them."""
@@ -258,6 +320,10 @@ class World:
         server = self.servers.get(name)
         if server is not None and server.process.alive:
             server.cut_off = True
+
+    def seems(self, name: str, **words: bool) -> None:
+        """What the cluster says of a worker's pod: `unreachable`, `deleting`."""
+        self.others[name] = replace(self.others[name], **words)  # type: ignore[arg-type]
 
     def heal(self) -> None:
         """What was paused goes on, what was held is free, lost nodes come back without their processes."""
@@ -301,7 +367,7 @@ class World:
                 self.wrongs += [
                     f"{m.name} may still act: {old} then {view}" for m in old.members if self._may_act(m.boot)
                 ]
-            if view.history == old.history and view.restore != "buffer":
+            if view.history == old.history and view.restore != BUFFER and view.restore not in self.last_states:
                 for m in view.members:
                     if m not in old.members and m not in old.joining:
                         self.wrongs.append(f"{m.name} never caught up: {old} then {view}")
@@ -324,12 +390,22 @@ class World:
         instance = f"pid{self.starts}"
         return Process(name, role, instance, t_started=self.now, incarnation=incarnation, address=address)
 
+    @property
+    def redis_run(self) -> str | None:
+        return self.others["redis"].instance if self._alive("redis") else None
+
+    def _reaches_redis(self, name: str) -> bool:
+        return self._alive("redis") and name not in self.redis_unreachable and not self.redis_loading
+
     def _alive(self, name: str) -> bool:
         process = self.others.get(name)
         return process is not None and process.alive
 
     def _start(self, a: StartProcess) -> None:
         if a.role != "server":
+            replaced = self.others.get(a.name)
+            if replaced is not None and replaced.instance == a.replaces:
+                del self.others[a.name]  # whether it lives on or not
             newer = all(incarnation < a.incarnation for name, incarnation in self.started_workers if name == a.name)
             if not self._alive(a.name) and (newer or a.role != "worker"):
                 self.others[a.name] = self._process(a.name, a.role, a.incarnation)
@@ -344,7 +420,9 @@ class World:
             if not old.process.alive:
                 self.dead.add(old.process.instance)
             self.past.append(old)
-        process = self._process(a.name, "server", address=f"unix:/{a.name}")
+            if self.node_local and self.own is not None:
+                self.own[a.name] = []
+        process = replace(self._process(a.name, "server", address=f"unix:/{a.name}"), claim=a.claim)
         self.servers[a.name] = FakeServer(
             process, f"boot{self.starts}", a.shard, updates=self.spec.training.stop_after.updates
         )
@@ -354,19 +432,33 @@ class World:
         view = s.view
         head = view is not None and view.head is not None and view.head.boot == s.boot
         updates = s.updates
+        if head and policy(self.spec).needs_redis:
+            self._ask_redis(s)
         return Probe(
             name=s.process.name, boot=s.boot, t_heard=self.now, address=s.process.address, shard=s.shard,
             epoch=view.epoch if view is not None else 0, history=s.history,
             role="empty" if view is None else "head" if head else "middle" if s.is_member else "stopped",
             serving=s.is_member and s.restore_error is None, initialised=s.initialised, version=s.version,
-            slots=s.slots, caught_up=s.sealed, leaving=s.leaving,
+            former_version=s.former_version, slots=s.slots, caught_up=s.sealed, leaving=s.leaving,
             finished=s.finishing or (updates is not None and s.initialised and s.version >= updates),
-            broken=s.broken, checkpoints=tuple(reversed(self.checkpoints)), restore_error=s.restore_error,
+            last_states=self._last_states_seen_by(s), buffer_run=None if self.older_trainer else s.buffer_run,
+            tells_silence=not self.older_trainer,
+            broken=s.broken, checkpoints=self._held_by(s), restore_error=s.restore_error,
             clocks={0: s.version}, views=dict(s.views), evaluation=self.evaluation, applied_t=s.applied_t,
-            log_end_t=s.log_end_t, absent=dict(s.absent), backlog=self.log.get(s.shard, 0),
-            replayed=s.replayed,
-            restoring=view.restore if view is not None and s.restore_error is not None else None,
+            log_end_t=s.log_end_t, absent=dict(s.absent), connected=s.connected, backlog=self.log.get(s.shard, 0),
+            replayed=s.replayed, redis_answered_t=s.redis_answered_t,
+            redis_silent_t=None if self.older_trainer else s.redis_silent_t,
+            parameters=self.parameters,
+            restoring=(view.restore or BUFFER) if view is not None and s.restore_error is not None else None,
         )  # fmt: skip
+
+    def _ask_redis(self, s: FakeServer) -> None:
+        if self._reaches_redis(s.process.name):
+            s.redis_answered_t, s.redis_silent_t = self.now, None
+        elif self.redis_loading:
+            s.redis_silent_t = None
+        elif s.redis_silent_t is None:
+            s.redis_silent_t = self.now
 
     def _install(self, s: FakeServer, view: View) -> None:
         if s.view is not None and view.epoch <= s.view.epoch:
@@ -374,7 +466,7 @@ class World:
         s.view, s.sealed = view, ()
         s.views[view.epoch] = ViewTimes(self.now)
         if s.initialised and s.history != view.history:
-            s.initialised, s.version = False, 0
+            s.initialised, s.version, s.buffer_run = False, 0, ""
         if not s.is_member:
             if view.is_joining(s.boot):
                 s.initialised, s.version = False, 0
@@ -382,16 +474,25 @@ class World:
         s.history, s.restore_error = view.history, None
         if s.initialised or view.restore is None:
             return
-        if view.restore == "buffer":
-            if not self.redis_keeps:
+        if view.restore == BUFFER:
+            held = self.buffer.get(s.shard) if self.redis_keeps else None
+            if held is not None and held[0] == view.history:
+                s.version, s.initialised = held[1], True
+                s.buffer_run = self.redis_run or ""
+            elif view.otherwise is None:
                 s.restore_error = "Redis holds no snapshot"
-            elif s.shard in self.buffer:
-                s.version, s.initialised = self.buffer[s.shard][1], True
+            elif view.otherwise != EMPTY:
+                self._load(s, view.otherwise)
         elif view.restore in self.unreadable:
             s.restore_error = "checksum"
+        elif view.restore in self._last_states_seen_by(s):
+            s.version, s.initialised = self.last_states[view.restore][1], True
         else:
-            s.version = next(c.version for c in self.checkpoints if c.name == view.restore)
-            s.initialised = True
+            self._load(s, view.restore)
+
+    def _load(self, s: FakeServer, name: str) -> None:
+        s.version = next(c.version for c in self._held_by(s) if c.name == name)
+        s.initialised = True
 
     def _peers(self, s: FakeServer) -> list[FakeServer]:
         assert s.view is not None
@@ -431,6 +532,7 @@ class World:
             self.wrongs.append(f"acknowledged updates are gone: {top} in {view}")
         self.acknowledged[head.shard, view.history] = top + 1
         self.buffer[head.shard] = (view.history, top + 1)
+        head.buffer_run = self.redis_run or head.buffer_run
         if top % 10 == 0:
             self._save(head)
         tail = chain[len(boots) - 1]
@@ -445,7 +547,7 @@ class World:
     def _is_fed(self, head: FakeServer) -> bool:
         """Whether there is a gradient to apply: a worker computes, or Redis holds one."""
         held = self.log.get(head.shard, 0)
-        if self._alive("redis") and head.initialised:  # who has no weights yet reads no log
+        if self._reaches_redis(head.process.name) and head.initialised:  # who has no weights yet reads no log
             if held > 0:
                 self.log[head.shard] = held - 1
                 head.replayed += 1
@@ -453,9 +555,36 @@ class World:
             head.log_end_t = self.now
         return any(p.role == "worker" and p.alive for p in self.others.values())
 
+    def _last_states_seen_by(self, s: FakeServer) -> tuple[str, ...]:
+        found = [(name, writer) for name, (shard, _, writer) in self.last_states.items() if shard == s.shard]
+        return tuple(name for name, writer in found if self.own is None or writer == s.process.name)
+
+    def _held_by(self, s: FakeServer) -> tuple[CheckpointRef, ...]:
+        return tuple(reversed(self.checkpoints if self.own is None else self.own.get(s.process.name, [])))
+
     def _save(self, s: FakeServer) -> None:
         if not s.initialised:
             return
         ref = CheckpointRef(f"c-{s.history}-{s.version}", s.history, s.version)
+        if self.own is not None and s.view is not None:
+            for m in s.view.members:
+                held = self.own.setdefault(m.name, [])
+                part = replace(ref, epoch=s.view.epoch, crc=s.version)
+                self.own[m.name] = [*(c for c in held if c.name != part.name), part][-4:]
         if ref not in self.checkpoints:
             self.checkpoints = sorted([*self.checkpoints, ref], key=lambda c: (c.history, c.version))[-4:]
+
+
+def running_apart(strategy: str = "Chain", node_local: bool = False, **changes: Any) -> World:
+    """A world in which the job trains, each server with a directory of its own."""
+    world = World(make_spec(strategy, **changes))
+    world.own, world.node_local = {}, node_local
+    world.run(1.5)
+    assert world.status.state == "Running", world.plans[-1].reason
+    world.executed.clear()
+    return world
+
+
+def own(world: World) -> dict[str, list[CheckpointRef]]:
+    assert world.own is not None
+    return world.own

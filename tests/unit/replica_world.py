@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from outlast.api.view import Member, View
-from outlast.protocol import (
+from outlast.chain.events import (
     Acknowledged,
     Acks,
     Connected,
@@ -34,7 +34,7 @@ from outlast.protocol import (
     SendState,
     Weights,
 )
-from outlast.replica import Replica, ReplicaSettings, restored
+from outlast.chain.replica import Replica, ReplicaSettings, restored
 
 History = list[tuple[int, str, tuple[Identity, ...]]]
 
@@ -141,9 +141,9 @@ class World:
     def init(self, boot: str) -> Any:
         return self.push(boot, gradient(0, 1, kind=Kind.INIT))
 
-    def pull(self, boot: str, slot: int | None = 0, version: int | None = None) -> Any:
+    def pull(self, boot: str, slot: int | None = 0, version: int | None = None, incarnation: int = 1) -> Any:
         self.tokens += 1
-        self.step(boot, Pull(f"t{self.tokens}", self.replicas[boot].epoch, slot, version))
+        self.step(boot, Pull(f"t{self.tokens}", self.replicas[boot].epoch, slot, version, incarnation))
         return f"t{self.tokens}"
 
     def deliver(self, a: str, b: str) -> bool:

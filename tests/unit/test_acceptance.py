@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from outlast.api.spec import JobSpec
-from outlast_operator.kubernetes.acceptance import accept
-from outlast_operator.kubernetes.status import invalid_status, shown_refusal
+from outlast_operator.kubernetes.job.acceptance import Account, accept
+from outlast_operator.kubernetes.job.status import invalid_status, shown_refusal
 
 Json = dict[str, Any]
 TEMPLATE = {"spec": {"containers": [{"name": "outlast", "image": "mine:1"}]}}
@@ -175,3 +175,69 @@ def test_workers_of_a_job_in_a_queue_are_its_group_until_it_is_suspended() -> No
     assert resumed.spec.workers.replicas == 4
     assert accept(queued(job()), first()).refused == ()
     assert accept(queued(job(workers__replicas=4)), None).refused == (), "no pod was made yet"
+
+
+# --- the operator's own ServiceAccount ---
+
+TOKEN_VOLUME = {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
+
+
+@pytest.mark.parametrize("role", ["servers", "workers", "evaluator", "recovery__buffer"])
+@pytest.mark.parametrize(
+    ("pod_spec", "account", "refused"),
+    [
+        ({"serviceAccountName": "outlast"}, Account("n", "outlast"), True),
+        ({"serviceAccount": "outlast"}, Account("n", "outlast"), True),
+        ({"serviceAccountName": "other"}, Account("n", "outlast"), False),
+        ({"serviceAccountName": "outlast"}, Account("elsewhere", "outlast"), False),
+        ({"serviceAccountName": "outlast"}, None, False),
+        ({}, Account("n", "default"), False),
+        ({"automountServiceAccountToken": True}, Account("n", "default"), True),
+        ({"volumes": [TOKEN_VOLUME]}, Account("n", "default"), True),
+    ],
+    ids=["named", "by its older field", "another", "of another namespace", "an operator outside of the cluster",
+         "the default without a token", "the default with its token", "the default with a projected token"],
+)  # fmt: skip
+def test_no_template_names_the_operators_own_account(
+    role: str, pod_spec: Json, account: Account | None, refused: bool
+) -> None:
+    acceptance = accept(job(**{f"{role}__template": {"spec": pod_spec}}), None, account)
+    assert (acceptance.spec is None) is refused
+    path = role.replace("__", ".")
+    words = f"spec.{path}.template.spec.serviceAccountName: {account.name if account else ''} is the operator's own"
+    assert (words in acceptance.message) is refused
+
+
+def test_a_job_that_trains_does_not_take_the_operators_account_up() -> None:
+    changes = {"workers__template": {"spec": {"serviceAccountName": "outlast"}}, "servers__replicas": 1}
+    acceptance = accept(job(**changes), first(), Account("n", "outlast"))
+    assert acceptance.spec is not None
+    assert acceptance.spec.workers.template == {}
+
+
+@pytest.mark.parametrize("role", ["servers", "workers", "evaluator", "recovery__buffer"])
+@pytest.mark.parametrize(
+    ("account", "lends"),
+    [
+        ("outlast", {"serviceAccountName": "outlast"}),
+        ("outlast", {"serviceAccount": "outlast"}),
+        ("default", {"automountServiceAccountToken": True}),
+        ("default", {"serviceAccountName": "default", "volumes": [TOKEN_VOLUME]}),
+    ],
+    ids=["named", "by its older field", "the default with its token", "the default with a projected token"],
+)
+def test_a_template_that_an_older_release_accepted_loses_the_operators_account(
+    role: str, account: str, lends: Json
+) -> None:
+    volume = {"name": "data", "emptyDir": {}}
+    template: Json = {"spec": {**lends, "nodeName": "a", "volumes": [volume, *lends.get("volumes", [])]}}
+    accepted = accept(job(**{f"{role}__template": template}), None).spec
+    assert accepted is not None
+    written, operator = job(**{f"{role}__template": template}), Account("n", account)
+    acceptance = accept(written, JobSpec.from_json(accepted.to_json()), operator)
+    assert acceptance.spec is not None
+    assert "is the operator's own ServiceAccount" in acceptance.message
+    assert acceptance.spec.templates[f"{role.replace('__', '.')}.template"] == {
+        "spec": {"nodeName": "a", "volumes": [volume]}
+    }
+    assert accept({**written, "spec": acceptance.spec.to_json()}, None, operator).refused == ()

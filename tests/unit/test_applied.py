@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outlast.applied import Applied
-from outlast.protocol import Identity
+from outlast.chain.applied import Applied
+from outlast.chain.events import Identity
 
 IDENTITIES = st.builds(
     lambda slot, first, more: Identity(slot, first, first + more),

@@ -8,18 +8,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from outlast.protocol import Kind
-from outlast.replica_state import ReplicaSettings
-from outlast.staleness import ReducedRate
-from outlast.tensors import Manifest, TensorPlace
-from outlast_operator.study import backlog
-from outlast_operator.study.backlog_policies import BY_NAME, LR, POLICIES, Policy
-from outlast_operator.study.backlog_records import (
+from outlast.chain.events import Kind
+from outlast.chain.settings import ReplicaSettings
+from outlast.chain.staleness import ReducedRate
+from outlast.model.flat import Manifest, TensorPlace
+from outlast_bench.study.backlog import experiment as backlog
+from outlast_bench.study.backlog.policies import BY_NAME, LR, POLICIES, Policy
+from outlast_bench.study.backlog.records import (
     Evaluations,
 )
-from outlast_operator.study.backlog_server import Gradient, SimulatedServer
-from outlast_operator.study.backlog_unit import EVALUATIONS, GROUP, Experiment, Unit, unit_of
-from outlast_operator.study.backlog_workers import Diverged, Fleet, LocalFleet, Model, clip
+from outlast_bench.study.backlog.server import Gradient, SimulatedServer
+from outlast_bench.study.backlog.unit import EVALUATIONS, GROUP, Experiment, Unit, unit_of
+from outlast_bench.study.backlog.workers import Diverged, Fleet, LocalFleet, Model, clip
 
 ONE = Manifest((TensorPlace("p", (1,), "float32", 0, 1, 0),), 1, 1)
 SGD = {"name": "SGD", "groups": [{"lr": LR}]}

@@ -11,9 +11,12 @@ import pytest
 from rich.console import Console
 from study_builder import write_backlog
 
-from outlast_operator.study import backlog, tables
-from outlast_operator.study.backlog_policies import LR
-from outlast_operator.study.backlog_records import (
+from outlast_bench.study.analysis.backlog import around_in_words, cells
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.summary import summarise
+from outlast_bench.study.backlog import experiment as backlog
+from outlast_bench.study.backlog.policies import LR
+from outlast_bench.study.backlog.records import (
     Applied,
     BacklogRecord,
     Evaluations,
@@ -23,10 +26,8 @@ from outlast_operator.study.backlog_records import (
     read,
     write,
 )
-from outlast_operator.study.backlog_unit import Unit
-from outlast_operator.study.figures_backlog import around_in_words, cells
-from outlast_operator.study.load import load_study
-from outlast_operator.study.summary import summarise
+from outlast_bench.study.backlog.unit import Unit
+from outlast_bench.study.page import tables
 
 TASK = "outlast.tasks.synthetic"
 ARGS = {"parameters": 12, "tensors": 2, "computeMs": 0.0}

@@ -10,17 +10,12 @@ from typing import Any
 
 import celpy
 import pytest
-import yaml
 from api_server import evaluate, form_errors, refusals, shortest, spec_schema, typed
-from test_spec import INVALID, job
+from spec_cases import INVALID, VALID, spec_of
 
 from outlast.api.errors import SpecError
 from outlast.api.rules import RULES
 from outlast.api.spec import JobSpec
-
-
-def spec_of(text: str) -> Any:
-    return yaml.safe_load(job(text))["spec"]
 
 
 def is_of_rule(message: str) -> bool:
@@ -59,9 +54,7 @@ def test_schema_refuses_at_the_same_path(text: str, message: str) -> None:
     assert path in found or path.rsplit(".", 1)[0] in found, found
 
 
-@pytest.mark.parametrize(
-    "text", ["", "recovery.strategy: Chain", "recovery.strategy: Stateless", "servers: {shards: 4}"]
-)
+@pytest.mark.parametrize("text", VALID, ids=[text.replace("\n", "; ") for text in VALID])
 def test_good_jobs_pass(text: str) -> None:
     assert refusals(spec_of(text)) == []
 
@@ -83,7 +76,7 @@ def errors_of(spec: Any) -> list[str]:
 def test_the_evaluator_is_strict() -> None:
     document = typed({"a": {"b": 1, "c": None}, "d": [1, 2]})
     assert evaluate("has(self.a.b) && !has(self.a.c) && self.a.b != 2 && self.d.isSorted()", self=document) is True
-    assert evaluate("string(self.a.b) + ' is'", self=document) == "1 is"
+    assert evaluate("'%s is 100 %%'.format([self.a.b])", self=document) == "1 is 100 %"
     with pytest.raises(celpy.CELEvalError):
         evaluate("self.a.c == 1", self=document)
 

@@ -22,8 +22,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from outlast import checkpoint_file
-from outlast.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from outlast.checkpoint import part as checkpoint_file
+from outlast.checkpoint.store import Checkpoint, CheckpointError, CheckpointStore
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -189,7 +189,7 @@ def test_another_shards_damage_is_its_own_to_find(store: CheckpointStore) -> Non
 
 KILLED = """
 import sys, torch
-from outlast.checkpoint import CheckpointStore
+from outlast.checkpoint.store import CheckpointStore
 store = CheckpointStore(sys.argv[1], "uid")
 version = int(sys.argv[2])
 print("ready", flush=True)

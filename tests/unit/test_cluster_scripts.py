@@ -1,16 +1,17 @@
-"""The parts of scripts/cluster that decide: which names pods have, and which pip settings an image build gets."""
+"""The parts of scripts/cluster that need no root: what is built, what images hold, which pip settings a build gets."""
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
-import signal
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -26,63 +27,90 @@ def load(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("provider", ["kind", "debian"])
-def test_a_provider_has_every_part_that_is_asked_of_it(provider: str) -> None:
-    parts = ["prepare", "up", "is_up", "down", "status", "load", "restart"]
-    text = "".join((SCRIPTS / name).read_text() for name in ("cluster.sh", "kind.sh"))
-    for part in parts:
-        assert text.count(f"\n{part}_{provider}() {{") == 1, f"{part}_{provider}"
-    body = text.partition(f"\nis_up_{provider}() {{")[2].splitlines()[0]
-    assert ("kind get clusters" if provider == "kind" else "is_running") in body
-
-
-def named(name: str, **fields: Any) -> dict[str, Any]:
-    return {"metadata": {"namespace": "ns", "name": name}, **fields}
-
-
-@pytest.fixture
-def dnsmasq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """What was sent to the process whose id stands in tmp_path/dnsmasq."""
-    sent: list[tuple[int, int]] = []
-    monkeypatch.setattr("os.kill", lambda pid, number: sent.append((pid, number)))
-    (tmp_path / "dnsmasq").write_text("4711 99\n")
-    return sent
-
-
-def names_of(tmp_path: Path) -> Any:
-    return load("dns").Names(tmp_path / "hosts", tmp_path / "dnsmasq")
-
-
-def test_services_and_pods_get_their_names(tmp_path: Path, dnsmasq: list[tuple[int, int]]) -> None:
-    names = names_of(tmp_path)
-    addresses = [{"ip": "10.0.0.1", "hostname": "server-0"}, {"ip": "10.0.0.2"}]
-    names.replace(
-        "services",
-        [
-            named("redis", spec={"clusterIP": "10.96.0.7"}),
-            named("servers", spec={"clusterIP": "None"}),
-            named("elsewhere", spec={"type": "ExternalName"}),
-        ],
+def bash(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script after the cluster's functions were read."""
+    sources = "".join(f". {SCRIPTS}/{name}.sh; " for name in ("lib", "programs", "store"))
+    return subprocess.run(
+        ["bash", "-euc", sources + script], capture_output=True, text=True, env=os.environ | environment, check=False
     )
-    names.replace("endpoints", [named("servers", subsets=[{"addresses": addresses}]), named("redis")])
-    assert (tmp_path / "hosts").read_text().splitlines() == [
-        "10.0.0.1 server-0.servers.ns.svc.cluster.local",
-        "10.0.0.1 servers.ns.svc.cluster.local",
-        "10.0.0.2 servers.ns.svc.cluster.local",
-        "10.96.0.7 redis.ns.svc.cluster.local",
-    ]
-    assert dnsmasq[-1] == (4711, signal.SIGHUP)
 
 
-def test_dnsmasq_reads_again_only_when_names_changed(tmp_path: Path, dnsmasq: list[tuple[int, int]]) -> None:
-    names = names_of(tmp_path)
-    service = named("redis", spec={"clusterIP": "10.96.0.7"})
-    names.change("services", {"type": "ADDED", "object": service})
-    names.change("services", {"type": "MODIFIED", "object": service})
-    assert len(dnsmasq) == 1
-    names.change("services", {"type": "DELETED", "object": service})
-    assert len(dnsmasq) == 2
-    assert (tmp_path / "hosts").read_text() == ""
+def output(script: str, **environment: str) -> str:
+    done = bash(script, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("provider", ["kind", "modules"])
+def test_a_provider_has_every_part_that_is_asked_of_it(provider: str) -> None:
+    text = "".join(path.read_text() for path in SCRIPTS.glob("*.sh"))
+    for part in ("prepare", "up", "is_up", "down", "status", "load", "restart"):
+        assert text.count(f"\n{part}_{provider}() {{") == 1, f"{part}_{provider}"
+
+
+PROGRAMS = sorted(path.name for path in (SCRIPTS / "programs").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_is_pinned_and_names_what_to_build(program: str) -> None:
+    folder = SCRIPTS / "programs" / program
+    lines = output(f"version_of {program}; packages_of {program}").splitlines()
+    assert lines[0].startswith("v")
+    assert len(lines) > 1
+    for package in lines[1:]:
+        if package == ".":
+            assert (folder / "main.go").exists()
+        else:
+            assert any(package.startswith(module) for module in (folder / "go.mod").read_text().split())
+            assert (folder / "go.sum").stat().st_size > 0
+
+
+def test_what_a_program_is_made_of_decides_where_its_build_lies(tmp_path: Path) -> None:
+    shutil.copytree(SCRIPTS / "programs" / "etcd", tmp_path / "etcd")
+
+    def folder() -> str:
+        return output(f"PROGRAMS={tmp_path}; folder_of etcd")
+
+    first = folder()
+    assert Path(first).name.startswith("etcd-v3.")
+    assert folder() == first
+    for name in ("go.mod", "go.sum", "main.go"):
+        with (tmp_path / "etcd" / name).open("a") as file:
+            file.write("\n")
+        assert folder() != first
+        first = folder()
+
+
+def test_a_release_is_chosen_by_its_number() -> None:
+    assert output("kubernetes_program", OUTLAST_KUBERNETES="") == "kubernetes"
+    assert output("kubernetes_program", OUTLAST_KUBERNETES="1.30") == "kubernetes-oldest"
+    refused = bash("kubernetes_program", OUTLAST_KUBERNETES="1.3")
+    assert refused.returncode != 0
+    assert "name one" in refused.stderr
+
+
+def test_a_node_gets_blobs_and_layers_as_links_and_databases_as_copies(tmp_path: Path) -> None:
+    root, node = tmp_path / "store" / "root", tmp_path / "node"
+    snapshotter = "io.containerd.snapshotter.v1.overlayfs"
+    (root / snapshotter / "snapshots" / "1" / "fs").mkdir(parents=True)
+    (root / snapshotter / "snapshots" / "1" / "fs" / "passwd.db").write_text("part of an image")
+    (root / snapshotter / "metadata.db").write_text("layers")
+    (root / "content").mkdir()
+    (root / "content" / "blob").write_text("blob")
+    (root / "meta").mkdir()
+    (root / "meta" / "meta.db").write_text("images")
+    (tmp_path / "store" / "archives").mkdir()
+    (tmp_path / "store" / "archives" / "redis.tar").touch()
+    node.mkdir()
+    output(f"STORE={tmp_path}/store; link_store {node}")
+    made = node / "containerd"
+    assert (made / "content" / "blob").samefile(root / "content" / "blob")
+    assert (made / snapshotter / "snapshots" / "1").is_symlink()
+    assert (made / snapshotter / "snapshots" / "1" / "fs" / "passwd.db").read_text() == "part of an image"
+    for database in ("meta/meta.db", f"{snapshotter}/metadata.db"):
+        assert not (made / database).samefile(root / database)
+        assert (made / database).read_text() == (root / database).read_text()
+    assert (node / "images" / "redis.tar").exists()
 
 
 @pytest.mark.parametrize(
@@ -97,33 +125,22 @@ def test_paths_of_pip_settings_are_mounted(word: str, mounted: str | None) -> No
     assert load("pip_settings")._mounted(word) == mounted
 
 
-def test_the_pause_image_is_whole(tmp_path: Path) -> None:
-    program, archive = tmp_path / "pause", tmp_path / "pause.tar"
+def test_an_image_of_static_programs_is_whole(tmp_path: Path) -> None:
+    program, archive = tmp_path / "server", tmp_path / "server.tar"
     program.write_bytes(b"\x7fELF")
-    subprocess.run(
-        [sys.executable, str(SCRIPTS / "pause_image.py"), str(program), "example/pause:1", str(archive)], check=True
-    )
+    arguments = [str(archive), "example/server:1", "1:1", "/server", "run", "--", str(program), f"{program}:/bin/sh"]
+    subprocess.run([sys.executable, str(SCRIPTS / "static_image.py"), *arguments], check=True)
     with tarfile.open(archive) as tar:
         content = {m.name: f.read() for m in tar.getmembers() if (f := tar.extractfile(m)) is not None}
     described = json.loads(content["index.json"])["manifests"][0]
-    assert described["annotations"]["io.containerd.image.name"] == "example/pause:1"
+    assert described["annotations"]["io.containerd.image.name"] == "example/server:1"
     manifest = json.loads(content["blobs/" + described["digest"].replace(":", "/")])
     for blob in (manifest["config"], *manifest["layers"]):
         assert len(content["blobs/" + blob["digest"].replace(":", "/")]) == blob["size"]
-
-
-def test_a_file_that_says_the_same_is_not_touched(tmp_path: Path) -> None:
-    """kube-proxy ends when its configuration is written anew, even with the same words."""
-    path = tmp_path / "config.yaml"
-
-    def put(text: str) -> int:
-        subprocess.run(["bash", "-c", f". {SCRIPTS}/lib.sh; put {path}"], input=text, text=True, check=True)
-        assert path.read_text() == text
-        return path.stat().st_ino
-
-    first = put("mode: iptables\n")
-    touched = path.stat().st_mtime_ns
-    assert put("mode: iptables\n") == first
-    assert path.stat().st_mtime_ns == touched
-    assert put("mode: ipvs\n") != first
-    assert list(tmp_path.iterdir()) == [path]
+    config = json.loads(content["blobs/" + manifest["config"]["digest"].replace(":", "/")])["config"]
+    assert (config["Entrypoint"], config["User"]) == (["/server", "run"], "1:1")
+    layer = content["blobs/" + manifest["layers"][0]["digest"].replace(":", "/")]
+    with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
+        assert {m.name: oct(m.mode) for m in tar.getmembers() if m.isfile()} == {
+            "etc/passwd": "0o644", "server": "0o755", "bin/sh": "0o755"
+        }  # fmt: skip

@@ -14,9 +14,10 @@ from rich.console import Console
 
 from outlast.api.spec import JobSpec
 from outlast.api.view import Member, View
-from outlast_operator.display import Link, Scene, chain, outage_text, render, summary
-from outlast_operator.monitor import Moment, current_version
-from outlast_operator.state import Evaluation, Failover, JobStatus, Probe, Progress
+from outlast_operator.local.display import Link, Scene, chain, outage_text, render, summary
+from outlast_operator.local.monitor import Moment, current_version
+from outlast_operator.planner.observed import Evaluation, Probe
+from outlast_operator.planner.status import Failover, JobStatus, Progress
 
 MEMBERS = tuple(Member(f"server-{i}", f"boot{i}", f"unix:/{i}") for i in range(3))
 STATUS = JobStatus(state="Running", views={0: View(0, 4, 1, MEMBERS[1:], joining=MEMBERS[:1])})

@@ -82,12 +82,31 @@ def test_generated_parts_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, "docs/generate.py", "--check"],
         cwd=ROOT,
-        env={"PYTHONPATH": "trainer:operator"},
+        env={"PYTHONPATH": "trainer:operator:benchmarks"},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_table_of_requests_is_that_of_the_pods() -> None:
+    from outlast_operator.kubernetes.manifests.children import redis_pod
+    from outlast_operator.kubernetes.manifests.names import JobRef
+    from outlast_operator.kubernetes.manifests.pods import RESOURCES, Images
+
+    page = (ROOT / "docs" / "how-to" / "install.md").read_text(encoding="utf-8")
+    first = re.search(r"<<'JOB'\n(.*?)\nJOB\n", page, re.DOTALL)
+    assert first is not None
+    spec = TrainingJob.load(first[1]).spec
+    pod = redis_pod(JobRef("first", "default", "uid"), spec, Images("trainer", "redis"), None)
+    (redis,) = pod["spec"]["containers"]
+    values = yaml.safe_load((ROOT / "charts" / "outlast" / "values.yaml").read_text(encoding="utf-8"))
+    expected = {**RESOURCES, "operator": values["resources"], "the job's own Redis": redis["resources"]}
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\|.*\|$", page, re.MULTILINE)]
+    for name, resources in expected.items():
+        told = [row[1:] for row in rows if re.match(rf"{re.escape(name)}($|,| \()", row[0]) and len(row) == 5]
+        assert told == [[*resources["requests"].values(), *resources["limits"].values()]], name
 
 
 def test_the_reference_has_every_field() -> None:

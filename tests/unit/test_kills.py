@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from outlast_operator.kills import (
+from outlast_operator.local.kills import (
     Cast,
     Kill,
     KillError,

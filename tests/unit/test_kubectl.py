@@ -18,6 +18,7 @@ from outlast.api.errors import SpecError
 from outlast_operator.cli import kubectl
 from outlast_operator.kubernetes.client import Client, JobError
 from outlast_operator.kubernetes.job_report import make_report
+from outlast_operator.kubernetes.manifests.names import JobRef, owner
 
 JOBS = "/apis/outlast.dev/v1alpha1/namespaces/team/trainingjobs"
 PODS = "/api/v1/namespaces/team/pods"
@@ -74,11 +75,13 @@ JOB: dict[str, Any] = {
 }
 
 
-def pod(process: str, name: str, created: str = "1", **meta: Any) -> dict[str, Any]:
+def pod(process: str, name: str, created: str = "1", job_uid: str = "u1", **meta: Any) -> dict[str, Any]:
     return {
         "metadata": {
             "name": name,
+            "namespace": "team",
             "uid": f"uid-{name}",
+            "ownerReferences": [owner(JobRef("mnist", "team", job_uid))],
             "creationTimestamp": created,
             "annotations": {"outlast.dev/process": process},
             **meta,
@@ -92,6 +95,7 @@ PODS_THERE = [
     pod("worker-0", "mnist-worker-0-ccccc"),
     pod("redis", "mnist-redis-ddddd"),
 ]
+OF_THE_JOB_BEFORE = pod("server-1", "mnist-server-1-eeeee", "3", job_uid="u0")
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -109,6 +113,15 @@ def test_status_in_words() -> None:
         "!          ReplicationHealthy is False: short of 3",
         "lost       2026-01-02 03:04:10  server-0 (head): Killed, next update 0.25 s later, 3 buffered",
     ]
+
+
+def test_what_a_job_waits_for_is_said_in_its_words() -> None:
+    words = "server-0, server-1: exceeded quota: team"
+    waits = {"type": "PodsReady", "status": "False", "reason": "QuotaExceeded", "message": words}
+    status = {"state": "Pending", "waiting": "QuotaExceeded", "conditions": [waits]}
+    lines = kubectl.status_lines({**JOB, "status": status}, [])
+    assert lines[0] == "mnist: Pending, waits: QuotaExceeded, Chain, version 0, 0 failovers"
+    assert lines[-1] == f"!          PodsReady is False: {words}"
 
 
 def test_a_young_job_and_a_done_one() -> None:
@@ -260,6 +273,7 @@ def test_watch_is_bounded(api: ApiServer, client: Client) -> None:
 
 
 def test_promote_deletes_exactly_the_heads_newest_pod(api: ApiServer, client: Client) -> None:
+    api.answers[f"GET {PODS}"] = [(200, {"items": [*PODS_THERE, OF_THE_JOB_BEFORE]})]
     api.answers[f"DELETE {PODS}/mnist-server-1-bbbbb"] = [(200, {})]
     assert client.promote("mnist")["metadata"]["name"] == "mnist-server-1-bbbbb"
     what, _, body = api.asked[-1]

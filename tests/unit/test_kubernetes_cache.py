@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from outlast_operator.kubernetes.cache import Cache
+import pytest
+
+from outlast_operator.kubernetes.cluster.cache import Cache
+from outlast_operator.kubernetes.manifests.names import JobId
 
 Json = dict[str, Any]
+J1 = JobId("n", "mnist", "j1")
 
 
 def job(version: int, uid: str = "j1", name: str = "mnist") -> Json:
     return {"metadata": {"name": name, "namespace": "n", "uid": uid, "resourceVersion": str(version)}}
 
 
+def reference(**other: Any) -> Json:
+    named = {"apiVersion": "outlast.dev/v1alpha1", "kind": "TrainingJob", "name": "mnist", "uid": "j1"}
+    return {**named, "controller": True, **other}
+
+
 def pod(version: int, uid: str = "p1", owner: str | None = "j1") -> Json:
-    owners = [] if owner is None else [{"kind": "TrainingJob", "name": "mnist", "uid": owner, "controller": True}]
+    owners = [] if owner is None else [reference(uid=owner)]
     return {
         "metadata": {
             "name": uid, "namespace": "n", "uid": uid, "resourceVersion": str(version), "ownerReferences": owners,
@@ -45,7 +54,7 @@ def test_a_deleted_pod_stays_deleted_and_leaves_its_last_state() -> None:
     c.put_pod(pod(1))
     c.remove_pod(pod(7))
     assert not c.put_pod(pod(8))
-    existing, gone = c.pods("j1")
+    existing, gone = c.pods(J1)
     assert existing == {}
     assert gone["p1"]["metadata"]["resourceVersion"] == "7"
 
@@ -54,22 +63,55 @@ def test_the_last_state_is_the_newest_whichever_way_it_came() -> None:
     c, _ = cache()
     c.put_pod(pod(9))
     c.remove_pod(pod(3))  # the answer to a deletion of ours, overtaken by the watch
-    assert c.pods("j1")[1]["p1"]["metadata"]["resourceVersion"] == "9"
+    assert c.pods(J1)[1]["p1"]["metadata"]["resourceVersion"] == "9"
     c.remove_pod(pod(12))
-    assert c.pods("j1")[1]["p1"]["metadata"]["resourceVersion"] == "12"
+    assert c.pods(J1)[1]["p1"]["metadata"]["resourceVersion"] == "12"
 
 
 def test_labels_make_no_pod_ours() -> None:
     c, woken = cache()
     assert not c.put_pod(pod(1, owner=None))
-    assert c.pods("j1") == ({}, {})
+    assert c.pods(J1) == ({}, {})
     assert woken == []
 
 
 def test_pods_of_a_job_of_the_same_name_before_it_are_not_its() -> None:
     c, _ = cache()
     c.put_pod(pod(1, owner="j0"))
-    assert c.pods("j1") == ({}, {})
+    assert c.pods(J1) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("namespace", "claims"),
+    [
+        ("attacker", {}),
+        ("n", {"apiVersion": "example.com/v1alpha1"}),
+        ("n", {"apiVersion": "v1"}),
+        ("n", {"kind": "OtherJob"}),
+        ("n", {"name": "other"}),
+        ("n", {"uid": "j2"}),
+        ("n", {"controller": False}),
+    ],
+    ids=["namespace", "group", "no group", "kind", "name", "uid", "not its controller"],
+)
+def test_a_pod_belongs_to_a_job_only_if_everything_agrees(namespace: str, claims: Json) -> None:
+    c, _ = cache()
+    c.put_job(job(1))
+    c.put_pod(pod(2, "real"))
+    forged = pod(3, "forged")
+    forged["metadata"] |= {"namespace": namespace, "ownerReferences": [reference(**claims)]}
+    c.put_pod(forged)
+    assert (set(c.pods(J1)[0]), c.pod(J1, "forged")) == ({"real"}, None)
+    c.remove_pod(forged)
+    assert c.pods(J1)[1] == {}, "neither is it one that the job once had"
+
+
+def test_another_version_of_the_api_group_is_the_same_owner() -> None:
+    c, _ = cache()
+    later = pod(2)
+    later["metadata"]["ownerReferences"] = [reference(apiVersion="outlast.dev/v1")]
+    c.put_pod(later)
+    assert set(c.pods(J1)[0]) == {"p1"}
 
 
 def test_a_deleted_job_does_not_come_back_from_an_old_list() -> None:
@@ -87,7 +129,7 @@ def test_a_list_tells_what_was_deleted_unheard_of() -> None:
     c.put_pod(pod(3, "p2"))
     c.put_pod(pod(30, "p3"))  # made after the list
     assert c.align([job(1)], [pod(2, "p1")], as_of=20, namespaces=["n"]) == 1
-    existing, gone = c.pods("j1")
+    existing, gone = c.pods(J1)
     assert (set(existing), set(gone)) == ({"p1", "p3"}, {"p2"})
 
 
@@ -109,12 +151,14 @@ def test_what_the_watches_have_not_told() -> None:
 def test_no_more_is_kept_of_a_pod_than_is_read() -> None:
     c, _ = cache()
     big = {"name": "outlast", "env": [{"name": "OUTLAST_CONFIG", "value": "x" * 1000}]}
-    full = {**pod(1), "spec": {"containers": [big, {"name": "proxy"}]}, "status": {"podIP": "10.0.0.1"}}
+    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "mnist"}}
+    spec = {"containers": [big, {"name": "proxy"}], "nodeName": "node-1", "volumes": [claim, {"name": "tmp"}]}
+    full = {**pod(1), "spec": spec, "status": {"podIP": "10.0.0.1"}}
     full["metadata"]["managedFields"] = [{"manager": "outlast"}]
     c.put_pod(full)
     c.remove_pod({**full, "metadata": {**full["metadata"], "resourceVersion": "2"}})
-    [kept] = c.pods("j1")[1].values()
-    assert "spec" not in kept
+    [kept] = c.pods(J1)[1].values()
+    assert kept["spec"] == {"nodeName": "node-1", "volumes": [claim]}
     assert "managedFields" not in kept["metadata"]
     assert kept["status"] == {"podIP": "10.0.0.1"}
     assert full["spec"]["containers"][0] == big, "it is not ours to change"
@@ -128,11 +172,11 @@ def test_of_a_process_that_is_lost_again_and_again_the_newest_pods_are_kept() ->
             its["metadata"]["annotations"] = {"outlast.dev/process": name}
             c.put_pod(its)
             c.remove_pod(its)
-    gone = c.pods("j1")[1]
+    gone = c.pods(J1)[1]
     assert sorted(gone) == sorted(f"{name}-{v}" for name in ("server-0", "worker-0") for v in (47, 48, 49))
     assert not c.put_pod(pod(99, "server-0-1")), "it stays deleted"
     c.remove_pod(pod(99, "server-0-1"))
-    assert "server-0-1" not in c.pods("j1")[1]
+    assert "server-0-1" not in c.pods(J1)[1]
     assert c.behind([], [pod(100, "server-0-1")]) == set()
 
 
@@ -140,5 +184,5 @@ def test_a_pod_that_loses_its_owner_is_no_more_the_jobs() -> None:
     c, woken = cache()
     c.put_pod(pod(1))
     assert c.put_pod(pod(2, owner=None))
-    assert c.pods("j1") == ({}, {})
+    assert c.pods(J1) == ({}, {})
     assert woken == [("n", "mnist")] * 2

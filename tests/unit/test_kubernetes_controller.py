@@ -11,9 +11,9 @@ import pytest
 from fake_api import FakeApi
 
 from outlast_operator.kubernetes import controller as module
-from outlast_operator.kubernetes.api import PLURAL, ApiError
+from outlast_operator.kubernetes.cluster.api import PLURAL, ApiError
 from outlast_operator.kubernetes.controller import BLIND_AUDITS, DEAF_AUDITS, UNANSWERED_AUDITS, Controller
-from outlast_operator.manifests.pods import Images
+from outlast_operator.kubernetes.manifests.pods import Images
 
 Json = dict[str, Any]
 PATIENCE_S = 10.0
@@ -38,10 +38,12 @@ class Held(FakeApi):
 class Loop:
     """In place of a job's loop."""
 
+    all: list[Loop] = []  # noqa: RUF012
     made: list[str] = []  # noqa: RUF012
     ended: list[str] = []  # noqa: RUF012  # uids of those that were stopped because their job is gone
 
     def __init__(self, tools: Any, job: Json) -> None:
+        self.all.append(self)
         self.made.append(job["metadata"]["name"])
         self.ref = SimpleNamespace(uid=job["metadata"]["uid"])
         self.alive, self.failing = False, 0
@@ -67,7 +69,7 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    Loop.made, Loop.ended = [], []
+    Loop.all, Loop.made, Loop.ended = [], [], []
     monkeypatch.setattr(module, "JobLoop", Loop)
     made = World()
     yield made
@@ -109,10 +111,27 @@ def test_a_lead_that_is_lost_while_it_begins_is_lost(world: World) -> None:
     world.controller.lead(True)
     assert world.api.listing.wait(PATIENCE_S)
     world.controller.lead(False)
-    assert world.lost.is_set(), "whoever gained the lead and lost it ends"
     world.api.answer.set()
     until(lambda: not world.controller.leading)
     assert Loop.made == []
+
+
+def test_a_lead_that_is_lost_and_gained_again_has_new_loops_and_no_old_one(world: World) -> None:
+    """As after minutes without an API server: the process stays."""
+    world.api.answer.set()
+    world.controller.lead(True)
+    until(lambda: world.controller.leading)
+    [first] = Loop.all
+    world.controller.lead(False)
+    assert not first.alive
+    [job] = world.controller.cache.jobs()
+    world.controller.cache.put_job({**job, "metadata": {**job["metadata"], "resourceVersion": "99"}})
+    assert len(Loop.all) == 1, "who does not lead begins no loop"
+    world.controller.lead(True)
+    until(lambda: world.controller.leading)
+    assert [loop.alive for loop in Loop.all] == [False, True]
+    assert Loop.ended == [], "nobody's job is gone"
+    assert not world.lost.is_set()
 
 
 def test_who_never_led_loses_nothing(world: World) -> None:

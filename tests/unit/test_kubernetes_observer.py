@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from outlast.api.spec import JobSpec
-from outlast_operator.kubernetes import observer as module
-from outlast_operator.kubernetes.cache import Cache
-from outlast_operator.kubernetes.observer import Observer, Secrets
-from outlast_operator.kubernetes.pods import STUCK_S
-from outlast_operator.manifests.names import JobRef
-from outlast_operator.state import Probe, RedisState
+from outlast_operator.kubernetes.cluster.cache import Cache
+from outlast_operator.kubernetes.job import observer as module
+from outlast_operator.kubernetes.job.dependents import Secrets
+from outlast_operator.kubernetes.job.observer import WAITS_S, Observer
+from outlast_operator.kubernetes.manifests.names import JobRef, owner
+from outlast_operator.kubernetes.manifests.pods import template_digest
+from outlast_operator.planner.observed import Probe, RedisState
+from outlast_operator.planner.status import Wait
 
 Json = dict[str, Any]
 T0 = 1_767_225_600.0  # 2026-01-01T00:00:00Z
@@ -22,8 +25,9 @@ T0 = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 class Line:
     """In place of a watch: what a server says, by address."""
 
-    def __init__(self, address: str, *_: Any) -> None:
+    def __init__(self, address: str, *settings: Any) -> None:
         self.address, self.probe, self.closed = address, None, False
+        self.may_dial: Callable[[], bool] = settings[-1]
         self.t_closed: float | None = None
         OPEN.append(self)
 
@@ -43,9 +47,8 @@ class World:
         self.cache = Cache(lambda namespace, name: None)
         raw = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}, "recovery": {"strategy": strategy}}
         spec = JobSpec.from_json(raw)
-        self.observer = Observer(
-            self.cache, JobRef("mnist", "n", "j"), spec, Secrets("t"), lambda: None, lambda: self.now
-        )
+        self.observer = Observer(self.cache, JobRef("mnist", "n", "j"), spec, lambda: None, lambda: self.now)
+        self.observer.secrets = Secrets("t")
 
     def pod(self, uid: str, ip: str = "10.0.0.1", created: str = "00:00:01", **state: Any) -> Json:
         self.version += 1
@@ -54,7 +57,7 @@ class World:
                 "name": f"mnist-server-0-{uid}", "namespace": "n", "uid": uid, "resourceVersion": str(self.version),
                 "creationTimestamp": f"2026-01-01T{created}Z", "labels": {"outlast.dev/role": "server"},
                 "annotations": {"outlast.dev/process": "server-0"},
-                "ownerReferences": [{"kind": "TrainingJob", "name": "mnist", "uid": "j", "controller": True}],
+                "ownerReferences": [owner(JobRef("mnist", "n", "j"))],
             },
             "status": {"podIP": ip, "containerStatuses": [{"name": "outlast", "state": state, "restartCount": 0}]},
         }  # fmt: skip
@@ -122,6 +125,43 @@ def test_what_no_kubelet_nor_the_connections_end_tells_is_no_proof(world: World,
     assert not world.look().processes["server-0"].proven_dead
 
 
+@pytest.mark.parametrize(
+    "becomes",
+    [
+        {"status": {"phase": "Failed"}},
+        {"status": {"phase": "Succeeded"}},
+        {"status": {"podIP": "10.0.0.9"}},
+        {"status": {"containerStatuses": [{"name": "outlast", "state": {"terminated": {"exitCode": 0}}}]}},
+        {"metadata": {"ownerReferences": []}},
+        None,
+    ],
+    ids=["evicted", "done", "another address", "its container ended", "orphaned", "deleted"],
+)
+def test_the_address_of_a_pod_that_lives_no_more_is_not_dialled(world: World, becomes: Json | None) -> None:
+    world.cache.put_pod(world.pod("u1", running={}))
+    world.look()
+    [line] = OPEN
+    assert line.may_dial()
+    after = world.pod("u1", running={})
+    after["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:10Z"
+    world.cache.put_pod(after)
+    assert line.may_dial(), "within its grace it may have to hand over"
+    after = world.pod("u1", running={})
+    for part, values in (becomes or {}).items():
+        after[part] |= values
+    world.cache.remove_pod(after) if becomes is None else world.cache.put_pod(after)
+    assert not line.may_dial(), "at once, without another look"
+
+
+def test_a_server_of_another_namespace_is_never_dialled(world: World) -> None:
+    world.cache.put_pod(world.pod("u1", running={}))
+    forged = world.pod("u2", ip="10.9.9.9", created="00:00:09", running={})
+    forged["metadata"]["namespace"] = "attacker"
+    world.cache.put_pod(forged)
+    assert world.look().processes["server-0"].instance == "u1"
+    assert [line.address for line in OPEN] == ["tcp:10.0.0.1:7070"]
+
+
 def test_the_newest_pod_has_the_name_and_the_old_one_is_among_the_dead(world: World) -> None:
     world.cache.put_pod(world.pod("u1", running={}))
     world.look()
@@ -180,14 +220,48 @@ def test_a_life_that_no_kubelet_tells_is_as_long_as_it_was_seen(world: World) ->
     assert world.look(after_s=5.0).processes["server-0"].lived_s == 5.0
 
 
-def test_an_image_is_tried_twice_however_long_the_pod_waited_for_a_node(world: World) -> None:
-    world.cache.put_pod(world.pod("u1"))
-    world.look()
+def test_a_pod_waits_for_as_long_as_its_image_cannot_be_pulled(world: World) -> None:
     world.cache.put_pod(world.pod("u1", waiting={"reason": "ErrImagePull", "message": "no"}))
-    assert world.look(after_s=600.0).processes["server-0"].alive
-    assert world.look(after_s=STUCK_S - 1).processes["server-0"].alive
-    failed = world.look(after_s=1.0).processes["server-0"]
-    assert (failed.alive, failed.exit_code, failed.lived_s) == (False, 1, 0.0)
+    assert world.look().waits == {}, "for a moment it is no news"
+    for _ in range(3):
+        sight = world.look(after_s=WAITS_S)
+        assert sight.processes["server-0"].alive
+        assert sight.waits["server-0"].message == "its image cannot be pulled: no"
+        world.cache.put_pod(world.pod("u1", waiting={"reason": "ImagePullBackOff", "message": "Back-off"}))
+    world.cache.put_pod(world.pod("u1", running={}))
+    assert world.look().waits == {}
+
+
+def test_the_status_of_a_pod_is_newer_than_its_events(world: World) -> None:
+    world.cache.put_pod(world.pod("u1", waiting={"reason": "ContainerCreating"}))
+    world.observer.told = {"u1": Wait("FailedMount", 'configmap "code" not found')}
+    world.look()
+    assert world.look(after_s=WAITS_S).waits["server-0"].reason == "FailedMount"
+    world.cache.put_pod(world.pod("u1", waiting={"reason": "ErrImagePull", "message": "no"}))
+    world.look()
+    assert world.look(after_s=WAITS_S).waits["server-0"].reason == "ImagePullBackOff"
+
+
+def test_a_pod_that_waits_is_known_to_be_outdated_when_its_template_changes(world: World) -> None:
+    pod = world.pod("u1", waiting={"reason": "ErrImagePull", "message": "no"})
+    pod["metadata"]["annotations"]["outlast.dev/template"] = template_digest(world.observer.spec, "server")
+    world.cache.put_pod(pod)
+    world.look()
+    assert not world.look(after_s=WAITS_S).waits["server-0"].outdated
+    raw = world.observer.spec.to_json()
+    raw["servers"]["template"] = {"spec": {"containers": [{"image": "another"}]}}
+    world.observer.spec = JobSpec.from_json(raw)
+    assert world.look().waits["server-0"].outdated
+
+
+def test_without_the_token_no_server_is_dialled(world: World) -> None:
+    world.observer.secrets = Secrets()
+    world.cache.put_pod(world.pod("u1", running={}))
+    world.look()
+    assert OPEN == []
+    world.observer.secrets = Secrets("t")
+    world.look()
+    assert len(OPEN) == 1
 
 
 def test_of_pods_that_are_long_gone_nothing_is_remembered(world: World) -> None:
@@ -205,7 +279,8 @@ def test_of_pods_that_are_long_gone_nothing_is_remembered(world: World) -> None:
 class Asked:
     """In place of a watch of Redis."""
 
-    def __init__(self, url: str, *_: Any) -> None:
+    def __init__(self, url: str, *settings: Any) -> None:
+        self.may_dial: Callable[[], bool] = settings[-1]
         self.url, self.closed, self.state = url, False, RedisState(True, f"run-{len(REDIS)}")
         REDIS.append(self)
 
@@ -236,13 +311,36 @@ def test_a_redis_that_is_gone_is_not_asked_any_more(hybrid: World) -> None:
     """Whoever has its address next would be told the job's password."""
     hybrid.cache.put_pod(redis_pod(hybrid, "r1", "10.0.0.7", running={}))
     assert hybrid.look().redis == RedisState(True, "run-0")
+    assert REDIS[0].may_dial()
     hybrid.cache.remove_pod(redis_pod(hybrid, "r1", "10.0.0.7", running={}))
+    assert not REDIS[0].may_dial()
     assert hybrid.look().redis == RedisState(False, "run-0")
     assert REDIS[0].closed
     hybrid.cache.put_pod(redis_pod(hybrid, "r2", "10.0.0.8", created="00:01:01", running={}))
     assert hybrid.look().redis == RedisState(True, "run-1")
     assert [watch.closed for watch in REDIS] == [True, False]
     assert "10.0.0.8" in REDIS[1].url
+
+
+def test_a_redis_that_is_restarted_in_place_starts_anew(hybrid: World) -> None:
+    """What it answered before says nothing of the next run (planner/redis_contact.py)."""
+    pod = redis_pod(hybrid, "r1", "10.0.0.7", running={})
+    hybrid.cache.put_pod(pod)
+    assert hybrid.look().processes["redis"].t_started == hybrid.now
+    ended = redis_pod(hybrid, "r1", "10.0.0.7", terminated={"exitCode": 137})
+    hybrid.cache.put_pod(ended)
+    t_exited = hybrid.now + 5.0
+    assert hybrid.look(5.0).processes["redis"].t_exited == t_exited
+    restarted = redis_pod(hybrid, "r1", "10.0.0.7", running={})
+    restarted["status"]["containerStatuses"][0] |= {"restartCount": 1, "lastState": {"terminated": {"exitCode": 137}}}
+    hybrid.cache.put_pod(restarted)
+    process = hybrid.look().processes["redis"]
+    assert (process.instance, process.t_started) == ("r1.1", hybrid.now)
+    hybrid.look()
+    ended["status"]["containerStatuses"][0]["restartCount"] = 1
+    hybrid.cache.put_pod({**ended, "metadata": {**ended["metadata"], "resourceVersion": "99"}})
+    again = hybrid.look().processes["redis"]
+    assert (again.t_started, again.t_exited) == (process.t_started, hybrid.now)
 
 
 def test_the_redis_of_a_job_that_has_ended_is_not_asked_any_more(hybrid: World) -> None:

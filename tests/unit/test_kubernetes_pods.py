@@ -6,9 +6,18 @@ from typing import Any
 
 import pytest
 
-from outlast_operator.backoff import is_own_error
-from outlast_operator.kubernetes.pods import OVERDUE_S, STUCK_S, PodView, Since, parse_time, pull_trouble, read_pod
-from outlast_operator.state import Process
+from outlast_operator.kubernetes.job.pods import (
+    OVERDUE_S,
+    UNMOUNTED_S,
+    PodView,
+    Since,
+    parse_time,
+    pull_trouble,
+    read_pod,
+)
+from outlast_operator.planner.backoff import is_own_error
+from outlast_operator.planner.observed import Process
+from outlast_operator.planner.status import Wait
 
 NOW = parse_time("2026-01-01T00:10:00Z")
 Json = dict[str, Any]
@@ -37,8 +46,8 @@ def state(restarts: int = 0, last: Json | None = None, **now: Any) -> Json:
     }
 
 
-def read(obj: Json, stuck_s: float = 1.0, gone: bool = False) -> PodView:
-    view = read_pod(obj, NOW, Since(stuck=NOW - stuck_s), gone)
+def read(obj: Json, gone: bool = False) -> PodView:
+    view = read_pod(obj, NOW, Since(), gone)
     assert view is not None
     return view
 
@@ -99,10 +108,42 @@ def test_a_sidecar_does_not_speak_for_the_process(states: dict[str, Json], phase
     assert (view.phase, view.proven_dead) == (phase, proven_dead)
 
 
-def test_an_image_that_cannot_be_pulled_is_a_start_that_failed() -> None:
-    view = read(pod(state(waiting=PULL)), stuck_s=STUCK_S)
-    assert (view.phase, view.exit_code, view.proven_dead, view.never_ran) == ("exited", 1, True, True)
-    assert view.reason == "its image cannot be pulled: no such image x:1"
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("ErrImagePull", "ImagePullBackOff"),
+        ("ImagePullBackOff", "ImagePullBackOff"),
+        ("ErrImageNeverPull", "ErrImageNeverPull"),
+        ("InvalidImageName", "InvalidImageName"),
+        ("CreateContainerConfigError", "CreateContainerConfigError"),
+        ("CreateContainerError", "CreateContainerError"),
+        ("RunContainerError", "RunContainerError"),
+    ],
+)
+@pytest.mark.parametrize("whose", ["containerStatuses", "initContainerStatuses"])
+def test_what_the_kubelet_cannot_start_waits_in_its_words(reason: str, shown: str, whose: str) -> None:
+    waiting = {"reason": reason, "message": 'secret "data" not found'}
+    view = read(pod({whose: [{"name": "outlast", "state": {"waiting": waiting}}]}))
+    assert (view.phase, view.alive) == ("starting", True)
+    assert view.wait is not None
+    assert view.wait.reason == shown
+    assert view.wait.message.endswith(': secret "data" not found')
+
+
+@pytest.mark.parametrize(
+    ("status", "gone", "never_ran"),
+    [
+        (state(waiting=PULL), True, True),
+        ({"phase": "Failed", "reason": "OutOfcpu"}, False, True),
+        (state(running={}), True, False),
+        (state(terminated=ENDED), False, False),
+        ({"phase": "Failed", "reason": "Evicted", **state(running={})}, False, False),
+    ],
+    ids=["deleted while its image was pulled", "refused by its node", "deleted while it ran", "ended", "evicted"],
+)
+def test_whether_a_pod_that_has_ended_ever_ran(status: Json, gone: bool, never_ran: bool) -> None:
+    view = read(pod(status), gone)
+    assert (view.alive, view.never_ran) == (False, never_ran)
 
 
 def test_what_the_registry_said_is_remembered_while_the_kubelet_waits() -> None:
@@ -112,12 +153,7 @@ def test_what_the_registry_said_is_remembered_while_the_kubelet_waits() -> None:
     waiting = pod(state(waiting={"reason": "ImagePullBackOff", "message": "Back-off pulling image"}))
     view = read_pod(waiting, NOW, Since(), trouble=said)
     assert view is not None
-    assert view.waits == "its image cannot be pulled: x:1: not found"
-
-
-def test_a_name_that_is_none_needs_no_second_try() -> None:
-    view = read(pod(state(waiting={"reason": "InvalidImageName", "message": "bad"})), stuck_s=0.0)
-    assert (view.phase, view.exit_code) == ("exited", 3)
+    assert view.wait == Wait("ImagePullBackOff", "its image cannot be pulled: x:1: not found")
 
 
 @pytest.mark.parametrize(
@@ -177,9 +213,50 @@ def test_a_pod_that_should_be_gone_is_on_a_node_that_does_not_answer(skew_s: flo
         assert (view.alive, view.deleting, view.proven_dead) == (alive, True, False), after_s
 
 
-def test_why_no_node_takes_it() -> None:
-    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes have nvidia.com/gpu"}
-    assert read(pod({"conditions": [condition]})).waits == "no node takes it: 0/3 nodes have nvidia.com/gpu"
+READY, CONTAINERS = "Ready", "ContainersReady"
+
+
+def conditions(ready: str, containers: str, reason: str | None = None) -> Json:
+    said: Json = {"type": READY, "status": ready, **({} if reason is None else {"reason": reason})}
+    return {**state(running={}), "conditions": [said, {"type": CONTAINERS, "status": containers}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "unreachable"),
+    [
+        (conditions("True", "True"), False),
+        (conditions("False", "True"), True),
+        (conditions("False", "False", "ContainersNotReady"), False),
+        (conditions("False", "True", "ReadinessGatesNotReady"), False),
+        (state(running={}), False),
+    ],
+    ids=["ready", "its node does not answer", "its probe fails", "a readiness gate is closed", "nothing is said"],
+)
+def test_the_node_controllers_word_is_told_from_the_kubelets(status: Json, unreachable: bool) -> None:
+    assert read(pod(status)).unreachable is unreachable
+    leaving = read(pod(status, deletionTimestamp="2026-01-01T00:10:30Z", deletionGracePeriodSeconds=3600))
+    assert (leaving.alive, leaving.deleting) == (not unreachable, True), "nobody waits for the grace of a lost node"
+    assert not leaving.proven_dead
+    assert leaving.reason == ("its node does not answer" if unreachable else "")
+
+
+def test_a_container_that_ended_before_its_node_was_lost_is_proved_dead() -> None:
+    status = {**conditions("False", "True"), "containerStatuses": state(terminated=ENDED)["containerStatuses"]}
+    assert read(pod(status, deletionTimestamp="2026-01-01T00:10:30Z")).proven_dead
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "shown"),
+    [
+        ("Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.", "Unschedulable"),
+        ("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates", "SchedulingGated"),
+        ("Unschedulable", "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims.", "ClaimUnbound"),
+        ("Unschedulable", 'persistentvolumeclaim "data" not found', "ClaimUnbound"),
+    ],
+)
+def test_why_no_node_takes_it(reason: str, message: str, shown: str) -> None:
+    condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
+    assert read(pod({"conditions": [condition]})).wait == Wait(shown, f"no node takes it: {message}")
 
 
 def test_what_is_no_process_of_a_job() -> None:
@@ -189,3 +266,41 @@ def test_what_is_no_process_of_a_job() -> None:
 
 def test_the_incarnation_of_a_worker() -> None:
     assert read(pod(role="worker")).incarnation == 2
+
+
+SCHEDULED = {"type": "PodScheduled", "status": "True"}
+UNMOUNTED = {"type": "PodReadyToStartContainers", "status": "False"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "unmounted_s", "held"),
+    [
+        pytest.param(
+            [{"type": "PodScheduled", "status": "False", "message": m}], 0.0, True, id=m.partition(",")[0]
+        )
+        for m in (
+            "0/3 nodes are available: 1 node(s) were unschedulable, 2 node(s) had volume node affinity conflict.",
+            "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't match PersistentVolume's node affinity.",
+        )
+    ]
+    + [
+        pytest.param(
+            [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available: 3 Insufficient cpu."}],
+            0.0,
+            False,
+            id="no room anywhere",
+        ),
+        pytest.param([SCHEDULED, UNMOUNTED], UNMOUNTED_S - 1, False, id="its volume is on its way"),
+        pytest.param([SCHEDULED, UNMOUNTED], UNMOUNTED_S, True, id="its volume does not come"),
+        pytest.param([SCHEDULED, {**UNMOUNTED, "status": "True"}], 99.0, False, id="its image is pulled"),
+    ],
+)  # fmt: skip
+def test_whether_its_claim_holds_a_server_back(conditions: list[Json], unmounted_s: float, held: bool) -> None:
+    obj = pod({"conditions": conditions})
+    obj["metadata"]["annotations"]["outlast.dev/claim"] = "3"
+    since = Since()
+    since.note(obj, NOW - unmounted_s)
+    view = read_pod(obj, NOW, since)
+    assert view is not None
+    assert (bool(view.held_by_claim), view.claim) == (held, 3)
+    assert view.claim_out_of_reach == (held and not unmounted_s), "by the scheduler's word alone"

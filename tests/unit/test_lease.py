@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fake_api import FakeApi
 
-from outlast_operator.kubernetes.api import LEASES, Api, ApiError
-from outlast_operator.kubernetes.lease import CALL_S, DEADLINE_S, DURATION_S, Leadership
+from outlast_operator.kubernetes.cluster.api import LEASES, Api, ApiError
+from outlast_operator.kubernetes.cluster.lease import CALL_S, DEADLINE_S, DURATION_S, Leadership
 
 
 def member(api: FakeApi, name: str) -> Leadership:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from outlast.api.spec import JobSpec
-from outlast.local_steps import LocalSteps
-from outlast.tensors import FlatModel
+from outlast.model.flat import FlatModel
+from outlast.worker.local_steps import LocalSteps
 
 
 def worker(lr: float = 0.1, momentum: float = 0.0) -> tuple[FlatModel, torch.optim.SGD, LocalSteps]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outlast_operator.local_template import LocalTemplate, local_template
+from outlast_operator.local.template import LocalTemplate, local_template
 
 
 def test_no_template_changes_nothing() -> None:
@@ -19,6 +19,12 @@ def test_environment_and_command_are_taken() -> None:
     taken = local_template({"spec": {"containers": [container]}})
     assert taken == LocalTemplate(env={"DATA": "/data", "EMPTY": ""}, argv=["python", "-m", "mine"])
     assert LocalTemplate.from_json(taken.to_json()) == taken
+
+
+def test_the_container_named_outlast_is_the_roles_wherever_it_stands() -> None:
+    proxy, ours = {"name": "proxy", "command": ["proxy"]}, {"name": "outlast", "command": ["mine"], "args": ["--fast"]}
+    taken = local_template({"spec": {"containers": [proxy, ours]}})
+    assert (taken.argv, taken.ignored) == (["mine", "--fast"], ["spec.containers[0]"])
 
 
 def test_everything_else_is_named() -> None:

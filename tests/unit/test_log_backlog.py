@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outlast.log_reader import Backlog
+from outlast.server.log_reader import Backlog
 
 
 class Log:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from outlast.api.spec import JobSpec
-from outlast_operator.manifests import children
-from outlast_operator.manifests.names import JobRef, is_owned, pod_name
-from outlast_operator.manifests.pods import Images, pod_count, process_pod, with_slots
-from outlast_operator.state import StartProcess
+from outlast.api.spec_fields import Claim
+from outlast_operator.kubernetes.manifests import children
+from outlast_operator.kubernetes.manifests.names import JobRef, is_owned, pod_name
+from outlast_operator.kubernetes.manifests.pods import Images, pod_count, process_config, process_pod, with_slots
+from outlast_operator.planner.actions import StartProcess
 
 JOB = JobRef("mnist", "team", "uid-1")
 IMAGES = Images("trainer:1", "redis:1")
@@ -48,10 +50,62 @@ def with_container(**fields: Any) -> Json:
     return {"spec": {"containers": [{"name": "outlast", **fields}]}}
 
 
+@pytest.mark.parametrize(
+    ("image", "policy"),
+    [
+        ("outlast/trainer:1", "Never"),
+        ("registry.example/outlast/trainer:1", "IfNotPresent"),
+        ("mine:1", "IfNotPresent"),
+    ],
+)
+def test_an_image_that_no_registry_of_ours_serves_is_never_pulled(image: str, policy: str) -> None:
+    """Whoever registers the name with the default registry would run code in every job."""
+    made = process_pod(JOB, spec(), Images(image, "r"), SERVER)
+    assert container(made)["imagePullPolicy"] == policy
+    redis = children.redis_pod(JOB, spec(), Images("t", image), None)
+    assert redis["spec"]["containers"][0]["imagePullPolicy"] == policy
+    assert container(pod(template=with_container(image=image)))["imagePullPolicy"] == policy
+    assert container(pod(template=with_container(image=image, imagePullPolicy="Always")))["imagePullPolicy"] == "Always"
+
+
+LOST = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+NOT_READY = {"key": "node.kubernetes.io/not-ready", **LOST}
+UNREACHABLE = {"key": "node.kubernetes.io/unreachable", **LOST}
+GPU = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+PATIENT = {**UNREACHABLE, "tolerationSeconds": 600}
+ANY_EFFECT = {"key": "node.kubernetes.io/not-ready", "operator": "Exists"}
+OTHER_EFFECT = {**ANY_EFFECT, "effect": "NoSchedule"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "merged"),
+    [
+        (None, [NOT_READY, UNREACHABLE]),
+        ([], [NOT_READY, UNREACHABLE]),
+        ([GPU], [GPU, NOT_READY, UNREACHABLE]),
+        ([GPU, PATIENT], [GPU, PATIENT, NOT_READY]),
+        ([ANY_EFFECT], [ANY_EFFECT, UNREACHABLE]),
+        ([OTHER_EFFECT], [OTHER_EFFECT, NOT_READY, UNREACHABLE]),
+        ([{"operator": "Exists"}], [{"operator": "Exists"}, NOT_READY, UNREACHABLE]),
+    ],
+    ids=["none", "an empty list", "others", "one of these", "of any effect", "of another effect", "of any taint"],
+)
+@pytest.mark.parametrize("role", ["server", "worker", "redis"])
+def test_tolerations_are_merged_by_key_and_effect(role: str, theirs: list[Json] | None, merged: list[Json]) -> None:
+    template = {"spec": {} if theirs is None else {"tolerations": theirs}}
+    if role == "redis":
+        job = spec(recovery={"strategy": "Hybrid"}, servers={"template": template})
+        made = children.redis_pod(JOB, job, IMAGES, None)
+    else:
+        made = pod(SERVER if role == "server" else WORKER, template)
+    assert made["spec"]["tolerations"] == merged
+
+
 def test_a_pod_belongs_to_its_job_and_says_what_it_is() -> None:
     meta = pod()["metadata"]
-    assert is_owned(pod(), "uid-1")
-    assert not is_owned(pod(), "uid-2")
+    assert is_owned(pod(), JOB)
+    assert not is_owned(pod(), replace(JOB, uid="uid-2"))
+    assert not is_owned(pod(), replace(JOB, namespace="other"))
     assert meta["namespace"] == "team"
     assert meta["labels"]["outlast.dev/job-name"] == "mnist"
     assert (meta["labels"]["outlast.dev/role"], meta["labels"]["outlast.dev/shard"]) == ("server", "0")
@@ -97,6 +151,12 @@ def test_the_longest_names_fit() -> None:
         pytest.param(None, ("spec", "hostname"), "server-1", id="a stable host name"),
         pytest.param(None, ("spec", "subdomain"), "mnist-servers", id="in the headless Service"),
         pytest.param(None, ("spec", "automountServiceAccountToken"), False, id="no way to the API server"),
+        pytest.param(
+            None, ("spec", "dnsConfig", "options", 0), {"name": "timeout", "value": "1"}, id="DNS is not waited for"
+        ),
+        pytest.param(
+            {"spec": {"dnsConfig": {"options": []}}}, ("spec", "dnsConfig", "options"), [], id="the user's resolver"
+        ),
     ],
 )
 def test_the_pod(template: Json | None, path: tuple[str, ...], expected: Any) -> None:
@@ -196,14 +256,37 @@ def volume(made: Json, name: str) -> Json:
     return next((v for v in made["spec"]["volumes"] if v["name"] == name), {})
 
 
-def test_checkpoints_go_to_the_users_volume_or_a_claim() -> None:
-    claimed = volume(pod(), "outlast-checkpoints")
-    assert claimed["persistentVolumeClaim"] == {"claimName": "mnist-checkpoints"}
+@pytest.mark.parametrize(
+    ("storage", "claim", "source"),
+    [
+        ("Shared", 0, {"persistentVolumeClaim": {"claimName": "mnist-checkpoints"}}),
+        ("PerServer", 0, {"persistentVolumeClaim": {"claimName": "mnist-checkpoints-server-1"}}),
+        ("PerServer", 2, {"persistentVolumeClaim": {"claimName": "mnist-checkpoints-server-1-2"}}),
+        ("NodeLocal", 0, {"emptyDir": {}}),
+    ],
+)
+def test_checkpoints_go_where_it_was_chosen(storage: Any, claim: int, source: Json) -> None:
+    made = pod(replace(SERVER, storage=storage, claim=claim))
+    assert volume(made, "outlast-checkpoints") == {"name": "outlast-checkpoints", **source}
+    config = json.loads(environment(made)["OUTLAST_CONFIG"])
+    assert config["own_checkpoint_dir"] == (storage != "Shared")
+    assert made["metadata"]["annotations"]["outlast.dev/claim"] == str(claim)
+
+
+def test_checkpoints_go_to_the_users_volume() -> None:
     recovery = {"strategy": "Chain", "checkpoint": {"volume": {"hostPath": {"path": "/c"}}}}
     assert volume(pod(recovery=recovery), "outlast-checkpoints")["hostPath"] == {"path": "/c"}
     assert volume(pod(WORKER), "outlast-checkpoints") == {}
-    assert children.needs_claim(spec())
-    assert not children.needs_claim(spec(recovery=recovery))
+
+
+def test_a_claim_asks_for_what_the_spec_says() -> None:
+    made = children.checkpoints_claim(JOB, "mnist-checkpoints-server-0", Claim())
+    assert made["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10737418240"}}}
+    claim = Claim(storage_class_name="fast", size=1 << 30, access_modes=["ReadWriteMany"])
+    assert children.checkpoints_claim(JOB, "c", claim)["spec"] == {
+        "accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1073741824"}},
+        "storageClassName": "fast",
+    }  # fmt: skip
 
 
 def test_the_users_volumes_and_mounts_are_kept() -> None:
@@ -246,11 +329,80 @@ def test_what_is_no_template_is_named(template: Json) -> None:
         pod(template=template)
 
 
-@pytest.mark.parametrize(("max_bytes", "memory"), [(1 << 30, "1089Mi"), (4 << 30, "4353Mi")])
-def test_redis_requests_what_its_log_may_grow_to(max_bytes: int, memory: str) -> None:
-    job = spec(recovery={"strategy": "Stateless", "buffer": {"maxBytes": max_bytes}})
+MI = 1 << 20
+
+
+def maxmemory(pod: Json) -> int:
+    return int(pod["spec"]["containers"][0]["command"][2].split("--maxmemory ")[1].split()[0])
+
+
+@pytest.mark.parametrize(("max_mi", "requested"), [(64, "129Mi"), (1024, "512Mi"), (4096, "512Mi")])
+def test_redis_may_use_more_than_its_log_and_snapshots_need(max_mi: int, requested: str) -> None:
+    job = spec(recovery={"strategy": "Stateless", "buffer": {"maxBytes": max_mi * MI}})
     made = children.redis_pod(JOB, job, IMAGES, None)
-    assert made["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "100m", "memory": memory}
+    resources = made["spec"]["containers"][0]["resources"]
+    assert resources["requests"] == {"cpu": "100m", "memory": requested}
+    limit = int(resources["limits"]["memory"].removesuffix("Mi")) * MI
+    assert limit * 8 // 9 >= maxmemory(made) >= (max_mi + 2048) * MI
+
+
+def test_by_default_no_container_of_redis_needs_more_than_small_limit_ranges_give() -> None:
+    made = children.redis_pod(JOB, spec(recovery={"strategy": "Hybrid"}), IMAGES, None)
+    assert int(made["spec"]["containers"][0]["resources"]["limits"]["memory"].removesuffix("Mi")) < 4096
+
+
+def test_redis_follows_its_own_template() -> None:
+    theirs = {
+        "spec": {
+            "containers": [{"image": "redis:mine", "resources": {"limits": {"memory": "9Gi"}}}],
+            "nodeSelector": {},
+        }
+    }
+    recovery = {"strategy": "Hybrid", "buffer": {"template": theirs}}
+    job = spec(recovery=recovery, servers={"template": {"spec": {"priorityClassName": "high"}}})
+    made = children.redis_pod(JOB, job, IMAGES, None)
+    container = made["spec"]["containers"][0]
+    assert (container["name"], container["image"]) == ("redis", "redis:mine")
+    assert container["resources"] == {"limits": {"memory": "9Gi"}}
+    assert maxmemory(made) == 8 << 30
+    assert "priorityClassName" not in made["spec"]
+    assert made["spec"]["restartPolicy"] == "Always"
+
+
+def test_the_container_of_redis_may_have_another_name() -> None:
+    theirs = {"spec": {"containers": [{"name": "store"}]}}
+    made = children.redis_pod(JOB, spec(recovery={"strategy": "Hybrid", "buffer": {"template": theirs}}), IMAGES, None)
+    assert made["metadata"]["annotations"]["outlast.dev/container"] == made["spec"]["containers"][0]["name"] == "store"
+
+
+def test_the_evaluator_follows_its_own_template() -> None:
+    own = with_container(image="eval:1", resources={"limits": {"memory": "8Gi"}})
+    job = spec(workers={"template": with_container(image="train:1")}, evaluator={"template": own})
+    made = process_pod(JOB, job, IMAGES, EVALUATOR)
+    assert container(made)["image"] == "eval:1"
+    assert container(made)["resources"] == {"limits": {"memory": "8Gi"}}
+
+
+@pytest.mark.parametrize("role", ["server", "worker", "evaluator", "redis"])
+def test_every_container_has_limits_above_its_requests(role: str) -> None:
+    """A quota on limits refuses one without; the default of a LimitRange may lie below what is requested."""
+    action = {"server": SERVER, "worker": WORKER, "evaluator": EVALUATOR}.get(role)
+    job = spec(recovery={"strategy": "Hybrid"})
+    made = children.redis_pod(JOB, job, IMAGES, None) if action is None else process_pod(JOB, job, IMAGES, action)
+    for container in made["spec"]["containers"]:
+        resources = container["resources"]
+        assert set(resources["requests"]) == set(resources["limits"]) == {"cpu", "memory"}
+
+
+def test_no_template_gets_into_a_pods_environment() -> None:
+    marked = {"metadata": {"annotations": {"mark": "do-not-carry"}}}
+    job = spec(
+        servers={"template": marked},
+        workers={"template": marked},
+        evaluator={"template": marked},
+        recovery={"strategy": "Hybrid", "buffer": {"template": marked}},
+    )
+    assert "do-not-carry" not in process_config(JOB, job, SERVER).to_json()
 
 
 def test_redis_keeps_what_the_job_asks_for_and_hides_its_password() -> None:
@@ -258,14 +410,14 @@ def test_redis_keeps_what_the_job_asks_for_and_hides_its_password() -> None:
     script = made["spec"]["containers"][0]["command"][2]
     assert "--appendonly yes --appendfsync always" in script
     assert "--maxmemory-policy noeviction" in script
-    assert int(script.split("--maxmemory ")[1].split()[0]) > 4 << 30
+    assert maxmemory(made) > 1 << 30
     assert "requirepass %s" in script
     assert made["spec"]["restartPolicy"] == "Always"
     assert made["spec"]["containers"][0]["name"] == "redis"
 
 
 def test_redis_runs_where_servers_may_and_is_pulled_with_their_secrets() -> None:
-    where = {
+    where: Json = {
         "imagePullSecrets": [{"name": "registry"}],
         "nodeSelector": {"pool": "cpu"},
         "tolerations": [{"key": "dedicated", "operator": "Exists"}],
@@ -274,9 +426,59 @@ def test_redis_runs_where_servers_may_and_is_pulled_with_their_secrets() -> None
     theirs = {**where, "containers": [{"name": "outlast", "image": "mine:1", "env": [{"name": "A", "value": "b"}]}]}
     job = spec(recovery={"strategy": "Stateless"}, servers={"template": {"spec": theirs}})
     made = children.redis_pod(JOB, job, IMAGES, None)["spec"]
-    assert {field: made[field] for field in where} == where
+    its = {**where, "tolerations": [*where["tolerations"], NOT_READY, UNREACHABLE]}
+    assert {field: made[field] for field in where} == its
     assert made["containers"][0]["image"] == IMAGES.redis
     assert "A" not in {e["name"] for e in made["containers"][0]["env"]}
+
+
+def test_a_redis_that_is_evicted_waits_until_its_data_is_applied_or_its_grace_is_over() -> None:
+    made = children.redis_pod(JOB, spec(recovery={"strategy": "Stateless"}), IMAGES, None)["spec"]
+    (command, seconds) = made["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert (command, int(seconds) < made["terminationGracePeriodSeconds"] <= 60) == ("sleep", True)
+    service = children.redis_endpoint(JOB)["spec"]
+    assert service["publishNotReadyAddresses"], "a server that rebuilds finds a Redis that is to end"
+
+
+def test_redis_prefers_a_node_without_a_server() -> None:
+    made = children.redis_pod(JOB, spec(recovery={"strategy": "Stateless"}), IMAGES, None)["spec"]
+    (term,) = made["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["labelSelector"]["matchLabels"].items() <= pod()["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "replicas", "shards", "at_least"),
+    [("Chain", 3, 1, [2]), ("Chain", 2, 2, [1, 1]), ("Hybrid", 3, 2, [2, 2])],
+)
+def test_a_shard_with_several_servers_has_a_budget(
+    strategy: str, replicas: int, shards: int, at_least: list[int]
+) -> None:
+    job = spec(recovery={"strategy": strategy}, servers={"replicas": replicas, "shards": shards})
+    budgets = children.disruption_budgets(JOB, job)
+    assert [b["spec"]["minAvailable"] for b in budgets] == at_least
+    assert {b["spec"]["unhealthyPodEvictionPolicy"] for b in budgets} == {"AlwaysAllow"}
+    for shard in range(shards):
+        made = process_pod(JOB, job, IMAGES, StartProcess(f"server-{shard}", "server", shard=shard))
+        selected = [
+            b for b in budgets if b["spec"]["selector"]["matchLabels"].items() <= made["metadata"]["labels"].items()
+        ]
+        assert [b["metadata"]["name"] for b in selected] == [f"mnist-shard-{shard}"], "two budgets end every eviction"
+
+
+@pytest.mark.parametrize("strategy", ["Checkpoint", "Stateless"])
+def test_the_only_server_of_a_shard_has_no_budget(strategy: str) -> None:
+    job = spec(recovery={"strategy": strategy}, servers={"shards": 2})
+    assert children.disruption_budgets(JOB, job) == []
+
+
+def test_a_server_is_told_its_grace_period_and_answers_for_its_readiness() -> None:
+    made = pod(template={"spec": {"terminationGracePeriodSeconds": 90}})
+    extras = json.loads(environment(made)["OUTLAST_CONFIG"])["extras"]
+    assert extras["grace_s"] == 90.0
+    default = json.loads(environment(pod())["OUTLAST_CONFIG"])["extras"]
+    assert default["grace_s"] == pod()["spec"]["terminationGracePeriodSeconds"]
+    asked = container(made)["readinessProbe"]["httpGet"]
+    assert asked == {"path": "/readyz", "port": extras["readiness_port"]}
 
 
 def test_services_find_servers_before_they_are_ready() -> None:

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from outlast import metrics
 from outlast.api.config import ProcessConfig
-from outlast.ledger import Fact
-from outlast.ordering import Ordering
-from outlast.protocol import Contribution, DataPlan, Identity
-from outlast.replica import Replica
-from outlast.replica_state import ReplicaSettings, ReplicatedState
+from outlast.chain.events import Contribution, DataPlan, Identity
+from outlast.chain.ordering import Ordering
+from outlast.chain.replica import Replica
+from outlast.chain.settings import ReplicaSettings
+from outlast.chain.state import ReplicatedState
+from outlast.process import metrics
+from outlast.process.ledger import Fact
 
 STATUS: dict[str, Any] = {
     **Replica("server-0", "b", 0, ReplicaSettings()).status(),
@@ -136,7 +137,8 @@ def test_a_port_that_is_taken_stops_nobody(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_nobody_pays_who_does_not_ask() -> None:
-    code = "import sys, outlast.metrics; assert not {'prometheus_client', 'torch', 'http.server'} & set(sys.modules)"
+    heavy = "{'prometheus_client', 'torch', 'http.server'}"
+    code = f"import sys, outlast.process.metrics; assert not {heavy} & set(sys.modules)"
     path = str(Path(__file__).parents[2] / "trainer")
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

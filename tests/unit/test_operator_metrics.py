@@ -10,11 +10,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from outlast.api.view import Member, View
-from outlast.metrics import sample_names
-from outlast_operator.kubernetes.record import Record
-from outlast_operator.metrics import BUCKETS_S, FAMILIES, JobMetrics, OperatorState, goodput
-from outlast_operator.operator_metrics import metrics_text
-from outlast_operator.state import Condition, Failover, JobStatus, Progress
+from outlast.process.metrics import sample_names
+from outlast_operator.kubernetes.job.record import Record
+from outlast_operator.kubernetes.metrics import BUCKETS_S, FAMILIES, JobMetrics, OperatorState, goodput, metrics_text
+from outlast_operator.planner.status import Condition, Failover, JobStatus, Progress
 
 LOST = Failover("server-0", "Killed", 100.0, boot="b0", role="head")
 ANSWERED = replace(LOST, t_decided=100.1, t_promoted=100.2, t_first_update=100.4)

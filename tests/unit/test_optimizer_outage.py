@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from outlast.api.config import ProcessConfig, ServerAddress
-from outlast.optimizer import Optimizer, Superseded, TrainingError, joined
-from outlast.protocol import DataPlan, Kind
+from outlast.chain.events import DataPlan, Kind
+from outlast.worker.optimizer import Optimizer, Superseded, TrainingError, joined
 
 SLOTS = 4
 
@@ -88,7 +88,7 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("outlast.optimizer.Client", FakeClient)
+    monkeypatch.setattr("outlast.worker.optimizer.Client", FakeClient)
     yield
     joined.clear()
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Distribution -> the module it brings, where that is not its name.
 MODULES = {"prometheus-client": "prometheus_client", "pyyaml": "yaml"}
@@ -20,6 +21,13 @@ MODULES = {"prometheus-client": "prometheus_client", "pyyaml": "yaml"}
 ALLOWED = {
     "trainer": PROJECT["dependencies"] + EXTRAS["trainer"],
     "operator": PROJECT["dependencies"] + EXTRAS["trainer"] + EXTRAS["operator"] + EXTRAS["local"],
+    "benchmarks": PROJECT["dependencies"] + EXTRAS["trainer"] + EXTRAS["local"],
+}
+# Source root -> the packages of this repository that may be imported there.
+OWN = {
+    "trainer": {"outlast"},
+    "operator": {"outlast", "outlast_operator"},
+    "benchmarks": {"outlast", "outlast_operator", "outlast_bench"},
 }
 HEAVY = ("torch", "torchvision", "redis", "kopf", "kubernetes", "matplotlib")
 
@@ -42,7 +50,7 @@ def test_import_operator_is_the_standard_library(cwd: Path) -> None:
 
 
 def test_the_source_roots_are_no_packages() -> None:
-    for root in ("operator", "trainer"):
+    for root in ("benchmarks", "operator", "trainer"):
         assert not (ROOT / root / "__init__.py").exists(), f"{root}/__init__.py would make the source root a package"
 
 
@@ -52,16 +60,16 @@ def test_the_source_roots_are_no_packages() -> None:
         "outlast",
         "outlast.api",
         "outlast.api.spec",
-        "outlast.applied",
-        "outlast.ledger",
-        "outlast.protocol",
-        "outlast.replica",
-        "outlast.staleness",
+        "outlast.chain.applied",
+        "outlast.process.ledger",
+        "outlast.chain.events",
+        "outlast.chain.replica",
+        "outlast.chain.staleness",
         "outlast_operator",
-        "outlast_operator.failover",
-        "outlast_operator.membership",
-        "outlast_operator.plan",
-        "outlast_operator.state",
+        "outlast_operator.planner.rollback",
+        "outlast_operator.planner.membership",
+        "outlast_operator.planner.plan",
+        "outlast_operator.planner.status",
         "outlast_operator.cli.main",
     ],
 )
@@ -70,7 +78,7 @@ def test_imports_without_heavy_dependencies(module: str) -> None:
     assert loaded == "", f"import {module} loads {loaded}"
 
 
-@pytest.mark.parametrize("module", ["outlast.server", "outlast.worker", "outlast_operator.local"])
+@pytest.mark.parametrize("module", ["outlast.server.main", "outlast.worker.main", "outlast_operator.local.runtime"])
 def test_jobs_without_a_buffer_need_no_redis(module: str) -> None:
     run_python(f"sys.modules |= dict.fromkeys(('redis', 'hiredis'))  # not to be had\nimport {module}")
 
@@ -83,7 +91,7 @@ def test_base_and_operator_dependencies_are_free_of_torch() -> None:
 @pytest.mark.parametrize("root", ALLOWED)
 def test_what_is_imported_is_declared(root: str) -> None:
     declared = {_normalised(requirement) for requirement in ALLOWED[root]}
-    known = {MODULES.get(name, name) for name in declared} | {"outlast", "outlast_operator"} | sys.stdlib_module_names
+    known = {MODULES.get(name, name) for name in declared} | OWN[root] | sys.stdlib_module_names
     undeclared = {
         f"{path.relative_to(ROOT)}: {module}"
         for path in (ROOT / root).rglob("*.py")
@@ -91,6 +99,33 @@ def test_what_is_imported_is_declared(root: str) -> None:
         if module not in known
     }
     assert undeclared == set()
+
+
+def test_benches_and_study_are_in_no_wheel_and_no_image() -> None:
+    targets = PYPROJECT["tool"]["hatch"]["build"]["targets"]
+    assert targets["wheel"]["packages"] == ["trainer/outlast", "operator/outlast_operator"]
+    assert "/benchmarks" in targets["sdist"]["include"]
+    assert (ROOT / ".dockerignore").read_text().split("\n")[1] == "*", "all but what is named"
+    named = [ROOT / ".dockerignore", ROOT / "scripts" / "cluster" / "images.sh", ROOT / "Dockerfile"]
+    named += (ROOT / "images").rglob("Dockerfile")
+    assert [str(path) for path in named if "benchmarks" in path.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    "words", [["bench", "trace", "--json"], ["study", "--quick", "--out", "study"]], ids=lambda w: w[0]
+)
+def test_without_a_checkout_their_commands_say_what_to_do(words: list[str]) -> None:
+    from_a_wheel = (
+        "sys.modules['outlast_bench'] = None\nfrom outlast_operator.cli.main import main\nsys.stderr = sys.stdout\n"
+    )
+    told = run_python(f"{from_a_wheel}print(main({words!r}))")
+    assert told.startswith(f"outlast {words[0]}: comes with a checkout")
+    assert told.endswith("2")
+    assert "git clone" in told
+    assert "make venv" in told
+    listed = run_python(f"{from_a_wheel}main(['--help'])")
+    assert f"\n    {words[0]} " in listed
+    assert "comes with a checkout alone: git clone, make venv\n" in listed
 
 
 def test_ranges_are_open_and_constraints_pin() -> None:
@@ -117,3 +152,9 @@ def _imported(tree: ast.AST) -> set[str]:
 def _normalised(requirement: str) -> str:
     name = requirement.split(";")[0].split("[")[0].split(">")[0].strip()
     return name.lower().replace("_", "-").replace(".", "-")
+
+
+def test_no_two_modules_of_tests_have_one_name() -> None:
+    """They are imported by their names alone: `make check` collects all directories."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)

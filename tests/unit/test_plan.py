@@ -8,30 +8,29 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from plan_world import TICK_S, World, make_spec
+from plan_world import LEAVE_WAIT_S, TICK_S, World, make_spec
 
-from outlast_operator.backoff import LONGEST_DELAY_S, count_exit
-from outlast_operator.finish import DRAIN_PATIENCE_S
-from outlast_operator.plan import plan
-from outlast_operator.runtime import Conflict, Runtime, run_turn
-from outlast_operator.state import (
+from outlast.api.view import last_state_name
+from outlast_operator.planner.actions import (
     AssignSlot,
-    Attempt,
-    CheckpointRef,
-    Evaluation,
     FinishJob,
     InstallView,
-    JobStatus,
     KillProcess,
-    ObservedJob,
-    Process,
     RequestCheckpoint,
     SetSlots,
     StartProcess,
     StartRedis,
     TermProcess,
 )
-from outlast_operator.turn import Turn
+from outlast_operator.planner.backoff import LONGEST_DELAY_S, count_exit
+from outlast_operator.planner.checkpoint_sets import CHECKPOINT_NEWS_S
+from outlast_operator.planner.checkpoints import CheckpointRef
+from outlast_operator.planner.finish import DRAIN_PATIENCE_S
+from outlast_operator.planner.observed import Evaluation, ObservedJob, Process
+from outlast_operator.planner.plan import plan
+from outlast_operator.planner.status import Attempt, JobStatus
+from outlast_operator.planner.turn import Turn
+from outlast_operator.runtime.reconcile import Conflict, Runtime, run_turn
 
 
 def running(strategy: str = "Chain", **changes: Any) -> World:
@@ -223,6 +222,23 @@ def test_a_link_that_stays_broken_is_planned_around() -> None:
     assert world.members() == ["server-0", "server-2", "server-1"]
 
 
+def test_an_old_word_of_a_broken_link_drops_no_member_after_the_operator_was_held_up() -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    ends = world.servers["server-0"], world.servers["server-1"]
+    ends[0].broken = (ends[1].boot,)
+    world.run(1.0)
+    for s in ends:
+        s.broken, s.paused = (), True
+    world.advance(3.0)
+    world.t_operator_start = world.now
+    world.turn()
+    assert len(world.members()) == 3
+    for s in ends:
+        s.paused = False
+    world.run(1.0)
+    assert (world.members(), world.status.failover_count) == (["server-0", "server-1", "server-2"], 0)
+
+
 @pytest.mark.parametrize(("ends", "cause"), [(True, "Killed"), (False, "Unreachable")])
 def test_a_refused_connection_is_a_loss_at_once_and_its_cause_is_learnt_later(ends: bool, cause: str) -> None:
     world = running()
@@ -389,16 +405,124 @@ def test_a_server_that_leaves_before_it_is_heard_is_known_by_its_exit_code(code:
     assert world.status.failovers[0].cause == cause
 
 
-def test_when_all_leave_the_last_saves_and_nothing_is_lost() -> None:
+def test_when_all_leave_the_head_stays_until_another_has_the_state() -> None:
     world = running()
     for server in world.servers.values():
         server.leaving = True
     world.run(3.0)
     view = world.status.views[0]
-    assert view.history == 1
+    assert view.history == 0
     assert len(view.members) == 3
-    assert world.head().version > world.acknowledged[0, 0]
+    assert world.head().version > 0
     assert {f.cause for f in world.status.failovers} == {"Planned"}
+    assert not world.wrongs
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("strategy", ["Checkpoint", "Stateless"])
+def test_the_only_server_of_a_shard_hands_over_to_its_second_name_and_back(strategy: str, shards: int) -> None:
+    world = running(strategy, servers__shards=shards)
+    second = f"server-{shards}"
+    for old, new in (("server-0", second), (second, "server-0")):
+        before = world.acknowledged[0, 0]
+        others = {shard: view for shard, view in world.status.views.items() if shard}
+        world.servers[old].leaving = True
+        world.run(1.0)
+        assert world.members() == [new]
+        assert not world.servers[old].process.alive, "it ends by itself"
+        assert world.status.views[0].history == 0
+        assert {shard: view for shard, view in world.status.views.items() if shard} == others, "no other shard"
+        world.run(2.0)
+        assert world.members() == [new]
+        assert not world.servers[old].process.alive, "one server a shard"
+        assert world.head().version > before
+    assert {f.cause for f in world.status.failovers} == {"Planned"}
+    assert not of(world, KillProcess)
+    assert not world.wrongs
+
+
+def test_while_no_replacement_starts_the_only_server_serves_then_it_saves() -> None:
+    world = running("Checkpoint")
+    world.held["server-1"] = world.now + 60.0
+    world.servers["server-0"].leaving = True
+    world.run(LEAVE_WAIT_S - 1.0)
+    assert world.members() == ["server-0"]
+    before = world.acknowledged[0, 0]
+    world.run(3.0)
+    assert world.head().version > before
+    assert (world.status.views[0].history, world.members()) == (0, ["server-0"])
+    assert {f.cause for f in world.status.failovers} == {"Planned"}
+    assert not world.wrongs
+
+
+def test_what_the_last_server_left_concerns_no_other_shard() -> None:
+    world = running("Checkpoint", servers__shards=2)
+    world.held["server-2"] = world.now + 60.0
+    world.servers["server-0"].leaving = True
+    other = world.status.views[1]
+    world.run(LEAVE_WAIT_S + 3.0)
+    assert world.status.views[1] == other
+    assert world.status.views[0].history == 0
+    assert world.head().version > 0
+
+
+def test_a_last_state_that_cannot_be_read_falls_back_to_the_newest_checkpoint() -> None:
+    world = running("Checkpoint")
+    world.held["server-1"] = world.now + 60.0
+    world.servers["server-0"].leaving = True
+    world.unreadable.add(last_state_name(0, world.servers["server-0"].boot))
+    world.run(LEAVE_WAIT_S + 8.0)
+    view = world.status.views[0]
+    assert view.history == 1
+    assert world.status.rejected_checkpoints == tuple(world.unreadable)
+    assert world.head().initialised
+
+
+def test_a_server_killed_in_its_handover_is_followed_by_the_replacement_that_runs() -> None:
+    world = running("Checkpoint")
+    world.servers["server-0"].leaving = True
+    world.turn()
+    world.turn()
+    assert [a.name for a in of(world, StartProcess)] == ["server-1"]
+    world.kill("server-0")
+    world.run(CHECKPOINT_NEWS_S + 2.0)
+    assert world.members() == ["server-1"]
+    assert not world.servers["server-0"].process.alive, "one server a shard"
+
+
+@pytest.mark.parametrize("strategy", ["Hybrid", "Stateless"])
+def test_a_redis_that_leaves_takes_no_more_and_ends_when_its_log_is_applied(strategy: str) -> None:
+    world = running(strategy)
+    old = world.others["redis"]
+    world.others["redis"] = replace(old, leaving=True)
+    world.log[0] = 3
+    held_up = world.head()
+    held_up.paused = True  # so that nothing is applied
+    world.turn()
+    world.turn()
+    assert world.redis_paused
+    world.run(0.3)
+    assert world.others["redis"].instance == old.instance, "its log is not applied yet"
+    held_up.paused = False
+    world.run(3.0)
+    assert world.log.get(0, 0) == 0
+    assert world.others["redis"].instance != old.instance, "another one runs"
+    assert not world.redis_paused
+    assert not world.wrongs
+    line = next(f for f in world.status.failovers if f.kind == "redis")
+    assert (line.cause, world.status.views[0].history) == ("Planned", 0)
+
+
+def test_a_redis_that_leaves_while_a_shard_has_no_head_waits_for_one() -> None:
+    world = running("Stateless")
+    world.others["redis"] = replace(world.others["redis"], leaving=True)
+    world.held["server-0"] = world.now + 5.0
+    world.kill("server-0")
+    world.run(3.0)
+    assert world.others["redis"].leaving, "the next server rebuilds from it"
+    world.run(8.0)
+    assert not world.others["redis"].leaving
+    assert not world.wrongs
 
 
 # --- total loss -------------------------------------------------------------------------------------------------------
@@ -507,6 +631,40 @@ def test_the_last_member_of_a_chain_that_is_silent_keeps_the_others_exit_from_be
     world.run(1.0)
     assert world.status.views[0].history == 0
     assert world.acknowledged[0, 0] > before
+
+
+def test_a_silent_last_member_has_not_come_back_because_the_operator_began_anew() -> None:
+    """A later rollback is told in the line of its loss."""
+    world = running(recovery__failover__timeoutSeconds=2)
+    world.servers["server-1"].cut_off = True
+    for name in ("server-0", "server-2"):
+        world.kill(name)
+    world.run(5.0)
+    world.restart_operator()  # of server-1's silence it knows nothing yet
+    world.run(1.0)
+    (line,) = [f for f in world.status.failovers if f.target == "server-1"]
+    assert (line.t_decided, line.message) == (None, "")
+    world.run(60.0)
+    assert world.status.views[0].history == 1
+    (line,) = [f for f in world.status.failovers if f.target == "server-1"]
+    assert line.restore is not None
+
+
+def test_a_last_member_that_came_back_and_is_lost_again_has_a_line_for_each() -> None:
+    world = running(recovery__failover__timeoutSeconds=2)
+    for server in world.servers.values():
+        server.paused = True
+    world.run(5.0)
+    for server in world.servers.values():
+        server.paused = False
+    world.run(1.0)
+    assert {f.message for f in world.status.failovers} == {"it came back before it was replaced"}
+    assert all(2.0 <= (f.t_first_update or 0.0) - f.t_detected <= 4.0 for f in world.status.failovers)
+    for server in world.servers.values():
+        server.cut_off = True
+    world.run(60.0)
+    assert world.status.views[0].history == 1
+    assert [f.restore is None for f in world.status.failovers] == [True] * 3 + [False] * 3
 
 
 def test_stateless_rebuilds_from_redis_in_the_same_history_without_proof() -> None:
@@ -644,10 +802,35 @@ def test_an_operator_that_never_heard_the_lost_server_counts_from_what_was_recor
     world.restart_operator()
     world.run(1.0)
     (line,) = world.status.failovers
-    assert line.version == recorded > 0
-    assert line.gradients["lost"] == max(
-        0, recorded - next(c.version for c in world.checkpoints if c.name == line.restore)
-    )
+    restored = next(c.version for c in world.checkpoints if c.name == line.restore)
+    assert line.version == max(recorded, restored) > 0
+    assert line.gradients["lost"] == max(0, recorded - restored)
+
+
+def test_what_a_cut_off_server_went_on_to_apply_is_lost_too_once_workers_tell_of_it() -> None:
+    world = running("Checkpoint")
+    newest, heard = world.checkpoints[-1], world.heard["server-0"].version
+    world.kill("server-0")
+    world.run(3.0)
+    (line,) = world.status.failovers
+    assert line.gradients["lost"] == heard - newest.version
+    (server,) = [s for s in world.servers.values() if s.is_member]
+    for told in (heard + 30, heard + 10, heard + 40):  # by one worker's gradient after another's
+        server.former_version = max(server.former_version, told)
+        world.run(1.0)
+        (line,) = world.status.failovers
+        assert line.gradients["lost"] == server.former_version - newest.version
+    assert world.status.progress.gradients["lost"] == heard + 40 - newest.version
+
+    last, version = world.checkpoints[-1], server.version
+    world.kill(server.process.name)  # in the next history, what workers tell is of the one before it
+    world.run(3.0)
+    (server,) = [s for s in world.servers.values() if s.is_member]
+    server.former_version = version + 1000
+    world.run(1.0)
+    first, second = world.status.failovers
+    assert first.gradients["lost"] == heard + 40 - newest.version
+    assert second.gradients["lost"] == version + 1000 - last.version
 
 
 def test_a_server_that_is_lost_before_it_holds_anything_takes_nothing_more() -> None:
@@ -1176,6 +1359,13 @@ def condition(world: World, type_: str) -> Any:
     return next(c for c in world.status.conditions if c.type == type_)
 
 
+@pytest.mark.parametrize("strategy", ["Checkpoint", "Stateless"])
+def test_one_of_a_servers_two_names_is_enough(strategy: str) -> None:
+    world = running(strategy)
+    world.run(0.5)
+    assert condition(world, "PodsReady").status == "True"
+
+
 def test_conditions_of_a_running_job() -> None:
     world = running("Hybrid")
     world.run(0.5)
@@ -1190,6 +1380,10 @@ def test_conditions_of_a_running_job() -> None:
         "FailoverInProgress": "False",
         "BufferHealthy": "True",
         "CheckpointAvailable": "True",
+        "CheckpointStorage": "True",
+        "PodsReady": "True",
+        "EvaluationHealthy": "Unknown",
+        "NetworkOpen": "True",
     }
     assert all(c.reason for c in world.status.conditions)
 

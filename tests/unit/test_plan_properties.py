@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from plan_world import World, make_spec
 
-from outlast_operator.failover import policy
-from outlast_operator.state import Action
+from outlast.api.strategy import policy
+from outlast_operator.planner.actions import Action
 
 PATIENCE_S = 90.0
 SERVERS = st.integers(0, 5)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from outlast_operator.kubernetes.pools import Share
+from outlast_operator.kubernetes.cluster.pools import Share
 
 PATIENCE_S = 10.0
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from plan_world import World, make_spec
 
-from outlast_operator.kubernetes.record import LONGEST_BYTES, Record, UnreadableRecord, read_record
-from outlast_operator.state import Attempt, Failover, JobStatus
+from outlast_operator.kubernetes.job.record import LONGEST_BYTES, Record, UnreadableRecord, read_record
+from outlast_operator.planner.status import Attempt, Failover, JobStatus
 
 Json = dict[str, Any]
 

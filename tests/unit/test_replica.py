@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from replica_world import World, chain, gradient, member, view
 
-from outlast.protocol import (
+from outlast.chain.events import (
     Acknowledged,
     Acks,
     Connected,
@@ -28,8 +28,8 @@ from outlast.protocol import (
     SendState,
     SetSlots,
 )
-from outlast.replica import Replica, ReplicaSettings, restored
-from outlast.staleness import ReducedRate
+from outlast.chain.replica import Replica, ReplicaSettings, restored
+from outlast.chain.staleness import ReducedRate
 
 
 def applied(world: World, boot: str) -> list[tuple[int, int]]:
@@ -611,6 +611,17 @@ def test_rule_13_a_newer_incarnation_fences_the_older() -> None:
     assert world.acknowledged(world.push("a", gradient(1, 1), incarnation=1)), "another slot's is its own"
 
 
+def test_rule_13_a_pull_fences_too_for_it_comes_before_anything_is_computed() -> None:
+    world = chain("a")
+    world.push("a", gradient(0, 1), incarnation=1)
+    world.run()
+    assert world.shown(world.pull("a", incarnation=2)) == 1
+    assert world.refused(world.push("a", gradient(0, 2), incarnation=1)) == "fenced"
+    assert world.refused(world.pull("a", incarnation=1)) == "fenced"
+    assert world.acknowledged(world.push("a", gradient(1, 1), incarnation=1)), "another slot's is its own"
+    assert world.shown(world.pull("a", slot=None)) == 2, "a reader that fills no slot is no process of one"
+
+
 def test_rule_13_the_fence_travels_with_the_state() -> None:
     world = chain("a")
     world.push("a", gradient(0, 1), incarnation=2)
@@ -625,6 +636,19 @@ def test_rule_14_async_takes_a_gradient_of_an_older_history_at_staleness_0() -> 
     world.load("a", *checkpoint)
     (entry,) = world.step("a", Push("t", 2, 1, gradient(0, 9, 500, history=1))).apply
     assert entry.parts[0].weight == 1.0
+    assert status(world, "a")["former_version"] == 500
+
+
+def test_a_head_tells_what_its_shard_held_before_its_own_rollback_and_no_earlier_one() -> None:
+    world = chain("a")
+    checkpoint = world.snapshot("a")
+    for history, step, version, told in ((2, 1, 90, 90), (2, 2, 70, 90), (3, 3, 40, 40)):
+        if world.replicas["a"].view.history < history:  # type: ignore[union-attr]
+            world.install(view(history, "a", history=history, restore="ckpt"))
+            world.load("a", *checkpoint)
+            assert status(world, "a")["former_version"] == 0
+        world.push("a", gradient(0, step, version, history=history - 1))
+        assert status(world, "a")["former_version"] == told
 
 
 def test_rule_15_the_data_plan_is_replicated_and_goes_on_where_no_slot_has_been() -> None:
@@ -723,6 +747,19 @@ def test_rule_17_a_refused_record_taints_the_state() -> None:
     assert not world.replicas["a"].initialised
 
 
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_rollback_to_the_initial_weights_takes_a_survivor_along(fenced: bool) -> None:
+    """What Redis has is of the history that was given up: no shard may go on with it while another one begins anew."""
+    world = chain("a", strategy="Stateless")
+    world.step("a", from_log(log(gradient(0, 1))))
+    if fenced:
+        world.step("a", HigherEpoch(2))
+    ready = world.step("a", Install(view(2, "a", history=2)))
+    assert ready.restore == "empty"
+    assert (world.replicas["a"].initialised, world.replicas["a"].restoring) == (False, None)
+    assert world.refused(world.push("a", gradient(0, 1))) == "empty"
+
+
 def test_rule_18_the_log_is_skipped_by_the_table_and_never_by_offset() -> None:
     world = chain("a", strategy="Hybrid")
     world.step("a", from_log(log(gradient(0, 1), start=100)))
@@ -775,7 +812,10 @@ def test_stateless_with_nothing_in_redis_waits_for_initial_weights() -> None:
     world = World("a", ReplicaSettings(strategy="Stateless"))
     world.install(view(1, "a", restore="buffer"))
     assert world.refused(world.push("a", gradient(0, 1))) == "stopped"
-    world.step("a", Restored(0, 0, 0, {}, world.replicas["a"].data))
+    data = world.replicas["a"].data
+    world.step("a", Restored(0, 0, 0, {}, data, source="ckpt-h0000-v00000001"))  # of a view that this one followed
+    assert world.refused(world.push("a", gradient(0, 1))) == "stopped"
+    world.step("a", Restored(0, 0, 0, {}, data, source="buffer"))
     assert world.refused(world.push("a", gradient(0, 1))) == "empty"
 
 
@@ -845,6 +885,16 @@ def test_a_member_goes_on_loading_when_the_next_view_names_nothing() -> None:
     world.step("b", Install(view(2, "b", restore="ckpt-1")))
     world.step("b", Install(view(3, "b")))
     assert world.refused(world.init("b")) == "stopped"
+
+
+def test_a_restore_ends_with_the_history_that_it_was_for() -> None:
+    """Nothing could be restored, and the job begins with the initial weights anew."""
+    world = World("b")
+    world.step("b", Install(view(2, "b", restore="ckpt-1")))
+    world.step("b", Install(view(3, "b", history=2)))
+    assert world.replicas["b"].restoring is None
+    world.init("b")
+    assert world.replicas["b"].initialised
 
 
 def test_an_overtaken_restore_is_not_believed() -> None:

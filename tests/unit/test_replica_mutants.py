@@ -15,8 +15,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from replica_world import World, gradient, view
 from test_replica_stateful import ChainMachine
 
-from outlast.protocol import Identity
-from outlast.replica import Replica, ReplicaSettings
+from outlast.chain.events import Identity
+from outlast.chain.replica import Replica, ReplicaSettings
 
 
 class SkipsTheEpochCheck(Replica):

@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from replica_world import World, gradient, member, view
 
 from outlast.api.view import View
-from outlast.protocol import Acknowledged, Identity, SetSlots
-from outlast.replica import Replica, ReplicaSettings
+from outlast.chain.events import Acknowledged, Identity, SetSlots
+from outlast.chain.replica import Replica, ReplicaSettings
 
 PICK = st.integers(0, 10**6)
 

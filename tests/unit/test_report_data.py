@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from outlast.api.spec import JobSpec
-from outlast.ledger import Fact, LedgerRecord
-from outlast_operator.forkserver_client import ProcessRecord
-from outlast_operator.monitor import Heard, ResourceSample, ServerSample
-from outlast_operator.report_data import build_report, count_gradients, in_words
-from outlast_operator.report_failures import Loss, Run, unplanned
-from outlast_operator.state import Evaluation, Failover, JobStatus
+from outlast.process.ledger import Fact, LedgerRecord
+from outlast_operator.local.forkserver_client import ProcessRecord
+from outlast_operator.local.monitor import Heard, ResourceSample, ServerSample
+from outlast_operator.local.run import Loss, Run, unplanned
+from outlast_operator.planner.observed import Evaluation
+from outlast_operator.planner.status import Failover, JobStatus
+from outlast_operator.reporting.data import build_report, count_gradients, in_words
 
 T0 = 1000.0  # t_start
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from outlast_operator import report_curves
-from outlast_operator import report_words as words
-from outlast_operator.report_page import render
-from outlast_operator.report_story import interruptions, story
+from outlast_operator.reporting import curves as report_curves
+from outlast_operator.reporting import words
+from outlast_operator.reporting.page import render
+from outlast_operator.reporting.story import interruptions, story
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -358,6 +358,6 @@ def test_durations_are_readable(seconds: float, text: str) -> None:
 
 
 def test_nothing_heavy_is_imported_before_a_report_is_rendered() -> None:
-    code = "import sys, json, outlast_operator.report_page; print(json.dumps(sorted(sys.modules)))"
+    code = "import sys, json, outlast_operator.reporting.page; print(json.dumps(sorted(sys.modules)))"
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}))
     assert not {"matplotlib", "jinja2", "torch", "numpy"} & set(loaded)

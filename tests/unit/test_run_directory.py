@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from outlast.api.config import ServerAddress
-from outlast_operator.run_directory import LONGEST_ROOT, RunConfig, RunDirectory
-from outlast_operator.runtime import Conflict
-from outlast_operator.state import JobStatus
+from outlast_operator.local.directory import LONGEST_ROOT, RunConfig, RunDirectory
+from outlast_operator.planner.status import JobStatus
+from outlast_operator.runtime.reconcile import Conflict
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from outlast.api.messages import Header, Op, ProtocolError
-from outlast.readers import Readers
-from outlast.segment import Mapping, Place, SharedPool
-from outlast.sharing import Sharing
-from outlast.transport import Connection
+from outlast.server.readers import Readers
+from outlast.wire.connection import Connection
+from outlast.wire.frames import Header, Op, ProtocolError
+from outlast.wire.shared_memory import Mapping, Place, SharedPool
+from outlast.wire.sharing import Sharing
 
 NUMEL = 3000
 
@@ -73,7 +73,7 @@ def test_what_is_overwritten_while_it_is_copied_is_not_used(monkeypatch: pytest.
         copy(to, source)
         kept.append(pool.take())
 
-    monkeypatch.setattr("outlast.segment.np.copyto", copy_and_be_overtaken)
+    monkeypatch.setattr("outlast.wire.shared_memory.np.copyto", copy_and_be_overtaken)
     assert not mapping.read(old, torch.zeros(NUMEL))
 
 
@@ -97,7 +97,7 @@ def test_a_peer_cannot_write() -> None:
 
 
 def test_a_large_copy_is_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outlast.segment._PIECE", 1000)
+    monkeypatch.setattr("outlast.wire.shared_memory._PIECE", 1000)
     pool, out, told = SharedPool(NUMEL + 1, limit=1), torch.zeros(NUMEL + 1), []
     lease = pool.take()
     assert lease is not None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from outlast.protocol import Contribution, Identity
-from outlast.staleness import ReducedRate, Share, inverse, rate, scales, staleness, usual_staleness, weights
+from outlast.chain.events import Contribution, Identity
+from outlast.chain.staleness import ReducedRate, Share, inverse, rate, scales, staleness, usual_staleness, weights
 
 
 def group(*pulled: int, history: int = 1, lr_scale: float = 1.0) -> list[Contribution]:

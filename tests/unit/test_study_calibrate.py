@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from outlast_operator.kills import check_order, parse_kill
-from outlast_operator.study import calibrate, experiments
-from outlast_operator.study.calibrate import (
+from outlast_bench.study.design import experiments
+from outlast_bench.study.design.records import StudyError
+from outlast_bench.study.run import calibrate
+from outlast_bench.study.run.calibrate import (
     ControlRun,
     calibration,
     crossing,
@@ -18,7 +19,7 @@ from outlast_operator.study.calibrate import (
     kill_offset,
     read_control,
 )
-from outlast_operator.study.records import StudyError
+from outlast_operator.local.kills import check_order, parse_kill
 
 STEEP, PAPER_TIMES = experiments.full()[:2]
 

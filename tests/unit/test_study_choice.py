@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from study_builder import Made, make_report, write_about, write_run, write_study
 
-from outlast_operator.study import target
-from outlast_operator.study.choice import Choice, ranked, which
-from outlast_operator.study.cost import load_prices
-from outlast_operator.study.load import load_study
-from outlast_operator.study.story_costs import costs
-from outlast_operator.study.story_results import results
-from outlast_operator.study.summary import Summary, summarise
-from outlast_operator.study.tables import all_tables
+from outlast_bench.study.analysis import target
+from outlast_bench.study.analysis.cost import load_prices
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.summary import Summary, summarise
+from outlast_bench.study.page.choice import Choice, ranked, which
+from outlast_bench.study.page.story_costs import costs
+from outlast_bench.study.page.story_results import results
+from outlast_bench.study.page.tables import all_tables
 
 OURS = ("control", "checkpoint", "chain", "stateless", "hybrid")
 

@@ -13,17 +13,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from outlast_operator.cli import study as command
-from outlast_operator.study import conduct, execute, experiments, records
-from outlast_operator.study.conduct import Asked, Conductor, Made
-from outlast_operator.study.execute import Outcome
-from outlast_operator.study.experiments import Experiment
-from outlast_operator.study.experiments_models import models
-from outlast_operator.study.keep import keep
-from outlast_operator.study.load import load_study
-from outlast_operator.study.machine import busy
-from outlast_operator.study.records import PlannedRun, StudyError
-from outlast_operator.study.story import counts
+from outlast_bench import cli_study as command
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.design import experiments, records
+from outlast_bench.study.design.experiments import Experiment
+from outlast_bench.study.design.experiments_models import models
+from outlast_bench.study.design.records import PlannedRun, StudyError
+from outlast_bench.study.page.keep import keep
+from outlast_bench.study.page.story import counts
+from outlast_bench.study.run import conduct, execute
+from outlast_bench.study.run.conduct import Asked, Conductor, Made
+from outlast_bench.study.run.execute import Outcome
+from outlast_bench.study.run.machine import busy
 
 
 class Runs:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from study_builder import Made, make_report, saturating
 
-from outlast_operator.study.cost import (
+from outlast_bench.study.analysis.cost import (
     Claim,
     PricesError,
     compare_costs,
@@ -19,9 +19,9 @@ from outlast_operator.study.cost import (
     load_prices,
     parse_prices,
 )
-from outlast_operator.study.load import StudyRun
-from outlast_operator.study.measures import RunMeasures, measure
-from outlast_operator.study.statistics import Estimate
+from outlast_bench.study.analysis.load import StudyRun
+from outlast_bench.study.analysis.measures import RunMeasures, measure
+from outlast_bench.study.analysis.statistics import Estimate
 
 PRICES: dict[str, Any] = {
     "currency": "EUR",

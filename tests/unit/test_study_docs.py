@@ -13,14 +13,15 @@ from types import ModuleType
 import pytest
 from study_builder import Made, make_report, write_backlog, write_study
 
-from outlast_operator.study import docs_choice, figure_style
-from outlast_operator.study.cost import load_prices
-from outlast_operator.study.keep import keep, thinned
-from outlast_operator.study.load import load_study
-from outlast_operator.study.records import StudyError
-from outlast_operator.study.run_curves import role_curves
-from outlast_operator.study.summary import summarise
-from outlast_operator.study.tables import Table, all_tables
+from outlast_bench.study.analysis.cost import load_prices
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.run_curves import role_curves
+from outlast_bench.study.analysis.summary import summarise
+from outlast_bench.study.design.records import StudyError
+from outlast_bench.study.figures import style as figure_style
+from outlast_bench.study.page import docs_choice
+from outlast_bench.study.page.keep import keep, thinned
+from outlast_bench.study.page.tables import Table, all_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = re.compile(r"!\[[^\]]+\]\(([^)]+)\)")

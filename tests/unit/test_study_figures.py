@@ -12,25 +12,24 @@ from typing import Any
 import pytest
 from study_builder import OUTAGE_S, Made, make_report, write_backlog, write_run, write_study
 
-from outlast_operator.study import (
-    figure_style,
-    figures,
-    figures_backlog,
-    figures_backlog_lines,
-    figures_close_up,
-    figures_cost,
-    figures_curves,
-    figures_gradients,
-    figures_points,
-    figures_resources,
-    figures_time,
-)
-from outlast_operator.study.backlog_records import BacklogRecord
-from outlast_operator.study.cost import PriceTable, load_prices
-from outlast_operator.study.figure_style import Drawn
-from outlast_operator.study.load import load_study
-from outlast_operator.study.run_curves import Evaluated, Outage, RunCurves, interpolated
-from outlast_operator.study.summary import Summary, late_accuracy, summarise
+from outlast_bench.study.analysis.backlog import cells, label_of
+from outlast_bench.study.analysis.cost import PriceTable, load_prices
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.run_curves import Evaluated, Outage, RunCurves, interpolated
+from outlast_bench.study.analysis.summary import Summary, late_accuracy, summarise
+from outlast_bench.study.backlog.records import BacklogRecord
+from outlast_bench.study.figures import all as figures
+from outlast_bench.study.figures import backlog as figures_backlog
+from outlast_bench.study.figures import backlog_lines as figures_backlog_lines
+from outlast_bench.study.figures import close_up as figures_close_up
+from outlast_bench.study.figures import cost as figures_cost
+from outlast_bench.study.figures import curves as figures_curves
+from outlast_bench.study.figures import gradients as figures_gradients
+from outlast_bench.study.figures import points as figures_points
+from outlast_bench.study.figures import resources as figures_resources
+from outlast_bench.study.figures import style as figure_style
+from outlast_bench.study.figures import time as figures_time
+from outlast_bench.study.figures.style import Drawn
 
 
 @pytest.fixture(autouse=True)
@@ -290,12 +289,12 @@ def backlog(directory: Path, **settings: Any) -> list[BacklogRecord]:
 
 
 def test_policies_have_names_that_say_what_they_do_and_whether_a_job_has_them(tmp_path: Path) -> None:
-    found = {c.policy: c.label for c in figures_backlog.cells(backlog(tmp_path, workers=(2,), seeds=(0,)))}
+    found = {c.policy: c.label for c in cells(backlog(tmp_path, workers=(2,), seeds=(0,)))}
     assert {label for label in found.values() if label.endswith("*")} == {
         "Sum, capped at 50 *", "Sum, the k-th weighs 1/√k *", "LocalSteps, added up *",
     }  # fmt: skip
     assert found["LocalSteps"] == "LocalSteps (default)"
-    assert figures_backlog.label_of("ATaskOfTheUsers") == "ATaskOfTheUsers"
+    assert label_of("ATaskOfTheUsers") == "ATaskOfTheUsers"
 
 
 @pytest.mark.parametrize("draw", [figures_backlog.heat_map, figures_backlog_lines.lines])
@@ -332,7 +331,7 @@ def test_cells_of_fewer_seeds_have_a_ring(tmp_path: Path) -> None:
     [(-0.001, 0, "0.00"), (0.004, 0, "0.00"), (-0.41, 2, "−0.41×"), (-12.0, 1, "< −10×"), (None, 0, "–")],
 )
 def test_a_cell_in_words(mean: float | None, diverged: int, text: str, tmp_path: Path) -> None:
-    cell = figures_backlog.cells(backlog(tmp_path, workers=(2,), outages=(100,)))[0]
+    cell = cells(backlog(tmp_path, workers=(2,), outages=(100,)))[0]
     assert cell.kept is not None
     kept = None if mean is None else replace(cell.kept, mean=mean)
     assert figures_backlog.text_of(replace(cell, kept=kept, diverged=diverged)) == text

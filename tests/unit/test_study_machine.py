@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from study_builder import Made, make_report, write_run, write_study
 
-from outlast_operator.study import machine
-from outlast_operator.study.load import load_study
-from outlast_operator.study.machine import CoreTimes, boot_id, commit_of_code, core_times, shares
-from outlast_operator.study.story_machines import machine as in_words
-from outlast_operator.study.story_machines import speeds
-from outlast_operator.study.summary import summarise
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.summary import summarise
+from outlast_bench.study.page.story_machines import machine as in_words
+from outlast_bench.study.page.story_machines import speeds
+from outlast_bench.study.run import machine
+from outlast_bench.study.run.machine import CoreTimes, boot_id, commit_of_code, core_times, shares
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with this module in its place, and documentation beside the code."""
-    module = tmp_path / "operator" / "outlast_operator" / "study" / "machine.py"
+    module = tmp_path / "benchmarks" / "outlast_bench" / "study" / "run" / "machine.py"
     for path in (module, tmp_path / "trainer" / "a.py", tmp_path / "docs" / "page.md"):
         path.parent.mkdir(parents=True)
         path.write_text("one")
@@ -60,7 +60,7 @@ def test_the_code_is_the_last_commit_that_touched_it(checkout: Path) -> None:
 def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed into an environment that lies in somebody's own checkout: its commits say nothing of this code."""
     git(tmp_path, "init", "--quiet")
-    module = tmp_path / "env" / "lib" / "python3" / "outlast_operator" / "study" / "machine.py"
+    module = tmp_path / "env" / "lib" / "python3" / "outlast_bench" / "study" / "run" / "machine.py"
     monkeypatch.setattr(machine, "__file__", str(module))
     assert commit_of_code() is None
 

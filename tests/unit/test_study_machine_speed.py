@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from study_builder import SECONDS, START_S, write_study
 
-from outlast_operator.study.load import load_study
-from outlast_operator.study.machine_speed import (
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.machine_speed import (
     at_the_controls_speed,
     range_of,
     slope_of,
     within,
 )
-from outlast_operator.study.summary import Summary, late_accuracy, summarise
-from outlast_operator.study.verdicts import close_to_control
+from outlast_bench.study.analysis.summary import Summary, late_accuracy, summarise
+from outlast_bench.study.verdicts.verdict import close_to_control
 
 CONFIGURATIONS = ("control", "checkpoint", "chain", "hybrid")
 SEEDS = (0, 1, 2)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from study_builder import START_S, Made, linear, make_report
 
-from outlast_operator.study.load import StudyRun
-from outlast_operator.study.measures import RunMeasures, measure, time_to
-from outlast_operator.study.measures_outage import pace_before
-from outlast_operator.study.run_curves import first_update, placed, role_curves, run_curves
+from outlast_bench.study.analysis.load import StudyRun
+from outlast_bench.study.analysis.measures import RunMeasures, measure, time_to
+from outlast_bench.study.analysis.measures_outage import pace_before
+from outlast_bench.study.analysis.run_curves import first_update, placed, role_curves, run_curves
 
 CONTROL = Made(accuracy=linear)
 

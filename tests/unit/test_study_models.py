@@ -12,11 +12,11 @@ from typing import Any, cast
 import pytest
 from study_builder import several_models, write_run, write_study
 
-from outlast.optimizer import Optimizer, TrainingError
-from outlast_operator.study.load import StudyRun, load_study
-from outlast_operator.study.summary import summarise
-from outlast_operator.study.verdict_models import decided, normalisation
-from outlast_operator.study.verdicts import Row, Verdict
+from outlast.worker.optimizer import Optimizer, TrainingError
+from outlast_bench.study.analysis.load import StudyRun, load_study
+from outlast_bench.study.analysis.summary import summarise
+from outlast_bench.study.verdicts.models import decided, normalisation
+from outlast_bench.study.verdicts.verdict import Row, Verdict
 
 PLAIN = "models-net-plain"
 

@@ -10,11 +10,11 @@ import pytest
 from study_builder import Made, make_report, several_models, write_backlog, write_run
 from test_study_page import quick_study, read
 
-from outlast_operator.study import figure_style
-from outlast_operator.study.cost import load_prices
-from outlast_operator.study.load import load_study
-from outlast_operator.study.page import Study, contents, render
-from outlast_operator.study.summary import summarise
+from outlast_bench.study.analysis.cost import load_prices
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.summary import summarise
+from outlast_bench.study.figures import style as figure_style
+from outlast_bench.study.page.page import Study, contents, render
 
 
 @dataclass(frozen=True)

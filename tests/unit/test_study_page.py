@@ -13,17 +13,20 @@ from pathlib import Path
 import pytest
 from study_builder import Made, make_report, several_models, write_about, write_backlog, write_run, write_study
 
-from outlast_operator.study import figure_style, figures_curves, figures_points, story_machines
-from outlast_operator.study.cost import load_prices
-from outlast_operator.study.figure_style import STRATEGY_COLOURS, colour_of, strategy_of
-from outlast_operator.study.load import load_study
-from outlast_operator.study.page import Study, html, render
-from outlast_operator.study.records import StudyError
-from outlast_operator.study.story import counts
-from outlast_operator.study.story_results import results
-from outlast_operator.study.summary import Summary, final_accuracy, summarise
-from outlast_operator.study.tables import all_tables, write
-from outlast_operator.study.verdict_cost import verdicts
+from outlast_bench.study.analysis.cost import load_prices
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.summary import Summary, final_accuracy, summarise
+from outlast_bench.study.design.records import StudyError
+from outlast_bench.study.figures import curves as figures_curves
+from outlast_bench.study.figures import points as figures_points
+from outlast_bench.study.figures import style as figure_style
+from outlast_bench.study.figures.style import STRATEGY_COLOURS, colour_of, strategy_of
+from outlast_bench.study.page import story_machines
+from outlast_bench.study.page.page import Study, html, render
+from outlast_bench.study.page.story import counts
+from outlast_bench.study.page.story_results import results
+from outlast_bench.study.page.tables import all_tables, write
+from outlast_bench.study.verdicts.cost import verdicts
 
 
 @pytest.fixture(autouse=True)

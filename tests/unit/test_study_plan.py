@@ -11,11 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outlast_operator.study import configurations, experiments, schedule
-from outlast_operator.study.configurations import ALL, BY_NAME, CONTROL_NAME, NONE_YET, PAPERS, RECOMMENDED, make_job
-from outlast_operator.study.experiments import Experiment
-from outlast_operator.study.experiments_models import models
-from outlast_operator.study.records import PlannedRun, RunRecord
+from outlast_bench.study.design import configurations, experiments, schedule
+from outlast_bench.study.design.configurations import (
+    ALL,
+    BY_NAME,
+    CONTROL_NAME,
+    NONE_YET,
+    PAPERS,
+    RECOMMENDED,
+    make_job,
+)
+from outlast_bench.study.design.experiments import Experiment
+from outlast_bench.study.design.experiments_models import models
+from outlast_bench.study.design.records import PlannedRun, RunRecord
 
 
 def job(name: str, **changes: Any) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from outlast_operator.study import experiments, records
-from outlast_operator.study.records import Calibration, Machine, PlannedRun, RunRecord, Study, StudyError
+from outlast_bench.study.design import experiments, records
+from outlast_bench.study.design.records import Calibration, Machine, PlannedRun, RunRecord, Study, StudyError
 
 MACHINE = Machine("a cpu", 2, 1 << 30, "Linux", "3.11.7", "2.5.0", "0.1.0", None)
 PLANNED = PlannedRun("steep", "chain", 1, 4)

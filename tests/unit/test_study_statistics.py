@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from outlast_operator.study.statistics import estimate, expanded_tail, paired, ratio
+from outlast_bench.study.analysis.statistics import estimate, expanded_tail, paired, ratio
 
 
 def test_the_interval_of_a_constant_difference_is_that_constant() -> None:

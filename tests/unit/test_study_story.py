@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from study_builder import write_backlog, write_study
 
-from outlast_operator.study import notes, story, story_backlog
-from outlast_operator.study.backlog_records import load_all
-from outlast_operator.study.cost import load_prices
-from outlast_operator.study.load import load_study
-from outlast_operator.study.notes import Notes, Paragraph, read_notes
-from outlast_operator.study.story_cells import Grid, Line
-from outlast_operator.study.story_costs import costs
-from outlast_operator.study.story_results import results
-from outlast_operator.study.summary import summarise
-from outlast_operator.study.verdicts import Verdict
+from outlast_bench.study.analysis.cost import load_prices
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.summary import summarise
+from outlast_bench.study.backlog.records import load_all
+from outlast_bench.study.page import notes, story, story_backlog
+from outlast_bench.study.page.cells import Grid, Line
+from outlast_bench.study.page.notes import Notes, Paragraph, read_notes
+from outlast_bench.study.page.story_costs import costs
+from outlast_bench.study.page.story_results import results
+from outlast_bench.study.verdicts.verdict import Verdict
 
 FEW = ("control", "checkpoint", "hybrid")
 

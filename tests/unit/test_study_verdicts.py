@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from study_builder import SECONDS, write_backlog, write_study
 
-from outlast_operator.study.cost import load_prices
-from outlast_operator.study.execute import _judge
-from outlast_operator.study.load import load_study
-from outlast_operator.study.statistics import Estimate
-from outlast_operator.study.summary import summarise
-from outlast_operator.study.verdict_backlog import backlog_kept
-from outlast_operator.study.verdict_cost import cost_claim
-from outlast_operator.study.verdict_ordering import fallen, first_kills, ordering
-from outlast_operator.study.verdicts import Bound, Row, Verdict, ahead_of_checkpointing, close_to_control
+from outlast_bench.study.analysis.cost import load_prices
+from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.statistics import Estimate
+from outlast_bench.study.analysis.summary import summarise
+from outlast_bench.study.run.execute import _judge
+from outlast_bench.study.verdicts.backlog import backlog_kept
+from outlast_bench.study.verdicts.cost import cost_claim
+from outlast_bench.study.verdicts.ordering import fallen, first_kills, ordering
+from outlast_bench.study.verdicts.verdict import Bound, Row, Verdict, ahead_of_checkpointing, close_to_control
 
 FEW = ("control", "paper-async-checkpoint", "chain", "hybrid")
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_world import World, make_spec
 
-from outlast_operator import ledger
-from outlast_operator.state import Failover, JobStatus
-from outlast_operator.tally import keep_newest, outage_s, total_lost, updates_lost
+from outlast_operator.planner import failovers as ledger
+from outlast_operator.planner.status import Failover, JobStatus
+from outlast_operator.planner.tally import keep_newest, outage_s, total_lost, updates_lost
 
 
 def line(t: float, until: float | None = None, lost: int = 0, **more: object) -> Failover:

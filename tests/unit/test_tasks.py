@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from outlast.evaluation import evaluate_weights
+from outlast.evaluator import evaluate_weights
 from outlast.tasks import Evaluation, Task, TaskError, load_task
 
 TRAIN, TEST = 200, 40

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from outlast.transport import Connection, Listener, connect
+from outlast.wire.connection import Connection
+from outlast.wire.dial import connect
+from outlast.wire.listener import Listener
 
 LIVING, FOREIGN, DEAD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import queue
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from typing import Any
 
 import pytest
 
-from outlast import transport
-from outlast.api.messages import ProtocolError
-from outlast.transport import PeerTimeout, PeerUnreachable, connect
-from outlast_operator import watches
-from outlast_operator.state import RedisState
-from outlast_operator.watches import REDIS_RETRY_S, RedisWatch, ServerWatch
+from outlast.wire import connection as transport
+from outlast.wire.connection import Connection, PeerTimeout, PeerUnreachable
+from outlast.wire.control import ServerControl
+from outlast.wire.dial import connect
+from outlast.wire.frames import Header, Op, ProtocolError
+from outlast.wire.listener import Listener
+from outlast_operator.planner.observed import RedisState
+from outlast_operator.runtime import watches
+from outlast_operator.runtime.watches import REDIS_RETRY_S, RedisWatch, ServerWatch
 
 PATIENCE_S = 10.0
 STATUS = {"name": "server-0", "boot": "b", "t": 1.0}
@@ -120,6 +124,81 @@ def test_without_descriptors_nothing_is_said_of_the_peer(monkeypatch: pytest.Mon
         connect("tcp:127.0.0.1:7", "job", "t", {})
 
 
+class Server:
+    """The transport as it ships; what it says on its one connection, and when that ends, the test tells."""
+
+    def __init__(self) -> None:
+        self.says: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.handshakes = 0
+        self.listener = Listener("tcp:127.0.0.1:0", "job", "t", dict, self._serve, lambda: 0)
+        self.listener.start()
+
+    def _serve(self, connection: Connection, _: dict[str, Any]) -> None:
+        self.handshakes += 1
+        connection.receive()
+        while (status := self.says.get(timeout=PATIENCE_S)) is not None:
+            connection.send(Header(Op.STATUS), status)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.listener.close()
+
+
+class Owned:
+    """Whether the address is still the server's, and how often that was asked."""
+
+    def __init__(self) -> None:
+        self.holds, self.asked = True, threading.Semaphore(0)
+
+    def __call__(self) -> bool:
+        self.asked.release()
+        return self.holds
+
+
+def test_an_address_that_is_no_more_the_servers_is_not_dialled_again(server: Server) -> None:
+    """The connection that stands is kept: its end is what proves the death."""
+    owned, news = Owned(), threading.Semaphore(0)
+    line = ServerWatch(server.listener.address, "job", "t", 5.0, news.release, may_dial=owned)
+    server.says.put(STATUS)
+    assert news.acquire(timeout=PATIENCE_S)
+    owned.holds = False
+    server.says.put({**STATUS, "epoch": 7})
+    assert news.acquire(timeout=PATIENCE_S)
+    assert line.probe is not None
+    assert (line.probe.epoch, line.t_closed) == (7, None)
+    server.says.put(None)
+    assert news.acquire(timeout=PATIENCE_S)
+    assert line.t_closed is not None
+    assert line.probe.refused
+    for _ in range(5):
+        assert owned.asked.acquire(timeout=PATIENCE_S)
+    line.close()
+    assert server.handshakes == 1
+
+
+def test_no_order_goes_to_an_address_that_is_no_more_the_servers(server: Server) -> None:
+    control = ServerControl(server.listener.address, "job", "t", may_dial=lambda: False)
+    for call in (control.finish, control.probe, lambda: next(control.watch(1.0))):
+        with pytest.raises(PeerUnreachable, match="not dialled"):
+            call()
+    assert server.handshakes == 0
+
+
+def test_a_redis_at_an_address_that_is_no_more_its_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(watches, "redis_run_id", lambda url, **_: asked.append(url))
+    owned = Owned()
+    owned.holds = False
+    watch = RedisWatch("redis://:secret@10.0.0.1:6379/0", 0.01, lambda: None, owned)
+    for _ in range(3):
+        assert owned.asked.acquire(timeout=PATIENCE_S)
+    watch.close()
+    assert (asked, watch.state.up) == ([], False)
+
+
 class Pauses(threading.Event):
     """Instead of waiting, notes for how long; over after so many."""
 
@@ -138,6 +217,7 @@ class Pauses(threading.Event):
 def test_a_redis_that_is_away_is_asked_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = RedisWatch.__new__(RedisWatch)  # without its thread
     watch.state, watch._url, watch._interval_s, watch._wake = RedisState(), "redis://10.0.0.1:6379/0", 0.5, lambda: None
+    watch._may_dial = lambda: True
     answers = [None] * 8 + ["run"]
     monkeypatch.setattr(watches, "redis_run_id", lambda *_, **__: answers.pop(0) if answers else None)
     watch._stopped = pauses = Pauses(11)

@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from outlast.optimizer import Optimizer
+    from outlast.worker.optimizer import Optimizer
 
 __version__ = "0.1.0"
 __all__ = ["Optimizer", "__version__"]
 
-_LAZY = {"Optimizer": "outlast.optimizer"}  # name -> the module that defines it, and imports torch
+_LAZY = {"Optimizer": "outlast.worker.optimizer"}  # name -> the module that defines it, and imports torch
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,7 @@ LEDGER_VARIABLE = "OUTLAST_LEDGER_DIR"  # where workers note what they computed 
 TERMINATION_VARIABLE, TERMINATION_LOG = "OUTLAST_TERMINATION_LOG", "/dev/termination-log"
 TERMINATION_BYTES = 4096  # the kubelet reads no more
 EXIT_CONFIGURATION = 3
-TARGETS = {"server": "outlast.server", "worker": "outlast.worker", "evaluator": "outlast.evaluate"}
+TARGETS = {"server": "outlast.server.main", "worker": "outlast.worker.main", "evaluator": "outlast.evaluator"}
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 

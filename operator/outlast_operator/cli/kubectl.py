@@ -1,4 +1,5 @@
-"""`kubectl outlast`: what a TrainingJob is doing, in words; hand its head over; read its logs; fetch its report.
+"""`kubectl outlast`: what a TrainingJob is doing, in words; hand its head over; read its logs; fetch its report; see
+that an operator serves a namespace.
 
 The programs are kubectl's own: it runs `kubectl-outlast` from PATH and hands over everything after `outlast`.
 Exit codes: 0 done, 1 it could not be done (standard error says why), 2 bad arguments, 130 interrupted.
@@ -59,6 +60,10 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument("job", metavar="JOB")
     report.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there")
     report.set_defaults(run=print_report)
+
+    check = commands.add_parser("check", parents=[common], help="whether an operator serves the namespace")
+    check.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for its answer (default 60)")
+    check.set_defaults(run=check_operator)
     return parser
 
 
@@ -66,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of the console script `kubectl-outlast`; returns the exit code."""
     arguments = make_parser().parse_args(argv)
     try:
-        from outlast_operator.kubernetes.api import ApiError
         from outlast_operator.kubernetes.client import Client, JobError
+        from outlast_operator.kubernetes.cluster.api import ApiError
     except ModuleNotFoundError as error:
-        print(f"kubectl outlast: {error}; install it with pip install 'outlast[operator]'", file=sys.stderr)
+        print(f"kubectl outlast: {error}; in the repository: pip install '.[operator]'", file=sys.stderr)
         return EXIT_BAD_INPUT
     try:
         client = Client.connect(arguments.namespace, arguments.context, arguments.kubeconfig)
@@ -101,6 +106,14 @@ def show_status(client: Client, arguments: argparse.Namespace) -> int:
         print(json.dumps(_shown(job)))
     else:
         print("\n".join(status_lines(job, client.pods(arguments.job))))
+    return EXIT_OK
+
+
+def check_operator(client: Client, arguments: argparse.Namespace) -> int:
+    from outlast_operator.kubernetes.check import time_to_take_up
+
+    took_s = time_to_take_up(client, arguments.timeout)
+    print(f"an operator serves namespace {client.namespace}: it took up a suspended TrainingJob in {took_s:.1f} s")
     return EXIT_OK
 
 
@@ -152,6 +165,8 @@ def job_line(job: Json) -> str:
     strategy = (spec.get("recovery") or {}).get("strategy", "")
     version, failovers = status.get("version", 0), status.get("failoverCount", 0)
     words = [f"{job['metadata']['name']}: {status.get('state', 'Pending')}", strategy, f"version {version:,}"]
+    if status.get("waiting"):
+        words.insert(1, f"waits: {status['waiting']}")
     if (accuracy := (status.get("progress") or {}).get("accuracy")) is not None:
         words.append(f"accuracy {accuracy:.3f}")
     words.append(f"{failovers} failover{'' if failovers == 1 else 's'}")
@@ -198,7 +213,8 @@ def problem_lines(status: Json) -> list[str]:
     """Conditions that are not as one would wish, with what they say."""
     wished = {"Ready": "True", "PrimaryAvailable": "True", "ReplicationHealthy": "True", "BufferHealthy": "True",
               "CheckpointAvailable": "True", "Failed": "False", "FailoverInProgress": "False", "SpecAccepted": "True",
-              "Suspended": "False"}  # fmt: skip
+              "Suspended": "False", "PodsReady": "True", "EvaluationHealthy": "True",
+              "NetworkOpen": "True"}  # fmt: skip
     if status.get("state") == "Succeeded":
         return []
     bad = [c for c in status.get("conditions") or () if c["status"] not in (wished.get(c["type"]), "Unknown")]

@@ -1,6 +1,7 @@
 """Run the operator: it turns TrainingJobs into pods and keeps them training. Namespaces and images may come
 from the environment: OUTLAST_NAMESPACES (with commas), OUTLAST_LEASE_NAMESPACE, OUTLAST_TRAINER_IMAGE,
-OUTLAST_REDIS_IMAGE, POD_NAMESPACE (our own, the default of both), POD_NAME (who holds the Lease)."""
+OUTLAST_REDIS_IMAGE, POD_NAMESPACE (our own, the default of both), POD_NAME (who holds the Lease),
+POD_SERVICE_ACCOUNT (ours, which no job may name)."""
 
 from __future__ import annotations
 
@@ -10,8 +11,13 @@ import logging
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import outlast
+
+if TYPE_CHECKING:
+    from outlast_operator.kubernetes.job.acceptance import Account
+    from outlast_operator.kubernetes.manifests.network import Peers
 
 EXIT_BAD_INPUT = 2
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -36,17 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--redis-image", metavar="IMAGE", default=env("OUTLAST_REDIS_IMAGE") or f"outlast/redis:{version}",
         help="image of the Redis that is started for a job",
     )  # fmt: skip
+    parser.add_argument(
+        "--metrics-from", type=json.loads, default=[], metavar="JSON",
+        help="who may ask a job's pods for metrics: the `from` of a NetworkPolicy's rule (default: everybody)",
+    )  # fmt: skip
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
 
 
 def run(arguments: argparse.Namespace) -> int:
     _log(arguments.log_format)
     try:
-        from outlast_operator.handlers import Settings
-        from outlast_operator.handlers import run as run_operator
-        from outlast_operator.manifests.pods import Images
+        from outlast_operator.kubernetes.handlers import Settings
+        from outlast_operator.kubernetes.handlers import run as run_operator
+        from outlast_operator.kubernetes.manifests.pods import Images
     except ModuleNotFoundError as error:
-        print(f"outlast operator: {error}; install it with pip install 'outlast[operator]'", file=sys.stderr)
+        print(f"outlast operator: {error}; in the repository: pip install '.[operator]'", file=sys.stderr)
         return EXIT_BAD_INPUT
     namespaces = _namespaces(arguments)
     lease_namespace = arguments.lease_namespace or os.environ.get("POD_NAMESPACE")
@@ -58,12 +68,31 @@ def run(arguments: argparse.Namespace) -> int:
         health_port=arguments.health_port,
         metrics_port=arguments.metrics_port,
         images=Images(arguments.trainer_image, arguments.redis_image),
+        peers=_peers(arguments),
+        account=_account(),
     )
     try:
         return run_operator(settings)
     except (RuntimeError, OSError) as error:
         print(f"outlast operator: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+
+
+def _peers(arguments: argparse.Namespace) -> Peers | None:
+    """As the chart labels the operator's pods; None outside of a pod."""
+    from outlast_operator.kubernetes.manifests.network import Peers
+
+    namespace = os.environ.get("POD_NAMESPACE")
+    labels = {"app.kubernetes.io/name": "outlast-operator"}
+    return None if namespace is None else Peers(namespace, labels, arguments.metrics_from)
+
+
+def _account() -> Account | None:
+    """None where the environment does not tell: outside of a pod, or without the chart."""
+    from outlast_operator.kubernetes.job.acceptance import Account
+
+    namespace, name = os.environ.get("POD_NAMESPACE"), os.environ.get("POD_SERVICE_ACCOUNT")
+    return Account(namespace, name) if namespace and name else None
 
 
 def _namespaces(arguments: argparse.Namespace) -> list[str] | None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from outlast_operator.report_data import in_words
+from outlast_operator.reporting.data import in_words
 
 EXIT_OK = 0
 EXIT_BAD_INPUT = 2
@@ -45,9 +45,9 @@ def without_series(report: dict[str, Any]) -> dict[str, Any]:
 def draw(report: dict[str, Any], directory: Path) -> list[Path]:
     """Write report.png and report.html; returns what was written (nothing without matplotlib, which it says)."""
     try:
-        from outlast_operator.report_page import render
+        from outlast_operator.reporting.page import render
 
         return list(render(report, directory))
     except ImportError as error:
-        print(f"no report.png and report.html: {error}; pip install 'outlast[local]'", file=sys.stderr)
+        print(f"no report.png and report.html: {error}; in the repository: pip install '.[local]'", file=sys.stderr)
         return []

@@ -19,8 +19,8 @@ from typing import Any
 
 from outlast.api.spec import SpecError, TrainingJob
 from outlast_operator.cli.report import draw, without_series
-from outlast_operator.kills import FORM, Kill, KillError, parse_kill
-from outlast_operator.redis_process import RedisMissing
+from outlast_operator.local.kills import FORM, Kill, KillError, parse_kill
+from outlast_operator.local.redis import RedisMissing
 
 EXIT = {"Succeeded": 0, "Failed": 1, "Interrupted": 130}
 EXIT_BAD_INPUT = 2
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from outlast_operator.run_setup import check, ignored_fields
+    from outlast_operator.local.setup import check, ignored_fields
 
     try:
         job = TrainingJob.load(arguments.job)
@@ -57,10 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, job: TrainingJob, kills: list[Kill]) -> int:
-    from outlast_operator import runner  # psutil, rich: not for --help
-    from outlast_operator.display import choose_display
-    from outlast_operator.report_data import build_report, in_words
-    from outlast_operator.run_setup import Options
+    from outlast_operator.local import runner  # psutil, rich: not for --help
+    from outlast_operator.local.display import choose_display
+    from outlast_operator.local.setup import Options
+    from outlast_operator.reporting.data import build_report, in_words
 
     target = arguments.report or Path(f"{job.name}-report")
     try:

@@ -1,4 +1,5 @@
-"""Check a TrainingJob: fields, limits and the rules between fields. Every error is shown at once, with its path."""
+"""Check a TrainingJob: fields, limits and the rules between fields. All mistakes in fields are shown at once, each with
+its path; the rules between fields are checked once every field is valid."""
 
 from __future__ import annotations
 

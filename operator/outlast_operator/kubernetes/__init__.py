@@ -1,9 +1,6 @@
-"""The runtime over Kubernetes pods. The only place that knows the Kubernetes client; kopf is not known here.
+"""The runtime over Kubernetes pods. The only place that knows the Kubernetes client; only the handlers know kopf.
 
-api.py       requests as plain JSON, counted        cache.py    what watches have told: jobs and pods
-pods.py      a pod, as the planner sees it (pure)   status.py   the planner's memory <-> status (pure)
-acceptance.py  which spec is in force (pure)        events.py   what users are told
-observer.py  ObservedJob from cache and servers     executor.py actions
-runtime.py   the two behind the interface           loop.py     one loop a job
-lease.py     who leads                              controller.py   all jobs of this operator
+handlers.py    kopf's events into the cache         controller.py  all jobs of this operator
+cluster/       API client, cache, Lease, clock      job/           one job: its loop, observer, executor, record, status
+manifests/     pods, Services, Secrets, claims      client.py      the client for users
 """

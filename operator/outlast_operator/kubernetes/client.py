@@ -26,10 +26,10 @@ from kubernetes import client, config
 
 from outlast.api.crd import PLURAL
 from outlast.api.spec import TrainingJob
-from outlast_operator.kubernetes.api import CORE, JOBS, TIMEOUT, Api, ApiError, Json
+from outlast_operator.kubernetes.cluster.api import CORE, JOBS, TIMEOUT, Api, ApiError, Json
+from outlast_operator.kubernetes.job.pods import our_container
 from outlast_operator.kubernetes.job_report import make_report
-from outlast_operator.kubernetes.pods import our_container
-from outlast_operator.manifests.names import JOB_LABEL, NAME_ANNOTATION
+from outlast_operator.kubernetes.manifests.names import JOB_LABEL, NAME_ANNOTATION, JobRef, is_owned
 
 SILENCE_S = 60.0  # a watch that has said nothing for so long is begun anew
 ENDED = ("Succeeded", "Failed")
@@ -84,8 +84,11 @@ class Client:
         document["metadata"] = {k: v for k, v in document["metadata"].items() if k in _SENT} | {
             "namespace": self.namespace
         }
-        self._api.create(JOBS, self.namespace, PLURAL, document)
-        return loaded.name
+        return self.send(document)
+
+    def send(self, document: Json) -> str:
+        """Create the job as it stands, unchecked, and return its name. Raises `ApiError`."""
+        return str(self._api.create(JOBS, self.namespace, PLURAL, document)["metadata"]["name"])
 
     def get(self, name: str) -> Json:
         """The job as it is stored. Raises `JobError` when there is none of that name."""
@@ -145,7 +148,9 @@ class Client:
 
     def pods(self, name: str) -> list[Json]:
         """The job's pods, by process and age."""
+        job = JobRef(name, self.namespace, self.get(name)["metadata"]["uid"])
         found = self._api.list(CORE, self.namespace, "pods", labelSelector=f"{JOB_LABEL}={name}")["items"]
+        found = [pod for pod in found if is_owned(pod, job)]
         return sorted(found, key=lambda pod: (process_of(pod), str(pod["metadata"]["creationTimestamp"])))
 
     def logs(

@@ -4,8 +4,9 @@ Rules. (1) Whoever does not lead keeps its cache and acts on nothing. (2) Who be
 starts from less than what there is. (3) Each minute, leading or not, and at once when a watch was begun anew, the lists
 are compared with what the watches have told: what they missed is put right. When they miss things twice in a row, or
 the comparison fails again and again, nobody knows whether events flow and `healthy` says so; the kubelet then restarts
-this process. (4) Who has gained and lost the lead ends its process, wherever it was: nothing it holds is of use, and
-what it had begun must not go on beside the next leader.
+this process. (4) A leader that has lost the lead ends its loops for good: each of them acts no more from that moment,
+whatever its requests wait for, also when this operator leads again. It begins as any new leader does, with a list and
+with new loops.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from outlast_operator.kubernetes.api import CORE, JOBS, PLURAL, Api, ApiError
-from outlast_operator.kubernetes.cache import Cache, Key
-from outlast_operator.kubernetes.clock import Pulse
-from outlast_operator.kubernetes.loop import JobLoop, managed_by_us
-from outlast_operator.kubernetes.pools import Pools
-from outlast_operator.kubernetes.runtime import Tools
-from outlast_operator.manifests.names import JOB_LABEL
-from outlast_operator.manifests.pods import Images
+from outlast_operator.kubernetes.cluster.api import CORE, JOBS, PLURAL, Api, ApiError
+from outlast_operator.kubernetes.cluster.cache import Cache, Key
+from outlast_operator.kubernetes.cluster.clock import Pulse
+from outlast_operator.kubernetes.cluster.pools import Pools
+from outlast_operator.kubernetes.job.acceptance import Account
+from outlast_operator.kubernetes.job.loop import JobLoop, managed_by_us
+from outlast_operator.kubernetes.job.runtime import Tools
+from outlast_operator.kubernetes.manifests.names import JOB_LABEL
+from outlast_operator.kubernetes.manifests.network import Peers
+from outlast_operator.kubernetes.manifests.pods import Images
 
 log = logging.getLogger("outlast.controller")
 
@@ -34,23 +37,28 @@ UNANSWERED_AUDITS = 10  # a restart does not bring the API server back, and wait
 
 
 class Controller:
-    """`namespaces` None: all of them. `on_lost` is called when this operator has gained the lead and lost it, or cannot
-    use it. `may_act`: whether nobody else can lead at this moment; it is asked before each act."""
+    """`namespaces` None: all of them. `on_useless` is called when this operator holds the lead and cannot use it.
+    `may_act`: whether nobody else can lead at this moment; it is asked before each act."""
 
     def __init__(
         self,
         api: Api,
         images: Images,
         namespaces: Sequence[str] | None,
-        on_lost: Callable[[], None] | None = None,
+        on_useless: Callable[[], None] | None = None,
         may_act: Callable[[], bool] = lambda: True,
+        peers: Peers | None = None,
+        account: Account | None = None,
     ) -> None:
         self.api = api
         self.cache = Cache(self._changed)
         self._pulse = Pulse()
-        self._tools = Tools(api, self.cache, images, Pools.make(), t_resumed=self._pulse.t_resumed, may_act=may_act)
+        self._tools = Tools(
+            api, self.cache, images, Pools.make(), may_act=may_act, peers=peers, account=account,
+            t_resumed=self._pulse.t_resumed,
+        )  # fmt: skip
         self._namespaces = None if namespaces is None else list(namespaces)
-        self._on_lost = on_lost if on_lost is not None else lambda: os._exit(1)
+        self._on_useless = on_useless if on_useless is not None else lambda: os._exit(1)
         self._loops: dict[Key, JobLoop] = {}
         self._lock = threading.Lock()
         self._term = 0  # grows with each gain and loss: who began in another one has nothing to say any more
@@ -72,10 +80,9 @@ class Controller:
             gained, lost = leading and not self._gained, self._gained and not leading
             if gained or lost:
                 self._term, self._gained, self._leading = self._term + 1, leading, False
+                self._end_loops()
             term = self._term
-        if lost:
-            self._on_lost()
-        elif gained:
+        if gained:
             threading.Thread(target=self._begin, args=(term,), name="begin", daemon=True).start()
 
     def _begin(self, term: int) -> None:
@@ -83,7 +90,7 @@ class Controller:
             self._prime(term)
         except Exception:
             log.exception("the lead cannot be used")
-            self._on_lost()  # else we would hold the Lease and do nothing
+            self._on_useless()  # else we would hold the Lease and do nothing
 
     def _prime(self, term: int) -> None:
         """List, and start the loops, unless we lead no more."""
@@ -107,8 +114,13 @@ class Controller:
         self._relisted.set()
         with self._lock:
             self._leading = False
-            for loop in self._loops.values():
-                loop.stop()
+            self._end_loops()
+
+    def _end_loops(self) -> None:
+        """With the lock held."""
+        for loop in self._loops.values():
+            loop.stop()
+        self._loops = {}
 
     # --- jobs ---
 

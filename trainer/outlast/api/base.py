@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import types
+from fractions import Fraction
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -17,6 +18,7 @@ from pydantic.alias_generators import to_camel
 
 LARGEST_COUNT = 2**31 - 1
 LARGEST_EXACT = 2**53 - 1  # the largest whole number that every JSON reader keeps exact
+LEAST_BYTES = 2**20
 
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
@@ -40,18 +42,22 @@ _MULTIPLIERS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50
 
 
 def parse_quantity(value: Any) -> Any:
-    """`"4Gi"` -> 4294967296 bytes; what is no string passes through. Raises `ValueError` for other strings."""
+    """`"4Gi"` -> 4294967296 bytes, rounded down; what is no string passes through. Raises `ValueError` for others."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?", value)
     if match is None:
         raise ValueError(f'"{value}" is not a quantity of bytes; write for example 512Mi, 4Gi or 4294967296')
-    number, unit = match[1], _MULTIPLIERS[match[2] or ""]
-    return round(float(number) * unit) if "." in number else int(number) * unit
+    return int(Fraction(match[1]) * _MULTIPLIERS[match[2] or ""])
 
 
 def _off_is_null(value: float) -> float | None:
     return value or None
+
+
+def _quantity_is(relation: str, limit: int) -> str:
+    """CEL: `self`, a string, is a quantity in this relation to the limit."""
+    return f"quantity(self).compareTo(quantity('{limit}')) {relation} 0"
 
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
@@ -63,13 +69,21 @@ Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Bytes = Annotated[
     int,
     BeforeValidator(parse_quantity),
-    Field(ge=2**20, le=LARGEST_EXACT),
+    Field(ge=LEAST_BYTES, le=LARGEST_EXACT),
     WithJsonSchema(
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "pattern": QUANTITY,  # of a string,
-            "minimum": 2**20,  # and of a number
+            "minimum": LEAST_BYTES,  # and of a number
+            "maximum": LARGEST_EXACT,
             "x-kubernetes-int-or-string": True,
+            "x-kubernetes-validations": [
+                {
+                    "rule": f"type(self) != string || {_quantity_is('>=', LEAST_BYTES)} && "
+                    f"{_quantity_is('<=', LARGEST_EXACT)}",
+                    "message": f"is too small or too large; use {LEAST_BYTES} or more, {LARGEST_EXACT} or less",
+                }
+            ],
         }
     ),
 ]

@@ -35,6 +35,7 @@ class ProcessConfig:
     incarnation: int = 1
     redis_url: str | None = None
     checkpoint_dir: str | None = None
+    own_checkpoint_dir: bool = False  # no other server sees what is in it
     ledger_dir: str | None = None  # where a worker appends what it computed and saw acknowledged (local runs)
     extras: dict[str, Any] = field(default_factory=dict)
 

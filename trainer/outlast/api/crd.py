@@ -3,10 +3,10 @@
 Rules. (1) Nothing is written by hand: fields, limits, defaults and descriptions come from the models (spec.py and what
 it imports, status.py), rules from rules.py and immutable.py. (2) The schema is structural: references inlined, null as
 `nullable`, no `additionalProperties: false` (the API server prunes what it does not know). (3) An object that may be
-left out has the default {}, so that the defaults inside it are filled in. (4) API servers before 1.29 know CEL, its
-field paths or its message expressions not at all or in part: `--no-cel` leaves the rules out, `--helm` puts them behind
-a condition on the cluster's version. The operator checks them in any case. (5) `--helm` writes a template of the chart
-(Helm never upgrades what lies in its `crds/`), kept on uninstall: with the CRD would go every job.
+left out has the default {}, so that the defaults inside it are filled in. (4) An API server estimates what a rule may
+cost at worst and refuses the CRD if that is too much: strings and lists that rules read are bounded. (5) `--helm`
+writes a template of the chart (Helm never upgrades what lies in its `crds/`), kept on uninstall: with the CRD would go
+every job.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ from outlast.api.status import TrainingJobStatus
 
 GROUP, VERSION, PLURAL = "outlast.dev", "v1alpha1", "trainingjobs"
 HEADER = "# Generated from trainer/outlast/api by `python -m outlast.api.crd`; do not edit.\n"
-HELM_CONDITION = '{{- if semverCompare ">=1.29-0" .Capabilities.KubeVersion.Version }}'
-HELM_INSTALL = "{{- if .Values.crds.install }}"
+HELM_BEGIN = '{{- define "outlast.crd" -}}'
+HELM_END = """\
+{{- end }}
+{{- if eq (include "outlast.crdDelivery" .) "release" }}
+{{ include "outlast.crd" . }}
+{{- end }}
+"""
 HELM_METADATA = """\
   labels: {{- include "outlast.labels" . | nindent 4 }}
   annotations:
@@ -56,11 +61,13 @@ _KEPT = frozenset(
         "x-kubernetes-preserve-unknown-fields",
         "x-kubernetes-list-type",
         "x-kubernetes-list-map-keys",
+        "x-kubernetes-validations",
     ]
 )
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("State", "string", ".status.state", "What the job is doing."),
+    ("Waiting", "string", ".status.waiting", "What its pods wait for."),
     ("Strategy", "string", ".spec.recovery.strategy", "How it outlasts its servers."),
     ("Workers", "integer", ".status.workers.ready", "Workers that are ready."),
     ("Epoch", "integer", ".status.views[0].epoch", "Epoch of the first shard: views so far."),
@@ -71,14 +78,13 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def generate(cel: bool = True) -> dict[str, Any]:
-    """The CRD as plain JSON values; `cel`: with the rules between fields and those for immutable fields."""
+def generate() -> dict[str, Any]:
+    """The CRD as plain JSON values, with the rules between fields and those for immutable fields."""
     spec = _structural(JobSpec.model_json_schema(by_alias=True, mode="validation"), defaults=True)
     status = _structural(TrainingJobStatus.model_json_schema(by_alias=True, mode="validation"), defaults=False)
     spec["description"] = "What is wanted: what to train, on what, and how to outlast failures."
     status["description"] = "What is; written by the operator alone."
-    if cel:
-        spec["x-kubernetes-validations"] = [_validation(rule) for rule in RULES] + _immutable(spec)
+    spec["x-kubernetes-validations"] = [_validation(rule) for rule in RULES] + _immutable(spec)
     schema = {
         "description": "A training job that outlasts the loss of its parameter servers.",
         "type": "object",
@@ -132,9 +138,9 @@ def generate(cel: bool = True) -> dict[str, Any]:
     }
 
 
-def render(cel: bool = True, helm: bool = False) -> str:
-    """The CRD as YAML; `helm`: as a template that has the rules where the cluster can evaluate them."""
-    body = yaml.dump(generate(cel or helm), Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
+def render(helm: bool = False) -> str:
+    """The CRD as YAML; `helm`: as one of the chart's templates."""
+    body = yaml.dump(generate(), Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
     return HEADER + (_template(body) if helm else body)
 
 
@@ -153,6 +159,8 @@ def _convert(node: dict[str, Any], definitions: dict[str, Any], defaults: bool) 
     for limit, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if isinstance(result.get(exclusive), int | float) and not isinstance(result[exclusive], bool):
             result[limit], result[exclusive] = result[exclusive], True
+    if (rules := _fractional_limits(result)) is not None:
+        result["x-kubernetes-validations"] = rules
     if result.get("type") == "integer":
         result["format"] = "int32" if result.get("maximum", 2**63) < 2**31 else "int64"
     if not defaults or result.get("default", ...) is None:
@@ -172,6 +180,20 @@ def _convert(node: dict[str, Any], definitions: dict[str, Any], defaults: bool) 
                 if "properties" in child and name not in required and not child.get("nullable"):
                     child["default"] = {}
     return result
+
+
+def _fractional_limits(node: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Rules for limits such as 0.01: the API server cuts them to whole numbers where the value is written as one."""
+    rules = []
+    for limit, relation, words in (
+        ("minimum", ">=", "small; use {} or more"),
+        ("maximum", "<=", "large; use {} or less"),
+    ):
+        value = node.get(limit)
+        if isinstance(value, float) and not value.is_integer():
+            assert not node.get(f"exclusive{limit.capitalize()}"), f"an exclusive {limit} of {value} has no rule yet"
+            rules.append({"rule": f"self {relation} {value}", "message": f"is too {words.format(value)}"})
+    return rules or None
 
 
 def _property(child: dict[str, Any], definitions: dict[str, Any], defaults: bool) -> dict[str, Any]:
@@ -208,6 +230,18 @@ def _validation(rule: Rule) -> dict[str, Any]:
     return {**result, "messageExpression": rule.message_cel}
 
 
+# What a field that may be absent counts as; `self` is its spec.
+_ABSENT = {
+    "servers.replicas": "(self.recovery.strategy in ['Chain', 'Hybrid'] ? 3 : 1)",
+    "training.evaluate.everySeconds": "0.0",
+    "training.evaluate.everyUpdates": "0",
+    "recovery.checkpoint.everySeconds": "0.0",
+    "recovery.checkpoint.everyUpdates": "0",
+}
+# Objects that say nothing without this field.
+_EMPTY_WITHOUT = {"recovery.staleness.reducedRate": "above"}
+
+
 def _immutable(spec: dict[str, Any]) -> list[dict[str, Any]]:
     """Transition rules: field by field, for whole objects have no bounded cost. Opaque objects: the operator checks."""
     rules = []
@@ -229,16 +263,30 @@ def _immutable(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _unchanged(path: str, schema: dict[str, Any]) -> str | None:
     """CEL: the field has the value it had. None for what cannot be compared."""
+    if path in _ABSENT:
+        return _same(f"(has(self.{path}) ? self.{path} : {_ABSENT[path]})")
     if "properties" in schema:
         parts = [_unchanged(f"{path}.{name}", child) for name, child in schema["properties"].items()]
         same = " && ".join(part for part in parts if part)
     elif schema.get("x-kubernetes-preserve-unknown-fields"):
         return None
+    elif schema.get("x-kubernetes-int-or-string"):
+        same = _same(
+            f"(type(self.{path}) == string ? quantity(self.{path}).asApproximateFloat() : double(self.{path}))"
+        )
     else:
-        same = f"self.{path} == oldSelf.{path}"
+        same = _same(f"self.{path}")
     if schema.get("nullable") or "default" not in schema:
-        return f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || ({same}))"
+        present = f"has(self.{path})"
+        if path in _EMPTY_WITHOUT:
+            present = f"({present} && has(self.{path}.{_EMPTY_WITHOUT[path]}))"
+        return f"{_same(present)} && (!{present} || ({same}))"
     return same
+
+
+def _same(value: str) -> str:
+    """CEL: an expression over `self` has the value that it had."""
+    return f"{value} == {value.replace('self.', 'oldSelf.')}"
 
 
 # --- YAML -------------------------------------------------------------------------------------------------------------
@@ -255,39 +303,16 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _template(body: str) -> str:
-    """The CRD as one of the chart's templates."""
-    name = f"  name: {PLURAL}.{GROUP}\n"
-    conditional = _conditional(body)
-    assert conditional.count(name) == 1
-    return f"{HELM_INSTALL}\n{conditional.replace(name, name + HELM_METADATA)}{{{{- end }}}}\n"
-
-
-def _conditional(body: str) -> str:
-    """Put every block of rules behind the condition on the cluster's version."""
     assert "{{" not in body, "the CRD holds what Helm would take for a template"
-    lines: list[str] = []
-    inside: int | None = None  # indentation of the block's key
-    for line in body.splitlines():
-        indentation = len(line) - len(line.lstrip())
-        if inside is not None and indentation <= inside:
-            lines.append("{{- end }}")
-            inside = None
-        if line.strip() == "x-kubernetes-validations:":
-            lines.append(HELM_CONDITION)
-            inside = indentation
-        lines.append(line)
-    if inside is not None:
-        lines.append("{{- end }}")
-    return "\n".join(lines) + "\n"
+    name = f"  name: {PLURAL}.{GROUP}\n"
+    assert body.count(name) == 1
+    return f"{HELM_BEGIN}\n{body.replace(name, name + HELM_METADATA)}{HELM_END}"
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m outlast.api.crd", description="Write the CRD of TrainingJob.")
-    rules = parser.add_mutually_exclusive_group()
-    rules.add_argument("--no-cel", action="store_true", help="leave out the rules in CEL (API servers before 1.29)")
-    rules.add_argument("--helm", action="store_true", help="a Helm template that has the rules from 1.29 on")
-    options = parser.parse_args(arguments)
-    sys.stdout.write(render(cel=not options.no_cel, helm=options.helm))
+    parser.add_argument("--helm", action="store_true", help="as a template of the chart")
+    sys.stdout.write(render(helm=parser.parse_args(arguments).helm))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Reading one object from YAML, as the API server would read it.
 
-Rules. (1) `1e-3` is a number (PyYAML alone takes it for a string), a date is a string. (2) A key that stands twice is
-an error, not a silent choice. (3) Every error says where: file, line and column.
+Rules. (1) `1e-3` is a number (PyYAML alone takes it for a string), `3.0` is 3 (so kubectl writes it in JSON), a date is
+a string. (2) A key that stands twice is an error, not a silent choice. (3) Every error says where: file, line and
+column.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from outlast.api.base import LARGEST_EXACT
 from outlast.api.errors import FieldError, SpecError, show
 
 
@@ -31,6 +33,10 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: Any) -> float:
+        value: float = self.construct_yaml_float(node)
+        return int(value) if value.is_integer() and abs(value) <= LARGEST_EXACT else value
+
 
 _FLOAT = re.compile(
     r"""^(?:[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+
@@ -43,6 +49,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":float", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 

@@ -1,12 +1,11 @@
 """What may not change in a job that exists.
 
-Rules. (1) A field is immutable when processes were started with it and cannot follow a change. Editable at any time are
-suspend, training.stopAfter, workers.*, servers.template (for pods made from then on), runPolicy and cost. Of stopAfter
-all is followed at once but epochs, and updates that are raised: processes end by what they were started with, so these
-are refused until the job is suspended (else it would end where it was to end before, without a word). (2) A job whose
-pods a queue admits as one group of a fixed size keeps its workers.replicas until it is suspended, when no pod of that
-group is left. (3) The API server refuses a change by CEL (crd.py) except in opaque objects; the operator compares
-everything.
+Rules. (1) A field is immutable when processes were started with it and cannot follow a change. EDITABLE is all the
+rest; a pod template holds for pods made after its change. Of training.stopAfter all is followed at once but epochs, and
+updates that are raised: processes end by what they were started with, so these are refused until the job is suspended
+(else it would end where it was to end before, without a word). (2) A job whose pods a queue admits as one group of a
+fixed size keeps its workers.replicas until it is suspended, when no pod of that group is left. (3) The API server
+refuses a change by CEL (crd.py) except in opaque objects; the operator compares everything.
 """
 
 from __future__ import annotations
@@ -31,10 +30,25 @@ IMMUTABLE: tuple[str, ...] = (
     "recovery.strategy",
     "recovery.checkpoint",
     "recovery.chain",
-    "recovery.buffer",
+    "recovery.buffer.maxBytes",
+    "recovery.buffer.whenFull",
+    "recovery.buffer.dtype",
+    "recovery.buffer.durability",
+    "recovery.buffer.url",
     "recovery.staleness",
     "recovery.failover",
-    "security",
+    "security.tls",
+)
+EDITABLE: tuple[str, ...] = (
+    "suspend",
+    "training.stopAfter",
+    "servers.template",
+    "workers",
+    "evaluator.template",
+    "recovery.buffer.template",
+    "security.networkPolicy",
+    "runPolicy",
+    "cost",
 )
 IMMUTABLE_MESSAGE = "cannot be changed in a job that exists; delete the job and create it anew"
 

@@ -52,12 +52,15 @@ class Rule:
 
     @property
     def message_cel(self) -> str | None:
-        """A CEL expression that gives the same words, or None if the message is constant."""
-        parts = _PLACEHOLDER.split(self.message)  # text, path, text, path, ..., text
-        if len(parts) == 1:
+        """A CEL expression that gives the same words, or None if the message is constant.
+
+        With `format`, for an API server bounds what an expression may cost and knows no bound for `string(x)`.
+        """
+        fields = _PLACEHOLDER.findall(self.message)
+        if not fields:
             return None
-        terms = [f"string(self.{part})" if i % 2 else f"'{part}'" for i, part in enumerate(parts) if part]
-        return " + ".join(terms)
+        template = _PLACEHOLDER.sub("%s", self.message.replace("%", "%%"))
+        return f"'{template}'.format([{', '.join(f'self.{field}' for field in fields)}])"
 
 
 def value_at(document: Any, path: str) -> Any:
@@ -68,7 +71,7 @@ def value_at(document: Any, path: str) -> Any:
 
 
 def _plain(value: Any) -> str:
-    """A value as CEL's `string` writes it."""
+    """A value as CEL's `format` writes it."""
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return value if isinstance(value, str) else show(value)
@@ -240,6 +243,25 @@ RULES: tuple[Rule, ...] = (
         lambda s: s.recovery.strategy != "Checkpoint" or s.recovery.checkpoint.periodic,
         "no checkpoint would be written while training, and recovery.strategy Checkpoint has nothing else; "
         "set everyUpdates or everySeconds",
+    ),
+    Rule(
+        "claim-or-volume",
+        "recovery.checkpoint",
+        "!has(self.recovery.checkpoint.claim) || !has(self.recovery.checkpoint.volume)",
+        lambda s: s.recovery.checkpoint.claim is None or s.recovery.checkpoint.volume is None,
+        "has both claim (made by the operator) and volume (made by you); write one and leave the other out",
+    ),
+    Rule(
+        "one-pod-alone",
+        "recovery.checkpoint.claim.accessModes",
+        "!has(self.recovery.checkpoint.claim) || self.recovery.checkpoint.claim.accessModes.size() == 1 || "
+        "!('ReadWriteOncePod' in self.recovery.checkpoint.claim.accessModes)",
+        lambda s: (
+            s.recovery.checkpoint.claim is None
+            or len(s.recovery.checkpoint.claim.access_modes) == 1
+            or "ReadWriteOncePod" not in s.recovery.checkpoint.claim.access_modes
+        ),
+        "Kubernetes refuses ReadWriteOncePod together with other modes; write ReadWriteOncePod alone, or leave it out",
     ),
     Rule(
         "batches-are-not-tail",

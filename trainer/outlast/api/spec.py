@@ -31,7 +31,7 @@ from outlast.api.errors import (
     unknown_field,
 )
 from outlast.api.rules import broken_rules, half_missing, name_error
-from outlast.api.spec_fields import BUFFERED, Recovery, Servers, Training, Workers
+from outlast.api.spec_fields import BUFFERED, Evaluator, Recovery, Servers, Training, Workers
 from outlast.api.spec_policy import Cost, RunPolicy, Security
 from outlast.api.spec_warnings import warnings_for
 
@@ -55,6 +55,9 @@ class JobSpec(FieldsModel):
     training: Training = Field(description="What is trained, and until when.")
     servers: Servers = Field(default_factory=lambda: Servers(replicas=3), description="The parameter servers.")
     workers: Workers = Field(default_factory=Workers, description="The workers that compute gradients.")
+    evaluator: Evaluator = Field(
+        default_factory=Evaluator, description="The evaluator, which runs as training.evaluate says."
+    )
     recovery: Recovery = Field(default_factory=Recovery, description="How the job outlasts the loss of its servers.")
     security: Security = Field(default_factory=Security, description="Protection of the data path.")
     run_policy: RunPolicy = Field(default_factory=RunPolicy, description="Limits of the run, and what remains of it.")
@@ -85,6 +88,16 @@ class JobSpec(FieldsModel):
         mode = self.recovery.staleness.outage.mode
         computes_on = self.recovery.strategy in BUFFERED and self.training.consistency != "Sync"
         return computes_on if mode is None else mode == "LocalSteps"
+
+    @property
+    def templates(self) -> dict[str, dict[str, Any]]:
+        """The pod templates by their paths below `spec`."""
+        return {
+            "servers.template": self.servers.template,
+            "workers.template": self.workers.template,
+            "evaluator.template": self.evaluator.template,
+            "recovery.buffer.template": self.recovery.buffer.template,
+        }
 
     @classmethod
     def from_json(cls, raw: Any) -> Self:

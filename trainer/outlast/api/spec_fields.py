@@ -39,6 +39,7 @@ WireType = Literal["float32", "bfloat16"]
 Durability = Literal["Always", "EverySecond", "None"]
 StalenessPolicy = Literal["Sum", "Mean", "InverseStaleness", "DelayCompensation"]
 OutageMode = Literal["StaleGradients", "LocalSteps"]
+AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
 
 
 def _pair(raw: Any) -> Any:
@@ -165,7 +166,9 @@ class Servers(FieldsModel):
         json_schema_extra={"x-outlast-optional": True},
     )
     template: OpaqueObject = Field(
-        default_factory=dict, description="PodTemplateSpec that the server pods start from (Kubernetes' own type)."
+        default_factory=dict,
+        description="PodTemplateSpec that the server pods start from (Kubernetes' own type). The container named "
+        "outlast, else the first, is the server's.",
     )
 
 
@@ -185,8 +188,41 @@ class Workers(FieldsModel):
     )
     template: OpaqueObject = Field(
         default_factory=dict,
-        description="PodTemplateSpec that the worker pods start from (Kubernetes' own type); GPUs are asked for here.",
+        description="PodTemplateSpec that the worker pods start from (Kubernetes' own type); GPUs are asked for here. "
+        "The container named outlast, else the first, is the worker's.",
     )
+
+
+class Evaluator(FieldsModel):
+    template: OpaqueObject = Field(
+        default_factory=dict,
+        description="PodTemplateSpec that the evaluator's pod starts from (Kubernetes' own type). The container named "
+        "outlast, else the first, is the evaluator's. Left out: the workers' template without its resources.",
+    )
+
+
+class Claim(FieldsModel):
+    """A PersistentVolumeClaim that the operator makes for checkpoints."""
+
+    storage_class_name: ObjectName | None = Field(
+        default=None, description="StorageClass of the claim; null for the cluster's default class."
+    )
+    size: Bytes = Field(
+        default=10 * 2**30,
+        description="Storage that each claim requests: bytes or a quantity such as 10Gi; keep + 1 checkpoints must "
+        "fit.",
+        json_schema_extra={"x-outlast-default": "10Gi"},
+    )
+    access_modes: Annotated[list[AccessMode], Field(min_length=1, max_length=3)] = Field(
+        default=["ReadWriteOnce"],
+        description="ReadWriteOnce or ReadWriteOncePod (one claim a server), or ReadWriteMany (one claim that all "
+        "servers mount; the StorageClass must support it).",
+    )
+
+    @property
+    def shared(self) -> bool:
+        """Whether one claim serves all servers."""
+        return "ReadWriteMany" in self.access_modes
 
 
 class Checkpoint(FieldsModel):
@@ -205,8 +241,18 @@ class Checkpoint(FieldsModel):
     )
     volume: OpaqueObject | None = Field(
         default=None,
-        description="Where checkpoints are kept: a VolumeSource (Kubernetes' own type) such as persistentVolumeClaim.",
+        description="Where checkpoints are kept: a VolumeSource (Kubernetes' own type) such as persistentVolumeClaim. "
+        "Left out: on claims that the operator makes.",
     )
+    claim: Claim | None = Field(
+        default=None,
+        description="Claims that the operator makes for checkpoints, where volume is left out; null for the defaults.",
+    )
+
+    @property
+    def own_claim(self) -> Claim | None:
+        """The claim that the operator makes: `claim`, or its defaults. None where checkpoints go to `volume`."""
+        return None if self.volume is not None else self.claim or Claim()
 
     @property
     def periodic(self) -> bool:
@@ -227,9 +273,9 @@ class Chain(FieldsModel):
 
 class Buffer(FieldsModel):
     max_bytes: Bytes = Field(
-        default=4 * 2**30,
+        default=2**30,
         description="Bound on the log of gradients in Redis, checked at every append: bytes or a quantity such as 4Gi.",
-        json_schema_extra={"x-outlast-default": "4Gi"},
+        json_schema_extra={"x-outlast-default": "1Gi"},
     )
     when_full: WhenFull = Field(
         default="Block",
@@ -246,6 +292,12 @@ class Buffer(FieldsModel):
     )
     url: Annotated[str, Field(pattern=REDIS_URL, max_length=1024)] | None = Field(
         default=None, description="URL of a Redis that exists already; without it the operator runs one for the job."
+    )
+    template: OpaqueObject = Field(
+        default_factory=dict,
+        description="PodTemplateSpec that the pod of the job's own Redis starts from (Kubernetes' own type). The "
+        "container named redis, else the first, is Redis's. Left out: the nodes and pull secrets of the servers' "
+        "template.",
     )
 
 

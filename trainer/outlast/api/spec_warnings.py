@@ -83,6 +83,8 @@ def _buffer(spec: JobSpec) -> Iterator[tuple[str, str]]:
     if buffer.url is not None:
         if urlsplit(buffer.url).password:
             yield "recovery.buffer.url", "holds a password, readable by everybody who may read the TrainingJob"
+        if buffer.template:
+            yield "recovery.buffer.template", "has no effect with a url: the operator runs no Redis for the job"
         if buffer.durability != "Always":
             yield "recovery.buffer.durability", "has no effect with a url; that Redis has its own appendfsync setting"
     elif buffer.durability == "None":

@@ -28,7 +28,8 @@ class ConditionStatus(StatusModel):
         min_length=1,
         max_length=316,
         description="Ready, Suspended, Complete, Failed, PrimaryAvailable, ReplicationHealthy, FailoverInProgress, "
-        "BufferHealthy, CheckpointAvailable or SpecAccepted.",
+        "BufferHealthy, CheckpointAvailable, CheckpointStorage, PodsReady, EvaluationHealthy, NetworkOpen or "
+        "SpecAccepted.",
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
     reason: str = Field(
@@ -84,8 +85,9 @@ class FailoverGradients(StatusModel):
     )
     lost: int | None = Field(
         default=None,
-        description="Updates that a rollback to a checkpoint took from the shard: its version when the loss was "
-        "noticed, less the checkpoint's. 0 without a rollback, also where a relaxed acknowledgement lost something.",
+        description="Updates that a rollback to a checkpoint took from the shard: the last version that it told, or "
+        "that workers had pulled from it, as their next gradients tell, less the checkpoint's. 0 without a rollback, "
+        "also where a relaxed acknowledgement lost something.",
     )
 
 
@@ -135,6 +137,11 @@ class CostStatus(StatusModel):
 
 class TrainingJobStatus(StatusModel):
     state: str | None = Field(default=None, description="One word for display; programs read the conditions.")
+    waiting: str | None = Field(
+        default=None,
+        description="What the job's pods wait for, as one word a cause; the condition PodsReady has the words. Left "
+        "out while nothing waits.",
+    )
     conditions: list[ConditionStatus] = Field(
         default_factory=list,
         description="What holds and what does not (metav1.Condition).",

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+BUFFER = "buffer"  # View.restore: Redis, snapshot and log
+EMPTY = "empty"  # View.otherwise: no state, and a worker's initial weights will come
+
 
 @dataclass(frozen=True)
 class Member:
@@ -31,13 +34,21 @@ class Member:
         return Member(str(raw["name"]), str(raw["boot"]), str(raw["address"]))
 
 
+def last_state_name(shard: int, boot: str) -> str:
+    """`View.restore` for what the last member of a shard left when no replacement came in time."""
+    return f"last-{shard:05d}-{boot}"
+
+
 @dataclass(frozen=True)
 class View:
     """The members of one shard's chain in one epoch: head first, tail last; `joining` ones still catch up.
 
     `restore` says where the members of a view that keeps nobody take their state from: None (keep what you hold,
-    or wait for a worker's initial weights), `"buffer"` (Redis: snapshot and log), or the name of a complete
-    checkpoint. `history` grows with every rollback.
+    or wait for a worker's initial weights), `"buffer"` (Redis: snapshot and log), the name of a complete checkpoint, or
+    that of the last member's state (`last_state_name`). `history` grows with every rollback.
+
+    `otherwise` (Stateless) says what the state is where Redis has no snapshot of this history: what the history was
+    begun from, `EMPTY` or the name of a checkpoint; None: a snapshot was there, and is lost.
     """
 
     shard: int
@@ -46,6 +57,7 @@ class View:
     members: tuple[Member, ...]
     joining: tuple[Member, ...] = ()
     restore: str | None = None
+    otherwise: str | None = None
 
     @property
     def head(self) -> Member | None:
@@ -81,6 +93,7 @@ class View:
             "members": [m.to_json() for m in self.members],
             "joining": [m.to_json() for m in self.joining],
             "restore": self.restore,
+            "otherwise": self.otherwise,
         }
 
     @staticmethod
@@ -92,4 +105,5 @@ class View:
             members=tuple(Member.from_json(m) for m in raw["members"]),
             joining=tuple(Member.from_json(m) for m in raw.get("joining", ())),
             restore=raw.get("restore"),
+            otherwise=raw.get("otherwise"),
         )

@@ -1,0 +1,1 @@
+"""From the files of a study's runs to measures, estimates and comparisons."""

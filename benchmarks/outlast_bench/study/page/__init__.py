@@ -1,0 +1,1 @@
+"""The words, the tables and the page of a study."""

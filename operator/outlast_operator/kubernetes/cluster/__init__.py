@@ -1,0 +1,1 @@
+"""What the operator shares among all jobs of a cluster: API client, cache, Lease, clock, pools."""

@@ -1,0 +1,127 @@
+"""`status.record`: the operator's memory of a job, in one string that says how it is written.
+
+Rules. (1) FORMAT:DATA. Format 1 is JSON without what equals its default, zlib, base64: a few lines on a terminal where
+the plain text was a wall. Format 0 had neither prefix nor compression, and is read still. (2) What is left out takes
+its default when it is read. So whoever changes a default of status.py makes a new format; the spec keeps all of its
+fields, for its defaults belong to the API. (3) What cannot be read is never taken for an empty memory: the job would
+begin from nothing, beside its own pods. Whoever reads it then raises `UnreadableRecord`, and does nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from typing import Any
+
+from outlast.api.spec import JobSpec, SpecError
+from outlast_operator.planner.status import JobStatus
+
+Json = dict[str, Any]
+FORMAT = 1
+LONGEST_BYTES = 16 << 20  # of the JSON: far beyond what a status may hold, far below what a forged one could swell to
+
+
+class UnreadableRecord(Exception):
+    """The job carries a memory that this release cannot read; the message says which, and what to do."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What stands in `status.record`."""
+
+    status: JobStatus
+    spec: JobSpec | None = None  # as it was in force last: what a spec that is not valid leaves in force
+
+    def to_text(self) -> str:
+        spec = None if self.spec is None else self.spec.to_json()
+        plain = json.dumps({"status": _lean(self.status), "spec": spec}, separators=(",", ":"))
+        return f"{FORMAT}:{base64.b64encode(zlib.compress(plain.encode(), 9)).decode()}"
+
+
+def read_record(job: Json) -> Record:
+    """The memory that the job carries; an empty one where there is none, with the job's resource version.
+
+    Raises `UnreadableRecord`.
+    """
+    version = str(job["metadata"]["resourceVersion"])
+    shown = job.get("status") or {}
+    text = shown.get("record")
+    if not text:
+        if shown.get("views"):
+            raise _unreadable(job, "is missing, though the status shows views")
+        return Record(JobStatus(resource_version=version))
+    raw = _decode(job, str(text))
+    try:
+        return Record(JobStatus.from_json(raw["status"], version), _spec(raw))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _unreadable(job, f"does not hold what it should ({error!r})") from error
+
+
+def out_of_force(job: Json, message: str) -> UnreadableRecord:
+    """For a job that trains by a spec which this release refuses, as it does the one that is written now: to show that
+    alone would throw its memory away."""
+    return _unreadable(job, f"was made for a spec that this release refuses, and so is the present one: {message}")
+
+
+def _spec(raw: Json) -> JobSpec | None:
+    try:
+        return None if raw.get("spec") is None else JobSpec.from_json(raw["spec"])
+    except SpecError:
+        return None  # written by another release: what stands in the job counts
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def _decode(job: Json, text: str) -> Json:
+    format_, _, data = ("0", "", text) if text.startswith("{") else text.partition(":")
+    if format_ not in ("0", str(FORMAT)):
+        raise _unreadable(job, f"has format {format_[:20]!r}")
+    try:
+        plain = data if format_ == "0" else _inflate(data)
+        raw = json.loads(plain)
+        if not isinstance(raw, dict):
+            raise ValueError(f"a {type(raw).__name__} where an object should be")
+    except (ValueError, zlib.error) as error:
+        raise _unreadable(job, f"has format {format_} and is damaged ({error})") from error
+    return raw
+
+
+def _inflate(data: str) -> bytes:
+    """Raises `ValueError` or `zlib.error`."""
+    stream = zlib.decompressobj()
+    plain = stream.decompress(base64.b64decode(data, validate=True), LONGEST_BYTES)
+    if not stream.eof:
+        raise ValueError("it ends too early, or is too long")
+    return plain
+
+
+def _unreadable(job: Json, what: str) -> UnreadableRecord:
+    meta = job["metadata"]
+    return UnreadableRecord(
+        f"{meta.get('namespace', 'default')}/{meta['name']}: status.record {what}; this operator reads formats 0 to "
+        f"{FORMAT}. Run the release that wrote it or a newer one, or put the status of a backup back; else delete the "
+        "job and create it anew. Until then the job is left as it is"
+    )
+
+
+# --- without defaults -------------------------------------------------------------------------------------------------
+
+
+def _lean(value: Any) -> Any:
+    """`value` for JSON, the fields of dataclasses left out that equal their defaults."""
+    if is_dataclass(value):
+        named = {f.name: (f, getattr(value, f.name)) for f in fields(value) if f.name != "resource_version"}
+        return {name: _lean(v) for name, (f, v) in named.items() if v != _default(f)}
+    if isinstance(value, dict):
+        return {str(key): _lean(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_lean(v) for v in value]
+    return value
+
+
+def _default(field: Field[Any]) -> Any:
+    """A field's default; MISSING, which equals nothing, where it has none."""
+    return field.default if field.default_factory is MISSING else field.default_factory()

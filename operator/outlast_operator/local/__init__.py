@@ -1,0 +1,1 @@
+"""The local runtime: a job as processes of this machine."""

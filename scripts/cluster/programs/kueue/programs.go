@@ -1,0 +1,8 @@
+//go:build tools
+
+// Package main pins what is built from this module.
+package main
+
+import (
+	_ "sigs.k8s.io/kueue/cmd/kueue"
+)

@@ -1,0 +1,3 @@
+module outlast.dev/cluster/pause
+
+go 1.26.0

@@ -1,0 +1,1 @@
+"""The gradient log in Redis: append, record, snapshot."""

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: parts, sets and restoring."""

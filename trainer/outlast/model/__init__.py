@@ -1,0 +1,1 @@
+"""The model as one flat vector, and its optimizer."""

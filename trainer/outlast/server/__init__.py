@@ -1,0 +1,1 @@
+"""A parameter server: the shell around the replica of chain/."""

@@ -1,0 +1,1 @@
+"""Frames, connections and memory that processes of a job share."""
