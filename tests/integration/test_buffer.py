@@ -276,7 +276,7 @@ def test_redis_hangs(start: Callable[..., RedisServer]) -> None:
         began = time.monotonic()
         with pytest.raises(BufferUnavailable, match="did not answer"):
             push(log, 1, torch.zeros(3_000_000))
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 30.0
     finally:
         server.process.send_signal(signal.SIGCONT)
     assert push(log, 1, torch.zeros(3_000_000)) in (AppendResult.OK, AppendResult.DUPLICATE)
@@ -481,7 +481,7 @@ def test_a_blocking_read_wakes_at_once_and_stops_nobody(start: Callable[..., Red
     assert [i.first for i in got[0][1]] == [1]
     began = time.monotonic()
     assert log.read(0, 1, block_ms=200) == []
-    assert 0.15 < time.monotonic() - began < 5
+    assert 0.15 < time.monotonic() - began < 30
 
 
 def test_many_entries_are_read_trimmed_and_listed_in_pages(start: Callable[..., RedisServer]) -> None:

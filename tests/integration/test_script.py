@@ -76,7 +76,7 @@ def test_a_script_that_cannot_train_ends_the_job_with_the_reason(
     assert ended.code == 1
     for word in words:
         assert word in ended.message, ended.message
-    assert ended.duration_s < 25.0
+    assert ended.duration_s < 90.0
 
 
 def test_a_script_that_ends_early_ends_the_job_with_all_it_sent(lab: Lab) -> None:
