@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 import yaml
 
+from outlast.process.ledger import LedgerRecord, read_ledger
 from outlast.wire.control import ServerControl
 from outlast_operator.local.directory import RunConfig, RunDirectory
 from outlast_operator.local.forkserver_client import ForkServerClient, ForkServerError, ProcessRecord, socket_path
@@ -338,6 +339,12 @@ def outlast(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*OUTLAST, *words], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=BOUND_S, check=False
     )
+
+
+def ledger_of(directory: RunDirectory) -> list[LedgerRecord]:
+    """All records of all workers, in order of time."""
+    records = [r for path in sorted(directory.ledger.glob("worker-*.bin")) for r in read_ledger(path)]
+    return sorted(records, key=lambda r: r.t)
 
 
 def assert_sound(ended: Ended, *, updates: int, lost_at_most: int = 0, resumed_at: int = 0) -> None:

@@ -7,10 +7,10 @@ import signal
 
 import psutil
 import pytest
-from jobs import BOUND_S, Ended, Lab, Running, assert_sound, make_job
+from jobs import BOUND_S, Ended, Lab, Running, assert_sound, ledger_of, make_job
 
 from outlast.chain.applied import Applied
-from outlast.process.ledger import Fact, read_all
+from outlast.process.ledger import Fact
 from outlast_operator.reporting.data import steps_of
 
 pytestmark = pytest.mark.timeout(120)
@@ -80,7 +80,7 @@ def test_a_drilled_pause_is_continued_and_fenced(lab: Lab) -> None:
     ended = lab.run(make_job("Hybrid", updates=1500, compute_ms=2.0), kills=("head@update=100+2500ms:STOP",))
     assert_sound(ended, updates=1500)
     held = Applied.from_json(ended.table["applied"])
-    promised = steps_of(read_all(ended.directory.ledger), Fact.ACKNOWLEDGED, Fact.BUFFERED)
+    promised = steps_of(ledger_of(ended.directory), Fact.ACKNOWLEDGED, Fact.BUFFERED)
     refused = ended.gradients["unapplied_at_end"]
     assert promised.difference(held).count <= refused
     assert ended.report["failures"][0]["signal"] == "STOP"

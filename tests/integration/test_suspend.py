@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from jobs import Lab, Running, make_job
+from jobs import Lab, Running, ledger_of, make_job
 
 from outlast.chain.applied import Applied
 from outlast.chain.events import Identity
 from outlast.checkpoint.store import CheckpointStore
-from outlast.process.ledger import Fact, read_all
+from outlast.process.ledger import Fact
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -20,7 +20,7 @@ BACKLOG = 200  # gradients in Redis at the time of the suspension, at least
 
 def buffered(running: Running) -> set[Identity]:
     """What workers saw acknowledged by Redis."""
-    facts = read_all(running.directory.ledger)
+    facts = ledger_of(running.directory)
     return {Identity(r.slot, r.first, r.last) for r in facts if r.fact is Fact.BUFFERED}
 
 

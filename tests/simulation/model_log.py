@@ -296,16 +296,10 @@ class ModelLog:
         return [item.identity for item in self.read(shard, after, limit=1 << 62)]
 
     def close(self, epoch: int, shard: int = 0) -> bool:
-        return self._set_closed(epoch, shard, True)
-
-    def reopen(self, epoch: int, shard: int = 0) -> bool:
-        return self._set_closed(epoch, shard, False)
-
-    def _set_closed(self, epoch: int, shard: int, closed: bool) -> bool:
         held = self._guard(shard, epoch)
-        if held is None or (closed and held.history < self._state.history):
+        if held is None or held.history < self._state.history:
             return False
-        self._state.closed = closed
+        self._state.closed = True
         return True
 
     def stats(self) -> BufferStats:

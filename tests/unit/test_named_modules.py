@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard
@@ -47,6 +48,25 @@ def _module(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:  # its package
         return False
+
+
+def contracts() -> Iterator[str]:
+    """Each module of this repository that an import contract names."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        found = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    for contract in found:
+        inside = [f"{container}." for container in contract.get("containers", [])] or [""]
+        layers = [name for layer in contract.get("layers", []) for name in re.findall(r"[\w.]+", layer)]
+        yield from (prefix + name for prefix in inside for name in layers)
+        arrows = [name for arrow in contract.get("ignore_imports", []) for name in re.findall(r"[\w.]+\w", arrow)]
+        named = [*contract.get("source_modules", []), *contract.get("forbidden_modules", []), *arrows]
+        yield from (name for name in named if name.startswith("outlast"))
+
+
+def test_every_module_in_an_import_contract_is_there() -> None:
+    found = set(contracts())
+    assert {"outlast.chain", "outlast_bench.study.page", "outlast.buffer.log"} <= found
+    assert not sorted(name for name in found if not _module(name))
 
 
 def test_every_module_that_is_named_in_a_string_is_there() -> None:

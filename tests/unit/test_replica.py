@@ -12,7 +12,6 @@ from outlast.chain.events import (
     Acknowledged,
     Acks,
     Connected,
-    Durable,
     Entry,
     Finish,
     Forward,
@@ -24,7 +23,6 @@ from outlast.chain.events import (
     Push,
     Replay,
     Restored,
-    SendEntry,
     SendState,
     SetSlots,
 )
@@ -795,12 +793,6 @@ def test_rule_21_a_skipped_duplicate_leaves_redis_when_its_original_is_stable() 
     assert world.step("a", Acks("b", 1, 2, 2)).trim == 1
 
 
-def test_rule_21_stateless_trims_what_a_snapshot_holds() -> None:
-    world = chain("a", strategy="Stateless")
-    assert world.step("a", from_log(log(gradient(0, 1)))).trim is None
-    assert world.step("a", Durable(2, 1)).trim == 1
-
-
 def test_stateless_takes_no_direct_gradient() -> None:
     world = chain("a", strategy="Stateless")
     token = world.push("a", gradient(0, 1))
@@ -1002,14 +994,6 @@ def test_a_sync_round_that_is_open_at_the_end_is_refused() -> None:
     token = world.push("a", gradient(0, 1))
     world.step("a", Finish())
     assert world.refused(token) == "finished"
-
-
-def test_released_entries_are_those_that_will_not_be_sent_again() -> None:
-    world = chain("ab")
-    first = world.step("a", Push("t", 1, 1, gradient(0, 1)))
-    assert first.released == []
-    assert isinstance(first.send[0], SendEntry)
-    assert world.step("a", Acks("b", 1, 2, 2)).released == first.apply
 
 
 def test_status_is_json() -> None:

@@ -143,10 +143,6 @@ class GradientLog:
             )
         return self._guarded(CLAIM, shard, epoch, history, offset)
 
-    def epoch(self, shard: int) -> int:
-        """The epoch that holds `shard`; 0 if none ever did."""
-        return int(self._call("HGET", self.shard_key(shard), "epoch") or 0)
-
     def read(self, shard: int, after_offset: int, limit: int = 256, block_ms: int = 0) -> list[LogItem]:
         """Manifests above `after_offset`, in order, at most `limit`; waits up to `block_ms` for the first one."""
         link = self.blocking if block_ms > 0 else self.control
@@ -162,12 +158,8 @@ class GradientLog:
             if time.monotonic() >= deadline:
                 return []
 
-    def fetch(self, shard: int, item: LogItem, out: torch.Tensor) -> None:
-        """Read one payload into `out`, float32 `[item.elements]`. Raises `EntryMissing` if it was trimmed."""
-        self.fetch_many(shard, [item], [out])
-
     def fetch_many(self, shard: int, items: Sequence[LogItem], outs: Sequence[torch.Tensor]) -> None:
-        """Read several payloads, pipelined, each into its own float32 tensor. Raises `EntryMissing`."""
+        """Read payloads, pipelined, each into its own float32 `[item.elements]`. Raises `EntryMissing` if trimmed."""
         with self.codec_lock:
             landings = []
             wanted: list[tuple[str, memoryview]] = []
@@ -220,22 +212,18 @@ class GradientLog:
 
     def close(self, epoch: int, shard: int = 0) -> bool:
         """Refuse appends from now on (all shards'). False: `epoch` does not hold `shard` any more."""
-        return self._guarded(CLOSE, shard, epoch, 1)
-
-    def reopen(self, epoch: int, shard: int = 0) -> bool:
-        """Accept appends again. False: fenced."""
-        return self._guarded(CLOSE, shard, epoch, 0)
+        return self._guarded(CLOSE, shard, epoch)
 
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
     def save_snapshot(self, shard: int, epoch: int, meta: dict[str, Any], tensors: dict[str, torch.Tensor]) -> bool:
-        """Store the shard's whole state; see `buffer_snapshot.save_snapshot`. False: fenced."""
+        """Store the shard's whole state; see `snapshot.save_snapshot`. False: fenced."""
         return save_snapshot(self, shard, epoch, meta, tensors)
 
     def load_snapshot(
         self, shard: int, into: dict[str, torch.Tensor] | None = None
     ) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
-        """The newest snapshot's (meta, tensors), or None; see `buffer_snapshot.load_snapshot`."""
+        """The newest snapshot's (meta, tensors), or None; see `snapshot.load_snapshot`."""
         return load_snapshot(self, shard, into)
 
     # --- the whole job ------------------------------------------------------------------------------------------------
@@ -259,18 +247,6 @@ class GradientLog:
             return BufferStats(held, int(entries), peak, last, bool(closed), run_id)
 
         return self.control.use(ask)
-
-    def destroy(self) -> int:
-        """Delete everything of this job; other jobs in the same Redis are untouched. Returns how many keys."""
-        pattern = self.prefix.replace("[", "\\[").replace("*", "\\*").replace("?", "\\?") + "*"
-        cursor, deleted = 0, 0
-        while True:
-            found = self._call("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-            cursor = int(found[0])
-            if found[1]:
-                deleted += int(self._call("UNLINK", *found[1]))
-            if cursor == 0:
-                return deleted
 
     def disconnect(self) -> None:
         for link in (self.control, self.bulk, self.blocking):

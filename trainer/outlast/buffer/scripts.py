@@ -296,13 +296,13 @@ return {'ok', '0', int(#entries)}
 """
 )
 
-# ARGV: shard, epoch, run, closed (0|1) -> {result, closed}
+# ARGV: shard, epoch, run -> {result}: no appends until a higher history is claimed
 CLOSE = Script(
     _GUARD
     + """
-if ARGV[4] == '1' and outdated() then return {'fenced', held[1]} end
-call('HSET', P .. 'log', 'closed', ARGV[4])
-return {'ok', ARGV[4]}
+if outdated() then return {'fenced', held[1]} end
+call('HSET', P .. 'log', 'closed', '1')
+return {'ok'}
 """
 )
 

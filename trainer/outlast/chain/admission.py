@@ -15,7 +15,6 @@ from outlast.chain.downstream import Downstream
 from outlast.chain.events import (
     Contribution,
     DataPlan,
-    Durable,
     Entry,
     Finish,
     FromLog,
@@ -240,11 +239,6 @@ class Admission:
                 "records between are missing; replay all of them, in order"
             )
         self._replica.append(self._ordering.replay(event.record, event.items), ready)
-
-    def durable(self, event: Durable, ready: Ready) -> None:
-        """Stateless: what a snapshot holds may leave the log."""
-        if self._stateless and event.offset:
-            ready.trim = event.offset
 
     # --- the operator -------------------------------------------------------------------------------------------------
 

@@ -57,10 +57,10 @@ class Downstream:
         self.sealed = {boot: seq for boot, seq in self.sealed.items() if boot in told and boot in self.links}
         self._members_restore = view.restore is not None
 
-    def forget(self, ready: Ready) -> None:
+    def forget(self) -> None:
         """The state was dropped: nothing is held and nothing vouched for."""
         self._suspect = False
-        ready.released += self.log.reset(0)
+        self.log.reset(0)
         self.sealed.clear()
         self.stable_seq = self._batch_seq = 0
 
@@ -74,7 +74,7 @@ class Downstream:
         """The state was replaced whole: peers below are brought to it."""
         last_seq = self._state.last_seq
         self._suspect = False
-        ready.released += self.log.reset(last_seq)
+        self.log.reset(last_seq)
         self.stable_seq = min(self.stable_seq, last_seq)
         self.sealed = {boot: min(seq, last_seq) for boot, seq in self.sealed.items()}
         for link in self.links.values():
@@ -164,7 +164,7 @@ class Downstream:
     def replicate(self, entry: Entry, ready: Ready) -> None:
         """Send on an entry that was just applied, and remember it until it is stable."""
         if self._batched:
-            ready.released += self.log.reset(entry.seq)
+            self.log.reset(entry.seq)
             if entry.seq == 1 or entry.seq - self._batch_seq >= self._settings.replicate_every:
                 self.flush(ready)
             return
@@ -188,8 +188,7 @@ class Downstream:
             reach = min((self._state.last_seq, *bounds))
             self.stable_seq = max(self.stable_seq, reach)
         assert self.stable_seq <= self._state.last_seq, f"stable {self.stable_seq} beyond {self._state.last_seq}"
-        if self.log.first_seq <= self.stable_seq:
-            ready.released += self.log.drop_through(self.stable_seq)
+        self.log.drop_through(self.stable_seq)
 
     def safe_seq(self) -> int:
         """The head: everything to here is as safe as `ack` promises."""

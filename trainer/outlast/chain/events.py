@@ -204,14 +204,6 @@ class Disconnected:
 
 
 @dataclass(frozen=True)
-class Durable:
-    """A checkpoint or Redis snapshot that holds everything to `seq` / log `offset` is complete."""
-
-    seq: int
-    offset: int
-
-
-@dataclass(frozen=True)
 class SetSlots:
     """`spec.workers.replicas` changed (an ordered entry follows)."""
 
@@ -231,7 +223,7 @@ class HigherEpoch:
 
 
 Event = (
-    Install | Push | Pull | FromLog | Replay | Restored | Forward | Acks | Connected | Disconnected | Durable
+    Install | Push | Pull | FromLog | Replay | Restored | Forward | Acks | Connected | Disconnected
     | SetSlots | Finish | HigherEpoch
 )  # fmt: skip
 
@@ -310,15 +302,13 @@ Send = SendEntry | SendState | SendAcks
 class Ready:
     """Obey in this order: restore, record, apply, send, reply, trim. All of it before the next step().
 
-    restore: load this (View.restore), then step(Restored(...)); only refusals and `released` stand beside it.
+    restore: load this (View.restore), then step(Restored(...)); only refusals stand beside it.
              "empty": forget what you hold; no Restored follows (INIT or a predecessor's state will).
     record:  write to Redis first, under the epoch's fence; when fenced, drop the rest and step(HigherEpoch).
     apply:   combine parts into the payload, apply it; in order.
     send:    hand to the links (they deliver in order; a dead link swallows).
     trim:    log offsets up to this one may leave Redis.
     stop:    this process is in no view any more: serve nobody (views are still told).
-    released: the replica will not send these entries again: their payload buffers may be reused once the links that
-              were handed them (and `apply`) are done with them. Informative; may be ignored.
     """
 
     restore: str | None = None
@@ -328,4 +318,3 @@ class Ready:
     reply: list[Reply] = field(default_factory=list)
     trim: int | None = None
     stop: bool = False
-    released: list[Entry] = field(default_factory=list)

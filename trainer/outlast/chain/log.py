@@ -38,12 +38,9 @@ class ChainLog:
         self._entries.append(entry)
         self.last_seq = entry.seq
 
-    def drop_through(self, seq: int) -> list[Entry]:
-        """Let go of entries up to `seq`; returns them."""
-        dropped = []
+    def drop_through(self, seq: int) -> None:
         while self._entries and self._entries[0].seq <= seq:
-            dropped.append(self._entries.popleft())
-        return dropped
+            self._entries.popleft()
 
     def covers(self, seq: int) -> bool:
         """Whether everything from `seq` on can be sent again (trivially so just past the end)."""
@@ -54,12 +51,10 @@ class ChainLog:
         assert self.covers(seq), f"log starts at {self.first_seq}, asked for {seq}"
         return list(islice(self._entries, seq - self.first_seq, None))
 
-    def reset(self, seq: int) -> list[Entry]:
-        """Everything to `seq` is held as state now; returns what the log let go of."""
-        dropped = list(self._entries)
+    def reset(self, seq: int) -> None:
+        """Everything to `seq` is held as state now."""
         self._entries.clear()
         self.last_seq = seq
-        return dropped
 
 
 class Link:

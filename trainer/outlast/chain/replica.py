@@ -32,7 +32,6 @@ from outlast.chain.events import (
     Connected,
     DataPlan,
     Disconnected,
-    Durable,
     Entry,
     Event,
     Finish,
@@ -86,7 +85,7 @@ class Replica:
         self._admission = Admission(self, self._state, self._downstream, settings)
         admit = self._admission
         self._handlers: dict[type[Any], Callable[[Any, Ready], None]] = {
-            Push: admit.push, Pull: admit.pull, FromLog: admit.from_log, Replay: admit.replay, Durable: admit.durable,
+            Push: admit.push, Pull: admit.pull, FromLog: admit.from_log, Replay: admit.replay,
             SetSlots: admit.set_slots, Finish: admit.finish,
             Forward: self._forward, Acks: self._acks, Connected: self._connected, Disconnected: self._disconnected,
             Install: self._install, Restored: self._restored, HigherEpoch: self._higher_epoch,
@@ -317,7 +316,7 @@ class Replica:
 
     def _forget(self, ready: Ready) -> None:
         self._state.drop(self.settings.slots)
-        self._downstream.forget(ready)
+        self._downstream.forget()
 
     def _restore(self, view: View, ready: Ready, *, rebuild: bool) -> None:
         """An empty member: load what the view names; else go on with what we wait for, or wait for INIT."""

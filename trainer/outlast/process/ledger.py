@@ -58,9 +58,3 @@ def read_ledger(path: Path, offset: int = 0) -> Iterator[LedgerRecord]:
 
 def record_bytes() -> int:
     return _RECORD.size
-
-
-def read_all(directory: Path) -> list[LedgerRecord]:
-    """All records of all workers, in order of time."""
-    records = [r for path in sorted(directory.glob("worker-*.bin")) for r in read_ledger(path)]
-    return sorted(records, key=lambda r: r.t)

@@ -27,7 +27,6 @@ from outlast.api.spec import JobSpec
 from outlast.api.view import Member, View
 from outlast.chain.events import (
     Acknowledged,
-    Durable,
     Entry,
     Event,
     Finish,
@@ -344,9 +343,6 @@ class Server:
             self.durability.took_over(event.version, from_peer=epoch is not None)
             self._obey(self.replica.step(event))
             self.notify()
-
-    def durable(self, seq: int, offset: int) -> None:
-        self.step(Durable(seq, offset))
 
     # --- views ---
 
