@@ -1,4 +1,4 @@
-"""The replica, rule by rule: each rule's forbidden interleaving is a test named after it (numbers: DESIGN's rules)."""
+"""The replica: a test named after an invariant (docs/explanation/invariants.md) is an interleaving that it forbids."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_what_is_no_contribution_is_refused(bad: Any) -> None:
 # --- membership (1–4) -----------------------------------------------------------------------------------------------
 
 
-def test_rule_1_a_restarted_server_is_another_member() -> None:
+def test_boot_id_a_restarted_server_is_another_member() -> None:
     world = chain("ab")
     crash(world, "a")
     world.start("A")  # the same name would be another boot id
@@ -145,7 +145,7 @@ def test_rule_1_a_restarted_server_is_another_member() -> None:
     assert world.refused(world.push("A", gradient(0, 1))) == "stopped"
 
 
-def test_rule_3_a_higher_epoch_silences_until_it_is_installed() -> None:
+def test_highest_epoch_a_higher_epoch_silences_until_it_is_installed() -> None:
     world = chain("ab")
     waiting = world.push("a", gradient(0, 1))
     world.step("a", HigherEpoch(2))
@@ -157,7 +157,7 @@ def test_rule_3_a_higher_epoch_silences_until_it_is_installed() -> None:
     assert world.acknowledged(waiting), "its entry survived"
 
 
-def test_rule_3_installs_repeat_and_come_late() -> None:
+def test_highest_epoch_installs_repeat_and_come_late() -> None:
     world = chain("ab")
     world.install(view(2, "a"), "a")
     for old in (view(1, "ab"), view(2, "ba"), view(2, "a")):
@@ -223,7 +223,7 @@ def test_a_former_member_joins_as_if_empty() -> None:
 # --- chain (5–9) ----------------------------------------------------------------------------------------------------
 
 
-def test_rule_5_a_duplicate_waits_for_its_original() -> None:
+def test_duplicate_is_a_promise_a_duplicate_waits_for_its_original() -> None:
     world = chain("ab")
     first = world.push("a", gradient(0, 1))
     again = world.push("a", gradient(0, 1))
@@ -236,7 +236,7 @@ def test_rule_5_a_duplicate_waits_for_its_original() -> None:
     assert status(world, "a")["duplicates"] == 1
 
 
-def test_rule_5_a_new_head_forwards_what_its_successor_lacks_before_it_acknowledges_a_duplicate() -> None:
+def test_duplicate_is_a_promise_a_new_head_forwards_what_its_successor_lacks_first() -> None:
     world = chain("abc")
     world.push("a", gradient(0, 1))
     world.deliver("a", "b")  # c has not got it
@@ -249,7 +249,7 @@ def test_rule_5_a_new_head_forwards_what_its_successor_lacks_before_it_acknowled
     assert applied(world, "c") == [(0, 1)]
 
 
-def test_rule_5_an_old_duplicate_does_not_wait_for_a_newer_step() -> None:
+def test_duplicate_is_a_promise_an_old_duplicate_does_not_wait_for_a_newer_step() -> None:
     world = chain("ab")
     world.push("a", gradient(0, 1))
     world.run()
@@ -305,7 +305,7 @@ def test_only_the_next_entry_is_taken() -> None:
     assert world.step("b", Forward("a", 1, gap, 1)).apply == []
 
 
-def test_rule_6_a_joiner_gets_the_state_and_then_the_log() -> None:
+def test_sealed_joiner_a_joiner_gets_the_state_and_then_the_log() -> None:
     world = chain("ab")
     world.push("a", gradient(0, 1))
     world.run()
@@ -320,7 +320,7 @@ def test_rule_6_a_joiner_gets_the_state_and_then_the_log() -> None:
     assert status(world, "a")["caught_up"] == []
 
 
-def test_rule_6_a_sealed_tail_vouches_for_nothing_that_the_joiner_lacks() -> None:
+def test_sealed_joiner_a_sealed_tail_vouches_for_nothing_that_the_joiner_lacks() -> None:
     world = chain("a")
     world.start("c")
     world.install(view(2, "a", "c"))
@@ -334,7 +334,7 @@ def test_rule_6_a_sealed_tail_vouches_for_nothing_that_the_joiner_lacks() -> Non
     world.check()
 
 
-def test_rule_6_a_view_takes_a_sealed_joiner_in_or_drops_it() -> None:
+def test_sealed_joiner_a_view_takes_a_sealed_joiner_in_or_drops_it() -> None:
     for members in ("ac", "a"):
         world = chain("a")
         world.start("c")
@@ -348,7 +348,7 @@ def test_rule_6_a_view_takes_a_sealed_joiner_in_or_drops_it() -> None:
         assert applied(world, "c") == ([(0, 1)] if members == "ac" else [])
 
 
-def test_rule_6_a_joiner_far_behind_holds_up_nobody() -> None:
+def test_sealed_joiner_a_joiner_far_behind_holds_up_nobody() -> None:
     world = chain("a")
     world.start("c")
     world.install(view(2, "a", "c"))
@@ -357,7 +357,7 @@ def test_rule_6_a_joiner_far_behind_holds_up_nobody() -> None:
     assert status(world, "a")["caught_up"] == []
 
 
-def test_rule_6_a_joiner_that_keeps_pace_is_sealed_under_load() -> None:
+def test_sealed_joiner_a_joiner_that_keeps_pace_is_sealed_under_load() -> None:
     world = chain("a")
     world.start("c")
     world.install(view(2, "a", "c"))
@@ -372,7 +372,7 @@ def test_rule_6_a_joiner_that_keeps_pace_is_sealed_under_load() -> None:
     assert status(world, "a")["caught_up"] == ["c"]
 
 
-def test_rule_6_a_reconnected_joiner_gets_the_state_when_the_log_no_longer_reaches_back() -> None:
+def test_sealed_joiner_a_reconnected_joiner_gets_the_state_when_the_log_no_longer_reaches_back() -> None:
     world = chain("a")
     world.start("c")
     world.install(view(2, "a", "c"))
@@ -385,7 +385,7 @@ def test_rule_6_a_reconnected_joiner_gets_the_state_when_the_log_no_longer_reach
     assert ready.send == [SendState("c")]
 
 
-def test_rule_7_replicas_decide_nothing() -> None:
+def test_entry_holds_decisions_replicas_decide_nothing() -> None:
     world = World("b", ReplicaSettings(slots=2, stop_updates=1, policy="Mean", rate_at=lambda version: 0.0))
     world.install(view(1, "ab"), "b")
     world.step("b", Forward("a", 1, Entry(1, Kind.INIT, 0), 0))
@@ -395,12 +395,12 @@ def test_rule_7_replicas_decide_nothing() -> None:
         assert (entry.rate, entry.payload, entry.version) == (0.7, "final", seq - 1)
 
 
-def test_rule_9_tail_is_refused_with_batches() -> None:
+def test_ack_tail_is_refused_with_batches() -> None:
     with pytest.raises(ValueError, match="replicateEveryUpdates 4"):
         ReplicaSettings(replicate_every=4, ack="Tail")
 
 
-def test_rule_9_batches_are_states_and_the_updates_between_are_acknowledged_at_the_head() -> None:
+def test_batches_are_states_and_the_updates_between_are_acknowledged_at_the_head() -> None:
     world = chain("abc", replicate_every=3, ack="Successor")
     tokens = [world.push("a", gradient(0, step)) for step in (1, 2, 3)]
     assert [world.acknowledged(t) for t in tokens] == [True, True, False]
@@ -415,7 +415,7 @@ def test_rule_9_batches_are_states_and_the_updates_between_are_acknowledged_at_t
     world.check()
 
 
-def test_rule_9_what_was_not_replicated_is_lost_with_the_head_and_can_be_sent_again() -> None:
+def test_what_was_not_replicated_is_lost_with_the_head_and_can_be_sent_again() -> None:
     world = chain("ab", replicate_every=3, ack="Head")
     for step in range(1, 6):
         assert world.acknowledged(world.push("a", gradient(0, step)))
@@ -427,7 +427,7 @@ def test_rule_9_what_was_not_replicated_is_lost_with_the_head_and_can_be_sent_ag
     assert status(world, "b")["applied"] == 4
 
 
-def test_rule_9_the_end_of_the_job_is_replicated() -> None:
+def test_the_end_of_the_job_is_replicated() -> None:
     world = chain("ab", replicate_every=100, ack="Head")
     world.push("a", gradient(0, 1))
     world.step("a", Finish())
@@ -466,7 +466,7 @@ def sync(boots: str = "ab", **settings: Any) -> World:
     return chain(boots, consistency="Sync", **settings)
 
 
-def test_rule_10_the_barrier_is_n_slots_in_slot_order() -> None:
+def test_slot_order_the_barrier_is_n_slots_in_slot_order() -> None:
     world = sync()
     second = world.push("a", gradient(1, 1))
     assert len(world.history["a"]) == 1
@@ -479,7 +479,7 @@ def test_rule_10_the_barrier_is_n_slots_in_slot_order() -> None:
     assert [world.answer(t).version for t in (second, "first")] == [1, 1]  # type: ignore[union-attr]
 
 
-def test_rule_10_a_newer_process_of_a_slot_replaces_the_older_ones_contribution() -> None:
+def test_slots_not_pods_a_newer_process_of_a_slot_replaces_the_older_ones_contribution() -> None:
     world = sync()
     old = world.push("a", gradient(0, 1), incarnation=1)
     new = world.push("a", gradient(0, 1), incarnation=2)
@@ -490,7 +490,7 @@ def test_rule_10_a_newer_process_of_a_slot_replaces_the_older_ones_contribution(
     assert status(world, "a")["applied_total"] == 2
 
 
-def test_rule_10_the_same_process_may_ask_twice() -> None:
+def test_slots_not_pods_the_same_process_may_ask_twice() -> None:
     world = sync()
     tokens = [world.push("a", gradient(0, 1)) for _ in range(2)]
     world.push("a", gradient(1, 1))
@@ -508,12 +508,12 @@ def test_rule_10_the_same_process_may_ask_twice() -> None:
         pytest.param(gradient(2, 1), "step", id="no such slot"),
     ],
 )
-def test_rule_10_the_barrier_refuses(contribution: Any, reason: str) -> None:
+def test_slots_not_pods_the_barrier_refuses(contribution: Any, reason: str) -> None:
     world = sync()
     assert world.refused(world.push("a", contribution)) == reason
 
 
-def test_rule_10_a_round_in_the_chain_is_a_duplicate_at_the_new_head() -> None:
+def test_slots_not_pods_a_round_in_the_chain_is_a_duplicate_at_the_new_head() -> None:
     world = sync("abc")
     world.push("a", gradient(0, 1))
     world.push("a", gradient(1, 1))
@@ -528,7 +528,7 @@ def test_rule_10_a_round_in_the_chain_is_a_duplicate_at_the_new_head() -> None:
     assert (answer.duplicate, answer.version) == (True, 1)
 
 
-def test_rule_10_n_changes_by_an_ordered_entry_and_the_open_round_starts_anew() -> None:
+def test_ordered_n_changes_by_an_entry_and_the_open_round_starts_anew() -> None:
     world = sync()
     open_round = world.push("a", gradient(0, 1))
     world.step("a", SetSlots(3))
@@ -541,7 +541,7 @@ def test_rule_10_n_changes_by_an_ordered_entry_and_the_open_round_starts_anew() 
     assert [status(world, b)["version"] for b in "ab"] == [1, 1]
 
 
-def test_rule_11_pulls_name_an_exact_version() -> None:
+def test_one_version_pulls_name_an_exact_version() -> None:
     world = sync()
     for step in (1, 2):
         for slot in (0, 1):
@@ -552,7 +552,7 @@ def test_rule_11_pulls_name_an_exact_version() -> None:
     assert [world.refused(world.pull("a", version=v)) for v in (0, 3)] == ["version", "version"]
 
 
-def test_rule_11_a_rollback_refuses_all_who_wait_and_takes_every_member_back() -> None:
+def test_one_version_a_rollback_refuses_all_who_wait_and_takes_every_member_back() -> None:
     world = sync()
     checkpoint = world.snapshot("b")
     for slot in (0, 1):
@@ -572,7 +572,7 @@ def test_rule_11_a_rollback_refuses_all_who_wait_and_takes_every_member_back() -
     assert status(world, "b")["history"] == 2
 
 
-def test_rule_12_a_pull_waits_for_the_tail() -> None:
+def test_shown_is_safe_a_pull_waits_for_the_tail() -> None:
     world = sync()
     for slot in (0, 1):
         world.push("a", gradient(slot, 1))
@@ -584,13 +584,13 @@ def test_rule_12_a_pull_waits_for_the_tail() -> None:
     assert world.shown(newest) == world.shown(exact) == 1
 
 
-def test_rule_12_async_pulls_need_not_wait() -> None:
+def test_shown_is_safe_async_pulls_need_not_wait() -> None:
     world = chain("ab")
     world.push("a", gradient(0, 1))
     assert world.shown(world.pull("a")) == 1
 
 
-def test_rule_12_a_reader_at_a_member_waits_for_the_tail_as_well() -> None:
+def test_shown_is_safe_a_reader_at_a_member_waits_for_the_tail_as_well() -> None:
     world = sync()
     for slot in (0, 1):
         world.push("a", gradient(slot, 1))
@@ -602,14 +602,14 @@ def test_rule_12_a_reader_at_a_member_waits_for_the_tail_as_well() -> None:
 # --- identity (13–15) -----------------------------------------------------------------------------------------------
 
 
-def test_rule_13_a_newer_incarnation_fences_the_older() -> None:
+def test_incarnation_fences_a_newer_incarnation_fences_the_older() -> None:
     world = chain("a")
     world.push("a", gradient(0, 1), incarnation=2)
     assert world.refused(world.push("a", gradient(0, 2), incarnation=1)) == "fenced"
     assert world.acknowledged(world.push("a", gradient(1, 1), incarnation=1)), "another slot's is its own"
 
 
-def test_rule_13_a_pull_fences_too_for_it_comes_before_anything_is_computed() -> None:
+def test_incarnation_fences_a_pull_fences_too_for_it_comes_before_anything_is_computed() -> None:
     world = chain("a")
     world.push("a", gradient(0, 1), incarnation=1)
     world.run()
@@ -620,14 +620,14 @@ def test_rule_13_a_pull_fences_too_for_it_comes_before_anything_is_computed() ->
     assert world.shown(world.pull("a", slot=None)) == 2, "a reader that fills no slot is no process of one"
 
 
-def test_rule_13_the_fence_travels_with_the_state() -> None:
+def test_incarnation_fences_the_fence_travels_with_the_state() -> None:
     world = chain("a")
     world.push("a", gradient(0, 1), incarnation=2)
     exported = json.loads(json.dumps(world.replicas["a"].export_state()))
     assert restored(exported).extra["incarnations"] == {"0": 2}
 
 
-def test_rule_14_async_takes_a_gradient_of_an_older_history_at_staleness_0() -> None:
+def test_history_async_takes_a_gradient_of_an_older_history_at_staleness_0() -> None:
     world = chain("a", policy="InverseStaleness")
     checkpoint = world.snapshot("a")
     world.install(view(2, "a", history=2, restore="ckpt"))
@@ -649,7 +649,7 @@ def test_a_head_tells_what_its_shard_held_before_its_own_rollback_and_no_earlier
         assert status(world, "a")["former_version"] == told
 
 
-def test_rule_15_the_data_plan_is_replicated_and_goes_on_where_no_slot_has_been() -> None:
+def test_ordered_n_the_data_plan_is_replicated_and_goes_on_where_no_slot_has_been() -> None:
     world = chain("ab")
     world.push("a", gradient(0, 1))
     world.push("a", gradient(1, 1))
@@ -661,7 +661,7 @@ def test_rule_15_the_data_plan_is_replicated_and_goes_on_where_no_slot_has_been(
     assert (plan.step0, plan.slots, plan.batch(0, plan.step0)) == (3, 3, 4)
 
 
-def test_rule_15_init_fixes_the_number_of_slots() -> None:
+def test_ordered_n_init_fixes_the_number_of_slots() -> None:
     world = World("ab", ReplicaSettings(slots=2))
     world.install(view(1, "ab"))
     world.join_up()
@@ -705,7 +705,7 @@ def test_the_reduced_rate_counts_what_is_pending(pending: int, rate: float) -> N
     assert ready.apply[0].rate == pytest.approx(rate)
 
 
-def test_rule_17_a_replay_obeys_the_record() -> None:
+def test_record_before_publish_a_replay_obeys_the_record() -> None:
     def stateless() -> World:
         return chain("a", slots=1, strategy="Stateless", policy="InverseStaleness")
 
@@ -730,13 +730,13 @@ def test_rule_17_a_replay_obeys_the_record() -> None:
         stateless().step("a", Replay(record, items[:1]))
 
 
-def test_rule_17_without_reproducible_copies_nothing_is_compensated() -> None:
+def test_record_before_publish_without_reproducible_copies_nothing_is_compensated() -> None:
     world = chain("a", slots=1, strategy="Stateless", policy="DelayCompensation")
     (entry,) = world.step("a", from_log(log(*(gradient(0, step) for step in range(1, 5))))).apply
     assert [(p.weight, p.compensate_from) for p in entry.parts] == [(1.0, None)] * 3 + [(3 / 4, None)]
 
 
-def test_rule_17_a_refused_record_taints_the_state() -> None:
+def test_record_before_publish_a_refused_record_taints_the_state() -> None:
     world = chain("a", strategy="Stateless")
     world.step("a", from_log(log(gradient(0, 1))))  # Redis: fenced. The shell drops the rest and says so.
     world.step("a", HigherEpoch(2))
@@ -758,7 +758,7 @@ def test_a_rollback_to_the_initial_weights_takes_a_survivor_along(fenced: bool) 
     assert world.refused(world.push("a", gradient(0, 1))) == "empty"
 
 
-def test_rule_18_the_log_is_skipped_by_the_table_and_never_by_offset() -> None:
+def test_table_not_offset_the_log_is_skipped_by_the_table_and_never_by_offset() -> None:
     world = chain("a", strategy="Hybrid")
     world.step("a", from_log(log(gradient(0, 1), start=100)))
     ready = world.step("a", from_log(log(gradient(0, 1), gradient(0, 2))))  # another run of Redis: offsets start again
@@ -766,7 +766,7 @@ def test_rule_18_the_log_is_skipped_by_the_table_and_never_by_offset() -> None:
     assert status(world, "a")["duplicates"] == 1
 
 
-def test_rule_20_at_the_end_what_is_left_in_the_log_stays_there() -> None:
+def test_at_the_end_what_is_left_in_the_log_stays_there() -> None:
     world = chain("a", strategy="Hybrid", stop_updates=3)
     ready = world.step("a", from_log(log(*(gradient(0, s) for s in range(1, 9)))))
     assert [e.version for e in ready.apply] == [3]
@@ -776,7 +776,7 @@ def test_rule_20_at_the_end_what_is_left_in_the_log_stays_there() -> None:
     assert world.acknowledged(world.push("a", gradient(0, 3))), "what was applied is still acknowledged"
 
 
-def test_rule_21_an_entry_leaves_redis_when_its_update_is_stable() -> None:
+def test_leave_when_safe_an_entry_leaves_redis_when_its_update_is_stable() -> None:
     world = chain("ab", strategy="Hybrid")
     ready = world.step("a", from_log(log(gradient(0, 1))))
     assert ready.trim is None
@@ -785,7 +785,7 @@ def test_rule_21_an_entry_leaves_redis_when_its_update_is_stable() -> None:
     assert world.step("a", Acks("b", 1, acks.received, acks.stable)).trim == 1
 
 
-def test_rule_21_a_skipped_duplicate_leaves_redis_when_its_original_is_stable() -> None:
+def test_leave_when_safe_a_skipped_duplicate_leaves_redis_when_its_original_is_stable() -> None:
     world = chain("ab", strategy="Hybrid")
     world.push("a", gradient(0, 1))
     ready = world.step("a", from_log(log(gradient(0, 1))))
@@ -814,7 +814,7 @@ def test_stateless_with_nothing_in_redis_waits_for_initial_weights() -> None:
 # --- SSP (24) -------------------------------------------------------------------------------------------------------
 
 
-def test_rule_24_the_fast_wait_for_the_slowest_recorded_slot() -> None:
+def test_the_fast_wait_for_the_slowest_recorded_slot() -> None:
     world = chain("ab", consistency="BoundedStaleness", max_staleness=2)
     tokens = []
     for step in range(1, 5):
@@ -828,7 +828,7 @@ def test_rule_24_the_fast_wait_for_the_slowest_recorded_slot() -> None:
     assert world.acknowledged(tokens[3]), "at the end nobody is waited for"
 
 
-def test_rule_24_a_reassigned_slot_keeps_its_clock_and_a_new_one_starts_at_the_change() -> None:
+def test_a_reassigned_slot_keeps_its_clock_and_a_new_one_starts_at_the_change() -> None:
     world = chain("a", consistency="BoundedStaleness", max_staleness=2)
     for step in range(1, 6):
         world.push("a", gradient(1, step), incarnation=1)
@@ -838,7 +838,7 @@ def test_rule_24_a_reassigned_slot_keeps_its_clock_and_a_new_one_starts_at_the_c
     assert world.acknowledged(world.push("a", gradient(1, 6), incarnation=2))
 
 
-def test_rule_24_stateless_holds_back_pulls() -> None:
+def test_stateless_holds_back_pulls() -> None:
     world = chain("a", strategy="Stateless", consistency="BoundedStaleness", max_staleness=2)
     world.step("a", from_log(log(*(gradient(0, s) for s in (1, 2, 3)))))
     fast, slow, reader = world.pull("a", slot=0), world.pull("a", slot=1), world.pull("a", slot=None)

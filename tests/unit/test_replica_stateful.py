@@ -101,7 +101,7 @@ class ChainMachine(RuleBasedStateMachine):
     @rule(pick=PICK, dead=st.booleans())
     def remove_member(self, pick: int, dead: bool) -> None:
         now = self.world.recorded[-1]
-        # A view keeps a member that holds the state (rule 2); only a rollback may do without.
+        # A view keeps a member that holds the state; only a rollback may do without.
         gone = now.members[pick % len(now.members)]
         rest = tuple(m for m in now.members if m is not gone)
         holders = [m for m in rest if self.world._in_history(m.boot)] if rest else []

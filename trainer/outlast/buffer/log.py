@@ -1,6 +1,6 @@
 """The gradient log in Redis: what Stateless trains from and Hybrid falls back on.
 
-Rules (DESIGN §4, 13 and 16–22)
+Rules [epoch-in-script, bounded-log]
 - A gradient is in the log or it is not: its chunks are uploaded with an expiry, then one script checks the fence,
   duplicates, closing and `maxBytes`, makes the chunks permanent, gives the next offset and adds a manifest to every
   shard's stream, all at once. Nobody ever reads half a gradient.
@@ -119,7 +119,7 @@ class GradientLog:
         return append_gradient(self, item, payloads)
 
     def fence(self, slot: int, incarnation: int) -> int:
-        """From now on only `incarnation` and newer ones of `slot` append. Returns the one in force (rule 13)."""
+        """From now on only `incarnation` and newer ones of `slot` append. Returns the one in force."""
         return int(self._script(FENCE, slot, incarnation))
 
     def highest_step(self, slot: int) -> int:
@@ -184,7 +184,7 @@ class GradientLog:
         return [(self.chunk_key(item.push, shard, i), piece) for i, piece in enumerate(pieces)]
 
     def record(self, shard: int, epoch: int, record: Record) -> bool:
-        """Write how a stretch of the log became one update, before its result is published (rule 17).
+        """Write how a stretch of the log became one update, before its result is published [record-before-publish].
 
         False: fenced. Raises `ClaimNeeded`, `SnapshotNeeded` (records count from a snapshot of this run and history).
         """
@@ -229,7 +229,7 @@ class GradientLog:
     # --- the whole job ------------------------------------------------------------------------------------------------
 
     def run_id(self) -> str:
-        """Of the Redis that answers now; another one than before: claim, then snapshot (rule 18)."""
+        """Of the Redis that answers now; another one than before: claim, then snapshot."""
         return self.control.use(lambda client, run_id: run_id if client.ping() else "")
 
     def max_memory(self) -> int:

@@ -53,7 +53,7 @@ class BufferMisconfigured(GradientLogError):
 
 
 class BufferRestarted(GradientLogError):
-    """Redis is another run than the one this shard's server claimed (rule 18)."""
+    """Redis is another run than the one this shard's server claimed [record-before-publish]."""
 
 
 class ClaimNeeded(BufferRestarted):
@@ -135,7 +135,7 @@ def stored_cost(nbytes: int) -> int:
 
 
 def redis_maxmemory(max_bytes: int, snapshot_bytes: int, slack_bytes: int | None = None) -> int:
-    """The `maxmemory` for a Redis that serves one job (rule 19), to be used with `noeviction`.
+    """The `maxmemory` for a Redis that serves one job [bounded-log], to be used with `noeviction`.
 
     The log's bound, two snapshots (the one before lives until the pointer flips), and slack for connections' buffers,
     records and tables. `snapshot_bytes` is over all shards: parameters plus optimizer state.

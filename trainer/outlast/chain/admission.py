@@ -152,7 +152,7 @@ class Admission:
         self._waiting.push(token, self._state.base_seq, duplicate=duplicate)
 
     def _duplicate(self, token: Token, c: Contribution, ready: Ready) -> None:
-        """Rule 5: a duplicate is acknowledged only when its original is safe."""
+        """Acknowledge a duplicate only when its original is safe [duplicate-is-a-promise]."""
         identity, state = c.identity, self._state
         state.duplicates += 1
         held, steps = state.applied.held(identity), identity.last - identity.first + 1
@@ -224,12 +224,12 @@ class Admission:
                     ready.records.append(stretch.record())
                 self._replica.append(stretch.entry, ready)
             state.offset = stretch.last_offset
-            # Rule 21; a skipped duplicate too may have its original in an entry that is not safe yet.
+            # [leave-when-safe] a skipped duplicate too may have its original in an entry that is not safe yet.
             if not self._stateless:
                 self._trims.append((state.last_seq, stretch.last_offset))
 
     def replay(self, event: Replay, ready: Ready) -> None:
-        """Apply a record again, obeying it (rule 17)."""
+        """Apply a record again, obeying it [record-before-publish]."""
         ahead = event.record.entry_seq - self._state.last_seq
         if not self._replica.serving or ahead < 1:
             return
@@ -243,7 +243,7 @@ class Admission:
     # --- the operator -------------------------------------------------------------------------------------------------
 
     def set_slots(self, event: SetSlots, ready: Ready) -> None:
-        """Change N by an ordered entry (rule 10); before INIT it is part of INIT."""
+        """Change N by an ordered entry [ordered-N]; before INIT it is part of INIT."""
         replica, state = self._replica, self._state
         if event.slots < 1 or event.slots == state.data.slots or not replica.is_head:
             return

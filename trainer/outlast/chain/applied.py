@@ -49,7 +49,7 @@ class Applied:
         return True
 
     def held(self, identity: Identity) -> int:
-        """How many of its steps are in the table: 0 is new, all of them is a duplicate, between is rule 2."""
+        """How many of its steps are in the table: 0: new; all: a duplicate; some: a partial overlap (rule 2 above)."""
         spans = self._slots.get(identity.slot)
         if spans is None or identity.first > spans[1][-1]:
             return 0

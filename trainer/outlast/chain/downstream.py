@@ -195,7 +195,7 @@ class Downstream:
         ack, link, last_seq = self._settings.ack, self._successor, self._state.last_seq
         if ack == "Tail" or link is None:
             return self.stable_seq
-        if self._batched:  # rule 9: at once, but a batch that the successor has not confirmed holds up what follows
+        if self._batched:  # at once, but a batch that the successor has not confirmed holds up what follows
             return last_seq if ack == "Head" or link.received >= self._batch_seq else self._batch_seq - 1
         bound = min(last_seq, self.stable_seq + self._settings.window)
         return bound if ack == "Head" else min(link.received, bound)

@@ -1,4 +1,4 @@
-"""What only the head does: admit contributions and turn them into entries, with every decision taken (rule 7).
+"""What only the head does: admit contributions and turn them into entries, with every decision in them.
 
 Rules:
 1. An entry is made from what is new alone: the caller asks `duplicate_of` first, and the log is read by the table,

@@ -1,18 +1,18 @@
 """One replica of a chain, as a pure state machine: `step(event) -> Ready`. No I/O, no clock, no threads, no tensors.
 
-Rules (the design's numbers in brackets; their forbidden interleavings are tests of the same names):
+Rules (in brackets the invariants of docs/explanation/invariants.md; tests of the same names forbid the interleavings):
 - A process is its boot id. It acts only in a view that names it, only under that view's epoch, and falls silent when
-  it hears of a higher one until that is installed [1, 3].
+  it hears of a higher one until that is installed [boot-id, highest-epoch].
 - A replica takes exactly the next entry, from its predecessor in the present view alone (a joining one: from the tail),
-  and decides nothing about it [7]. So its history is its predecessor's prefix.
-- The head answers a push when its entry is safe, and a duplicate when the original is [5].
+  and decides nothing about it [exactly-next, entry-holds-decisions]. So its history is its predecessor's prefix.
+- The head answers a push when its entry is safe, and a duplicate when the original is [duplicate-is-a-promise].
 - Who cannot know that its new predecessor holds all it holds itself is *suspect*, lest equal seqs stand for different
   entries: one of several that joined side by side, or whose order was changed, a former head that joins again. It says
   that it is empty, heeds nothing but its predecessor's state, and keeps its own until that is there: the next view may
   make it the head, and it holds all that was acknowledged.
 - Relied upon: a view keeps the order of those who stay, who joins comes after them, and `restore` is named again in
   later views of a history until its members hold a state.
-- State of an older history is dropped before anything else is heard [11, 14].
+- State of an older history is dropped before anything else is heard [one-version, history].
 
 Where things are: this file holds views, roles and the fence; admission.py what the head does with what workers send,
 ordering.py its decisions, waiting.py withheld answers; downstream.py the chain below, state.py what is agreed.

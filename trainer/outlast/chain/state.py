@@ -36,7 +36,7 @@ class ReplicatedState:
         return self.last_seq > 0
 
     def apply(self, entry: Entry) -> None:
-        """Take the next entry. Rule 7: everything it changes stands in it."""
+        """Take the next entry, which holds everything that it changes [entry-holds-decisions]."""
         assert entry.seq == self.last_seq + 1, f"exactly the next entry: {self.last_seq} then {entry.seq}"
         assert (entry.kind is Kind.INIT) == (entry.seq == 1), f"INIT is the first entry and no other: {entry.seq}"
         assert entry.version >= self.version, f"version runs backwards: {self.version} then {entry.version}"

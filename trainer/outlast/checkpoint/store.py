@@ -1,6 +1,6 @@
 """Checkpoints: sets of parts, one part a shard, whole or absent.
 
-Rules (DESIGN §3, §4 rule 25)
+Rules [whole-or-absent, fenced-writers-write-nothing]
 - A set is complete by one MANIFEST.json that names every part; the writer of the last part writes it, and it does
   not matter if two do. What no manifest names does not exist.
 - Sets are ordered by (history, epoch, version). Shards fail over one by one, so a set's epoch is the sum of its parts'.

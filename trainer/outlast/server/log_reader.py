@@ -129,7 +129,7 @@ class LogReader:
 
     @property
     def rebuilding(self) -> bool:
-        """Whether records are still to be replayed: until then no new decision may be taken (rule 17)."""
+        """Whether records are still to be replayed: until then no new decision may be taken [record-before-publish]."""
         return self._rebuilding > 0
 
     def rebuild_later(self) -> None:
@@ -236,7 +236,7 @@ class LogReader:
             raise Fenced(f"a higher epoch than {epoch} has claimed the log; waiting for the next view")
         self._claimed = (epoch, run)
         if before is not None and before[1] != run and self._stateless:
-            with self._server.lock:  # rule 18: first the state, then what comes after it
+            with self._server.lock:  # [record-before-publish] first the state, then what comes after it
                 saved = self._server.durability.snapshot_now()
             if not saved:
                 self._claimed = before

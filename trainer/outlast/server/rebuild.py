@@ -1,6 +1,6 @@
 """Stateless: what a server that is rebuilt from Redis may take for its shard's state.
 
-Rules. (1) A snapshot is loaded only for the history it belongs to (same-history): a rollback has given up any other.
+Rules. (1) A snapshot is loaded only for the history it belongs to [same-history]: a rollback has given up any other.
 (2) Before its first snapshot in a history a shard holds what that history was begun from, and whatever it has applied
 since is still in the log: only a snapshot lets entries leave it. (3) Where a snapshot was there and is lost, nothing
 else will do: all shards go back together, in a new history, and that is the planner's to decide.
