@@ -58,7 +58,7 @@ class Fixture:
     def __init__(self, run_dir: Path) -> None:
         (run_dir / "forkserver_targets.py").write_text(TARGETS)
         self.run_dir = run_dir
-        self.process = start_forkserver(run_dir)
+        self.process = start_forkserver(run_dir, "my-job")
         wait_ready(run_dir, self.process)
         self.events: queue.Queue[tuple[str, ProcessRecord | None]] = queue.Queue()
         self.client = ForkServerClient(socket_path(run_dir), lambda kind, record: self.events.put((kind, record)))
@@ -175,6 +175,14 @@ def test_a_bad_request_hurts_nobody_else(served: Fixture) -> None:
     assert served.client.list() is not None
 
 
+def test_ps_and_top_show_which_process_of_which_job_it_is(served: Fixture) -> None:
+    forked = served.spawn("server-0", "sleep")
+    for pid, name in {forked: "server-0", served.process.pid: "forkserver"}.items():
+        wait_until(lambda pid=pid, name=name: psutil.Process(pid).cmdline()[:1] == [f"outlast {name} (my-job)"])
+        assert Path(f"/proc/{pid}/comm").read_text() == f"{name}\n"
+        assert psutil.Process(pid).environ()["OMP_NUM_THREADS"] == "1", "the title spares the environment"
+
+
 def test_sigkill_of_the_parent_leaves_no_orphan(tmp_path: Path) -> None:
     parent_source = textwrap.dedent(
         """
@@ -182,7 +190,7 @@ def test_sigkill_of_the_parent_leaves_no_orphan(tmp_path: Path) -> None:
         from pathlib import Path
         from outlast_operator.local.forkserver_client import *
         run_dir = Path(sys.argv[1])
-        wait_ready(run_dir, start_forkserver(run_dir))
+        wait_ready(run_dir, start_forkserver(run_dir, "my-job"))
         client = ForkServerClient(socket_path(run_dir))
         env = {"PYTHONPATH": str(run_dir)}
         client.spawn("child", target="forkserver_targets:sleep", env=env)

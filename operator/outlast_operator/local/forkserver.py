@@ -8,7 +8,7 @@ process, its list is the truth that an operator adopts after a restart, and "rea
 Nothing outlives it: each child is killed by the kernel when this process dies, as this one is when `outlast run`
 dies. What a dead child leaves behind (a script's helper processes) comes to this process and is killed.
 
-Run as `python -m outlast_operator.local.forkserver RUN_DIR PARENT_PID`.
+Run as `python -m outlast_operator.local.forkserver RUN_DIR PARENT_PID JOB`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Any, NoReturn
 
 from outlast_operator.local import prctl
 from outlast_operator.local.forkserver_client import ProcessRecord, socket_path
+from outlast_operator.local.titles import name_process
 
 log = logging.getLogger("outlast.forkserver")
 
@@ -113,7 +114,8 @@ class Connection:
 class ForkServer:
     """The loop. `serve()` returns when it was told to shut down, with every child dead."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, job: str) -> None:
+        self._job = job
         self._records: list[ProcessRecord] = []
         self._running: dict[str, int] = {}  # name -> index into _records
         self._connections: dict[int, Connection] = {}
@@ -238,6 +240,7 @@ class ForkServer:
             prctl.die_with_parent(parent)
             self._abandon()
             _redirect(request.get("log"))
+            name_process(request["name"], self._job)
             code = _run(request)
         except BaseException:
             traceback.print_exc()
@@ -361,13 +364,14 @@ def _exit(code: int) -> NoReturn:
 
 
 def main(argv: list[str]) -> int:
-    run_dir, parent_pid = Path(argv[1]), int(argv[2])
+    run_dir, parent_pid, job = Path(argv[1]), int(argv[2]), argv[3]
     prctl.die_with_parent(parent_pid)
     prctl.adopt_orphans()
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     started = time.monotonic()
+    name_process("forkserver", job)
     preload()
-    server = ForkServer(socket_path(run_dir))
+    server = ForkServer(socket_path(run_dir), job)
     log.info("ready after %.2f s", time.monotonic() - started)
     server.serve()
     return 0

@@ -175,7 +175,7 @@ class ForkServerClient:
             self._answered.notify_all()
 
 
-def start_forkserver(run_dir: Path, *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start_forkserver(run_dir: Path, job: str) -> subprocess.Popen[bytes]:
     """Start a forkserver for a run directory and return at once; see `wait_ready`.
 
     It dies with the calling *thread* (a kernel rule of PDEATHSIG), so call this from the main one. Its own session
@@ -187,10 +187,10 @@ def start_forkserver(run_dir: Path, *, env: Mapping[str, str] | None = None) -> 
         raise ForkServerError(f"{path}: too long for a unix socket (108 bytes); choose a shorter run directory")
     path.unlink(missing_ok=True)
     (run_dir / "logs").mkdir(exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **(env or {})}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(run_dir / "logs" / "forkserver.log", "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "outlast_operator.local.forkserver", str(run_dir), str(os.getpid())],
+            [sys.executable, "-m", "outlast_operator.local.forkserver", str(run_dir), str(os.getpid()), job],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

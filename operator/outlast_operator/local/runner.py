@@ -124,7 +124,7 @@ class Runner:
     # --- start ---
 
     def _start(self) -> None:
-        self._forkserver = start_forkserver(self.directory.root)
+        self._forkserver = start_forkserver(self.directory.root, self.config.job)
         self.display.say(f"run directory {self.directory.root}", "dim")
         wait_ready(self.directory.root, self._forkserver)
         self._client = ForkServerClient(

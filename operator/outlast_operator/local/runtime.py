@@ -243,8 +243,7 @@ class LocalRuntime:
             Path(config.listen.removeprefix("unix:")).unlink(missing_ok=True)  # its owner is dead
         argv = template.argv
         if argv is None and action.role == "worker" and self.config.exec_workers:
-            module, _, function = TARGETS["worker"].partition(":")
-            argv = [sys.executable, "-c", f"import sys; from {module} import {function}; sys.exit({function}())"]
+            argv = _worker_program(action.name, self.config.job)
         self._forkserver.spawn(
             action.name,
             target=TARGETS[action.role],
@@ -356,6 +355,15 @@ class LocalRuntime:
             self._redis.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._forkserver.close()
+
+
+def _worker_program(name: str, job: str) -> list[str]:
+    module, _, function = TARGETS["worker"].partition(":")
+    code = (
+        f"from outlast_operator.local.titles import name_process; name_process({name!r}, {job!r}); "
+        f"import sys; from {module} import {function}; sys.exit({function}())"
+    )
+    return [sys.executable, "-c", code]
 
 
 def main() -> int:
