@@ -16,6 +16,7 @@ pytestmark = pytest.mark.timeout(120)
 
 EXAMPLES = ROOT / "examples"
 SCRIPT = (EXAMPLES / "train_script.py").read_text()
+README = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
 def script_job(lab: Lab, source: str, updates: int = 200) -> dict[str, Any]:
@@ -36,6 +37,11 @@ def test_the_example_trains_through_the_death_of_its_head(lab: Lab) -> None:
     said = losses(ended.log("worker-0"))
     assert len(said) >= 2
     assert said[-1] < said[0]
+
+
+def test_the_script_in_the_readme_trains_in_a_job(lab: Lab) -> None:
+    (source,) = README
+    assert_sound(lab.run(script_job(lab, source, updates=100)), updates=100)
 
 
 def test_the_example_runs_alone(tmp_path: Path) -> None:

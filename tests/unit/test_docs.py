@@ -78,6 +78,35 @@ def test_yaml_and_python_in_the_documentation_parse() -> None:
         ast.parse(body)
 
 
+def scripts() -> list[str]:
+    """Training scripts in the documentation: examples that make an `outlast.Optimizer`."""
+    return [body for _, body in snippets("python") if "outlast.Optimizer(" in body]
+
+
+def test_scripts_in_the_documentation_seed_each_step() -> None:
+    """`zero_grad()` seeds nothing; without `seed_step()` a restarted worker draws other numbers."""
+    assert len(scripts()) >= 2
+    for body in scripts():
+        loop = body[body.index("for ") :]
+        assert "optimizer.seed_step()" in loop.split("optimizer.zero_grad()")[0]
+
+
+def test_the_readme_shows_a_short_script_before_any_yaml() -> None:
+    """It is run by tests/integration/test_script.py."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (body,) = [body for tag, body in FENCE.findall(readme) if tag == "python"]
+    assert readme.index(body) < readme.index("```yaml")
+    assert len([line for line in body.splitlines() if line]) <= 13
+
+
+def test_the_files_of_the_walks_exist() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    files = re.findall(r"`((?:\w+/)+\w+\.py)`", page)
+    roots = [ROOT / "trainer" / "outlast", ROOT / "operator" / "outlast_operator"]
+    assert len(files) > 30
+    assert [file for file in files if not any((root / file).exists() for root in roots)] == []
+
+
 def test_generated_parts_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, "docs/generate.py", "--check"],
