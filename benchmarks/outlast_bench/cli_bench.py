@@ -1,10 +1,10 @@
-"""Measure what Outlast promises, on this machine, now: nothing printed here was stored before.
+"""Measure what Outlast promises, on this machine: every figure printed is measured now.
 
   trace     Sync: after kills the parameters are bit-identical to those of an undisturbed run
   lost      Async: no acknowledged gradient is lost, none is applied twice
-  busy      workers compute on through an outage of all servers
+  busy      workers keep computing through an outage of all servers
   recovery  from the loss of a head to the next update: SIGKILL, SIGSTOP, SIGTERM
-  speed     gradients a second beside plain PyTorch; a push and a pull beside a bare socket
+  speed     gradients per second against plain PyTorch; a push and a pull against a bare socket
 
 examples:
   outlast bench trace

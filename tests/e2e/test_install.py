@@ -228,7 +228,7 @@ def test_helm_test_fails_where_no_operator_serves(cluster: Cluster, helm: Helm, 
     helm.install("--set", "replicas=0", *SOME)
     helm("test", RELEASE, "-n", NAMESPACE, "--timeout", "150s", fails=True)
     said = cluster.kubectl("logs", "-n", NAMESPACE, f"{NAME}-test")
-    assert f"no operator took up a TrainingJob in namespace {JOBS}" in said
+    assert f"no operator wrote the status of a TrainingJob in namespace {JOBS}" in said
     assert cluster.kubectl("get", "tjob", "-n", JOBS, "-o", "name") == ""
 
 

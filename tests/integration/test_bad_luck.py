@@ -77,7 +77,7 @@ def test_what_is_no_job_is_refused(
         (["--kill", "server-3@1s"], "the job has server-0 to server-2"),
         (["--kill", "redis@1s"], "starts no Redis"),
         (["--run-dir", "/tmp/" + "x" * 80], "too long for unix sockets"),
-        (["--report", "/dev/null/report"], "name a directory that can be written"),
+        (["--report", "/dev/null/report"], "name a writable directory"),
     ],
 )
 def test_options_that_cannot_work_are_bad_input(

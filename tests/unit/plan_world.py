@@ -182,7 +182,7 @@ class World:
         """As a runtime learns a process's boot: from a word of its own."""
         trouble = self._claim_trouble(s)
         if trouble and s.process.alive:
-            out_of_reach = trouble.startswith("no node that reaches its volume")
+            out_of_reach = trouble.startswith("no node with access to its volume")
             return replace(s.process, phase="starting", held_by_claim=trouble, claim_out_of_reach=out_of_reach)
         word = self.heard.get(s.process.name)
         return replace(s.process, boot=s.boot) if word is not None and word.boot == s.boot else s.process

@@ -235,12 +235,12 @@ INVALID: list[tuple[str, str]] = [
     ("training: {task: a.b, stopAfter: {updates: }}", NO_END),
     (
         "training: {task: a.b, stopAfter: {accuracy: 0.9}, evaluate: {everySeconds: }}",
-        "spec.training.stopAfter.accuracy: nobody measures the accuracy; use a task, and set "
+        "spec.training.stopAfter.accuracy: the accuracy is not measured; use a task, and set "
         "training.evaluate.everySeconds or everyUpdates",
     ),
     (
         "training: {task: a.b, stopAfter: {accuracy: 0.9}, evaluate: {everySeconds: 0, everyUpdates: 0}}",
-        "spec.training.stopAfter.accuracy: nobody measures the accuracy; use a task, and set "
+        "spec.training.stopAfter.accuracy: the accuracy is not measured; use a task, and set "
         "training.evaluate.everySeconds or everyUpdates",
     ),
     (

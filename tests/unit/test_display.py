@@ -50,7 +50,7 @@ def test_percent_is_that_of_the_nearest_goal() -> None:
     ("strategy", "redis", "words"),
     [
         ("Chain", None, "workers wait"),
-        ("Hybrid", True, "workers compute on, their gradients go to Redis"),
+        ("Hybrid", True, "workers keep computing, their gradients go to Redis"),
         ("Hybrid", False, "workers wait"),
     ],
 )
@@ -98,7 +98,7 @@ def test_the_live_view_shows_chain_outage_operator_and_failovers() -> None:
     for words in (
         "● server-1 head ─▶ ✗ server-2 gone ┄▶ ● server-0 joining   epoch 4, 1 rollback",
         "shard 0 has no head for 1.0 s",
-        "down: training goes on, failovers wait",
+        "down: training continues, failovers wait",
         "1; last: server-0 killed, next update 0.25 s after detection",
         "✗ down",
         "2 of 2, 33.3 gradients/s",

@@ -43,9 +43,14 @@ LINE = {
 STATUS = {
     "state": "Running",
     "conditions": [
-        {"type": "Ready", "status": "True", "reason": "Training", "message": "heads serve and workers run"},
+        {
+            "type": "Ready",
+            "status": "True",
+            "reason": "Training",
+            "message": "heads are serving and workers are running",
+        },
         {"type": "PrimaryAvailable", "status": "True", "reason": "HeadsServe", "message": ""},
-        {"type": "ReplicationHealthy", "status": "False", "reason": "TooFewMembers", "message": "short of 3"},
+        {"type": "ReplicationHealthy", "status": "False", "reason": "TooFewMembers", "message": "fewer than 3"},
         {"type": "BufferHealthy", "status": "Unknown", "reason": "NotUsed", "message": ""},
         {"type": "Complete", "status": "False", "reason": "NotEnded", "message": ""},
     ],
@@ -110,7 +115,7 @@ def test_status_in_words() -> None:
         "workers    2 of 2 run",
         "gradients  8,120 applied, 0 lost",
         "cost       0.50 total, 0.12 idle USD",
-        "!          ReplicationHealthy is False: short of 3",
+        "!          ReplicationHealthy is False: fewer than 3",
         "lost       2026-01-02 03:04:10  server-0 (head): Killed, next update 0.25 s later, 3 buffered",
     ]
 
@@ -268,7 +273,7 @@ def test_watch_ends_with_the_job_and_wait_says_so(api: ApiServer, client: Client
 
 def test_watch_is_bounded(api: ApiServer, client: Client) -> None:
     api.answers[f"GET {JOBS}?watch"] = [(200, "")]
-    with pytest.raises(TimeoutError, match="has not ended in the time given"):
+    with pytest.raises(TimeoutError, match="has not ended within the timeout"):
         client.wait("mnist", 0.3)
 
 
@@ -287,7 +292,7 @@ def test_promote_deletes_exactly_the_heads_newest_pod(api: ApiServer, client: Cl
     [
         ([], "has no view of shard 0 yet"),
         ([{**VIEW, "members": VIEW["members"][:1]}], "has no caught-up replica to promote"),
-        ([{**VIEW, "members": [{"name": "server-9"}, {"name": "server-2"}]}], "server-9, the head, is leaving already"),
+        ([{**VIEW, "members": [{"name": "server-9"}, {"name": "server-2"}]}], "server-9, the head, is already leaving"),
     ],
 )
 def test_promote_refuses_where_nobody_could_take_over(

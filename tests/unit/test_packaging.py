@@ -119,13 +119,13 @@ def test_without_a_checkout_their_commands_say_what_to_do(words: list[str]) -> N
         "sys.modules['outlast_bench'] = None\nfrom outlast_operator.cli.main import main\nsys.stderr = sys.stdout\n"
     )
     told = run_python(f"{from_a_wheel}print(main({words!r}))")
-    assert told.startswith(f"outlast {words[0]}: comes with a checkout")
+    assert told.startswith(f"outlast {words[0]}: only in a checkout")
     assert told.endswith("2")
     assert "git clone" in told
     assert "make venv" in told
     listed = run_python(f"{from_a_wheel}main(['--help'])")
     assert f"\n    {words[0]} " in listed
-    assert "comes with a checkout alone: git clone, make venv\n" in listed
+    assert "only in a checkout of the repository: git clone, make venv\n" in listed
 
 
 def test_ranges_are_open_and_constraints_pin() -> None:

@@ -1277,7 +1277,7 @@ def test_suspending_applies_what_redis_holds_before_anything_but_workers_ends(st
         assert world.head().process.alive
         assert condition(world, "Suspended").reason == "Suspending"
     assert not world.others["worker-0"].alive
-    assert condition(world, "Suspended").message == "waiting until what Redis holds is applied"
+    assert condition(world, "Suspended").message == "waiting until Redis's log is applied"
     version = world.head().version
     world.run(6.0)
     assert world.status.state == "Suspended"

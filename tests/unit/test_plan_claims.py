@@ -15,7 +15,7 @@ from outlast_operator.planner.checkpoint_sets import CHECKPOINT_NEWS_S
 from outlast_operator.planner.checkpoints import CheckpointRef, ServerClaim
 from outlast_operator.planner.conditions import PRIMARY
 
-OUT_OF_REACH = "no node that reaches its volume takes it: 1 node(s) had volume node affinity conflict"
+OUT_OF_REACH = "no node with access to its volume takes it: 1 node(s) had volume node affinity conflict"
 NOT_MOUNTED = "its volume is not mounted"
 ASSUME_DEAD_S = make_spec().recovery.failover.assume_dead_seconds
 
@@ -287,7 +287,7 @@ def test_the_server_that_is_waited_for_is_started_though_another_one_runs() -> N
         world.servers[leaving].leaving = True
         world.run(3.0)
     assert world.servers["server-0"].restore_error
-    assert f"{newest.name} is newer than what is here; waiting for server-1" in why_no_head(world)
+    assert f"{newest.name} is newer than any available checkpoint; waiting for server-1" in why_no_head(world)
     world.claim_troubles.clear()
     world.run(3.0)
     first = first_of(world, 1)
@@ -312,7 +312,9 @@ def test_a_shard_that_serves_starts_the_server_that_anothers_rollback_waits_for(
     world.kill("server-2")
     world.run(CHECKPOINT_NEWS_S + 1.0)
     assert alive(world) == {"server-0", "server-1", "server-2", "server-3"}
-    assert "newest is newer than what is here; waiting for server-0, which may hold it" in why_no_head(world)
+    assert "newest is newer than any available checkpoint; waiting for server-0, which may hold it" in why_no_head(
+        world
+    )
     world.claim_troubles.clear()
     world.run(2.0)
     views = [first_of(world, 1, shard) for shard in (0, 1)]

@@ -122,7 +122,7 @@ def test_an_older_set_waits_for_every_server_that_may_hold_the_newest() -> None:
     world.claim_troubles["server-0"] = "still attached"
     world.run(30.0)
     assert world.status.views[0].history == 0
-    assert f"{newest.name} is newer than what is here; waiting for server-0" in world.plans[-1].reason
+    assert f"{newest.name} is newer than any available checkpoint; waiting for server-0" in world.plans[-1].reason
     world.restart_operator()  # what is known is recorded
     world.run(5.0)
     assert world.status.views[0].history == 0
@@ -191,7 +191,7 @@ def test_a_rollback_after_the_operators_restart_waits_for_a_word_of_every_server
     world.restart_operator()
     world.run(6.0)
     assert world.status.views[1].history == 0
-    assert "waiting for a word of server-0" in world.plans[-1].reason
+    assert "waiting for a report from server-0" in world.plans[-1].reason
     world.servers["server-0"].paused = False
     world.run(1.0)
     assert {view.restore for view in world.status.views.values()} == {newest.name}
@@ -225,7 +225,7 @@ def test_a_directory_that_went_with_its_pod_is_not_waited_for() -> None:
 def test_a_claim_that_no_server_has_run_with_is_not_waited_for() -> None:
     """server-2 got a fresh claim, which it could not start with, before the others were lost."""
     world = running()
-    world.claim_troubles["server-2"] = "no node that reaches its volume takes it"
+    world.claim_troubles["server-2"] = "no node with access to its volume takes it"
     world.troubled_generations = 1000
     world.kill("server-2")
     world.run(3.0)

@@ -92,7 +92,7 @@ def test_with_everything_there_it_serves_at_once(everywhere: World) -> None:
     [
         (NO_RESOURCE, "the cluster has no resource TrainingJob; apply crds/trainingjobs.outlast.dev.yaml, or install"),
         (NO_RIGHT, f"TrainingJobs in all namespaces cannot be listed: {NO_RIGHT}; grant it with the chart's roles"),
-        (AWAY, f"TrainingJobs in all namespaces cannot be listed: {AWAY}; the operator tries again"),
+        (AWAY, f"TrainingJobs in all namespaces cannot be listed: {AWAY}; the operator retries"),
     ],
     ids=["no resource", "no right", "API server away"],
 )

@@ -38,7 +38,7 @@ JOINING = Install(View(0, 1, 0, (B,), (A,)))
         pytest.param(replica(Install(View(0, 1, 0, (A,), (), "buffer"))), "restoring from buffer", id="it restores"),
         pytest.param(
             replica(Install(View(0, 1, 0, (A,))), HigherEpoch(2)),
-            "a newer view has been heard of, and is not installed",
+            "a newer view exists and is not installed yet",
             id="another view is in force",
         ),
         pytest.param(

@@ -98,7 +98,7 @@ def test_a_spec_of_another_release_is_passed_over() -> None:
         (packed([]), "status.record has format 1 and is damaged (a list where an object should be)"),
         (packed({"spec": None}), "status.record does not hold what it should"),
         (packed({"status": {"conditions": [{"type": "Ready"}]}}), "status.record does not hold what it should"),
-        (packed({"status": {}, "spec": " " * LONGEST_BYTES}), "it ends too early, or is too long"),
+        (packed({"status": {}, "spec": " " * LONGEST_BYTES}), "it is too short or too long"),
     ],
     ids=["newer", "no format", "half", "empty", "no base64", "no zlib", "cut short", "no object", "no status",
          "a condition that is none", "a bomb"],

@@ -116,12 +116,12 @@ WORKER = failure("worker-0", t_promoted_s=None, t_first_update_s=None)
         ),
         (
             report(failure(), gradients=counted(lost=1)),
-            "Training went on after the loss of server-0: 400 ms without an update, 1 gradient lost",
+            "Training continued after the loss of server-0: 400 ms without an update, 1 gradient lost",
             "warn",
         ),
         (
             report(failure(), gradients=counted(duplicates=2)),
-            "Training went on after the loss of server-0: 400 ms without an update, 2 gradients applied twice",
+            "Training continued after the loss of server-0: 400 ms without an update, 2 gradients applied twice",
             "bad",
         ),
         (report(UNFINISHED), "Training had not recovered from the loss of server-0 when the run ended", "bad"),
@@ -170,7 +170,7 @@ def test_a_recovery_is_told_stage_by_stage() -> None:
     assert sum(s.share for s in told.stages) == pytest.approx(100.0)
     assert told.remarks == (
         "Gradients per second: 120 before, 0 during, 118 after.",
-        "The buffered gradients had been taken in 2.00 s after that update.",
+        "The buffered gradients had been applied 2.00 s after that update.",
         "Epoch 2.",
     )
 
@@ -210,10 +210,10 @@ def test_the_ledger_says_what_became_of_the_gradients() -> None:
     assert {row.name: row.count for row in told.ledger}["Acknowledged"] == "3,000"
     assert told.ledger[-1].name == "Lost"
     assert told.ledger[-1].tone == "bad"
-    assert told.verdict == "30 acknowledged gradients lost, 1.00 % of what was acknowledged."
+    assert told.verdict == "30 acknowledged gradients lost, 1.00 % of all acknowledged."
     kept = story(report())
-    assert kept.verdict == "Nothing that was acknowledged has been lost, and nothing was applied twice."
-    assert story(report(gradients={})).verdict == "This run did not count what was lost."
+    assert kept.verdict == "No acknowledged gradient was lost, and none was applied twice."
+    assert story(report(gradients={})).verdict == "This run did not count lost gradients."
 
 
 class Page(HTMLParser):

@@ -172,8 +172,8 @@ def sealed(content: bytes, size: int = 8192) -> int:
     ("make", "message"),
     [
         (unsealed, "not sealed"),
-        (lambda: os.open("/dev/null", os.O_RDONLY), "no shared memory of ours"),
-        (lambda: sealed(b"", 0), "no shared memory of ours"),
+        (lambda: os.open("/dev/null", os.O_RDONLY), "not a shared memory segment of Outlast"),
+        (lambda: sealed(b"", 0), "not a shared memory segment of Outlast"),
         (lambda: sealed(b"", 8), "its description alone"),
         (lambda: sealed(b"garbage!" * 4), "describes itself"),
         (lambda: sealed((0x544E454D47455331).to_bytes(8, "little") + b"\xff" * 16), "describes itself"),

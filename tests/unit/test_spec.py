@@ -418,7 +418,7 @@ WARNINGS: list[tuple[str, str]] = [
     ),
     (
         "recovery.buffer.url: 'redis://:secret@host:6379/0'",
-        "spec.recovery.buffer.url: holds a password, readable by everybody who may read the TrainingJob",
+        "spec.recovery.buffer.url: holds a password, readable by everyone who may read the TrainingJob",
     ),
     (
         "recovery.buffer: {url: 'redis://host', template: {spec: {}}}",

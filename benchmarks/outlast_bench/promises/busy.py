@@ -41,7 +41,7 @@ RATIO = 0.95
 DRAIN_S = 15.0
 MUST = (
     "Stateless and Hybrid: gradients/s during a 15 s outage of all servers >= 0.95 of before, and the backlog is "
-    "applied within 15 s of recovery while training goes on (the others are reported)"
+    "applied within 15 s of recovery while training continues (the others are reported)"
 )
 RUNS = 1  # a strategy
 

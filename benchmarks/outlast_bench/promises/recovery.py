@@ -236,7 +236,7 @@ def _show(shown: Any, name: str, losses: Losses) -> None:
 
 
 def _fence(settings: Settings, progress: Progress, n: int, problems: list[str]) -> Fenced | None:
-    progress.step(f"a paused head goes on after its chain has another ({n + 1})")
+    progress.step(f"a paused head continues after its chain has another ({n + 1})")
     try:
         fenced = old_head_goes_on(settings.seed + n)
     except BenchError as error:

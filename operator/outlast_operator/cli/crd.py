@@ -1,7 +1,8 @@
 """Print the CustomResourceDefinition of TrainingJob, or apply one to the cluster.
 
---apply is for a resource that exists already: labels and annotations stay as they are, the schema becomes that of FILE.
-It goes to the cluster that this program runs in, else to the one of KUBECONFIG."""
+--apply updates an existing resource: labels and annotations do not change, the schema becomes that of FILE. The cluster
+is the one that this program runs in, else that of KUBECONFIG.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +18,10 @@ EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--apply", type=Path, metavar="FILE", help="apply this one, and wait until it is served")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for that (default 60)")
+    parser.add_argument("--apply", type=Path, metavar="FILE", help="apply this file, and wait until it is served")
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS", help="seconds to wait for that (default 60)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,5 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
     except (ApiError, NotEstablished, RuntimeError, OSError) as error:
         print(f"outlast crd: {arguments.apply}: {error}", file=sys.stderr)
         return EXIT_FAILED
-    print(f"{arguments.apply} is applied and served")
+    print(f"{arguments.apply} was applied and is served")
     return EXIT_OK

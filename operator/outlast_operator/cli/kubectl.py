@@ -1,8 +1,8 @@
-"""`kubectl outlast`: what a TrainingJob is doing, in words; hand its head over; read its logs; fetch its report; see
+"""`kubectl outlast`: show the state of a TrainingJob, hand over its head, read its logs, fetch its report, check
 that an operator serves a namespace.
 
-The programs are kubectl's own: it runs `kubectl-outlast` from PATH and hands over everything after `outlast`.
-Exit codes: 0 done, 1 it could not be done (standard error says why), 2 bad arguments, 130 interrupted.
+kubectl runs `kubectl-outlast` from PATH and passes on everything after `outlast`.
+Exit codes: 0 done, 1 failed (standard error says why), 2 bad arguments, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    status = commands.add_parser("status", parents=[common], help="what a job is doing; without a name, all jobs")
+    status = commands.add_parser("status", parents=[common], help="the state of a job; without a name, of all jobs")
     status.add_argument("job", metavar="JOB", nargs="?")
     status.add_argument("--json", action="store_true", help="the status as the operator wrote it")
     status.set_defaults(run=show_status)
@@ -43,26 +43,30 @@ def make_parser() -> argparse.ArgumentParser:
     promote.add_argument("job", metavar="JOB")
     promote.add_argument("--shard", type=int, default=0, metavar="N")
     promote.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS", help="for the next head (default 60)"
+        "--timeout", type=float, default=60.0, metavar="SECONDS", help="seconds to wait for the next head (default 60)"
     )
-    promote.add_argument("--no-wait", action="store_true", help="ask, and do not wait for the next head")
+    promote.add_argument("--no-wait", action="store_true", help="do not wait for the next head")
     promote.set_defaults(run=promote_head)
 
     logs = commands.add_parser("logs", parents=[common], help="the log of one process: server-0, worker-1, redis, head")
     logs.add_argument("job", metavar="JOB")
     logs.add_argument("process", metavar="PROCESS", nargs="?", default="head", help="default: head, of shard 0")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
+    logs.add_argument("-f", "--follow", action="store_true", help="follow: print lines as they are written")
     logs.add_argument("--tail", type=int, metavar="LINES", help="the last lines only")
-    logs.add_argument("-p", "--previous", action="store_true", help="of the pod before the present one")
+    logs.add_argument("-p", "--previous", action="store_true", help="of the previous pod")
     logs.set_defaults(run=print_logs)
 
-    report = commands.add_parser("report", parents=[common], help="the job so far as JSON, as report.json has it")
+    report = commands.add_parser(
+        "report", parents=[common], help="the job so far as JSON, in the fields of report.json"
+    )
     report.add_argument("job", metavar="JOB")
     report.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there")
     report.set_defaults(run=print_report)
 
     check = commands.add_parser("check", parents=[common], help="whether an operator serves the namespace")
-    check.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for its answer (default 60)")
+    check.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS", help="seconds to wait for its answer (default 60)"
+    )
     check.set_defaults(run=check_operator)
     return parser
 
@@ -113,7 +117,7 @@ def check_operator(client: Client, arguments: argparse.Namespace) -> int:
     from outlast_operator.kubernetes.check import time_to_take_up
 
     took_s = time_to_take_up(client, arguments.timeout)
-    print(f"an operator serves namespace {client.namespace}: it took up a suspended TrainingJob in {took_s:.1f} s")
+    print(f"an operator serves namespace {client.namespace}: a suspended TrainingJob got its status in {took_s:.1f} s")
     return EXIT_OK
 
 
@@ -206,7 +210,9 @@ def chain_line(view: Json, pods: Sequence[Json]) -> str:
         chain.append(f"{member['name']} ({'head, ' if i == 0 else ''}{pod})")
     chain += [f"joining {member['name']}" for member in view.get("joining") or ()]
     rollbacks = f", {view['history']} rolled back" if view.get("history") else ""
-    return f"shard {view.get('shard', 0):<4} {' > '.join(chain) or 'nobody'}   epoch {view.get('epoch', 0)}{rollbacks}"
+    return (
+        f"shard {view.get('shard', 0):<4} {' > '.join(chain) or 'no member'}   epoch {view.get('epoch', 0)}{rollbacks}"
+    )
 
 
 def problem_lines(status: Json) -> list[str]:

@@ -37,7 +37,7 @@ COMMANDS = (
     Command("validate", "outlast_operator.cli.validate", "check a TrainingJob: fields, then rules between them"),
     Command("operator", "outlast_operator.cli.operator", "run the Kubernetes operator"),
     Command("report", "outlast_operator.cli.report", "draw report.png and report.html again from a report.json"),
-    Command("study", "outlast_bench.cli_study", "run the paper's experiments and ours, to a report"),
+    Command("study", "outlast_bench.cli_study", "run the paper's experiments and this project's, to a report"),
     Command("bench", "outlast_bench.cli_bench", "measure throughput and recovery"),
     Command("crd", "outlast_operator.cli.crd", "print the CustomResourceDefinition"),
 )
@@ -58,14 +58,14 @@ def make_parser(chosen: str | None) -> argparse.ArgumentParser:
         epilog="exit codes: 0 success, 1 the job failed, 2 bad input, 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"outlast {outlast.__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens inside, to standard error")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log details to standard error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         installed = is_installed(command)
         module = importlib.import_module(command.module) if command.name == chosen and installed else None
         sub = commands.add_parser(
             command.name,
-            help=command.help if installed else "comes with a checkout alone: git clone, make venv",
+            help=command.help if installed else "only in a checkout of the repository: git clone, make venv",
             description=(module.__doc__ if module is not None else None) or command.help,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = next((word for word in words if not word.startswith("-")), None)
     if any(command.name == chosen and not is_installed(command) for command in COMMANDS):
         print(
-            f"outlast {chosen}: comes with a checkout of the repository, not with the installed package; "
+            f"outlast {chosen}: only in a checkout of the repository, not in the installed package; "
             f"git clone the repository, run `make venv` in it, then `.venv/bin/outlast {chosen}`",
             file=sys.stderr,
         )

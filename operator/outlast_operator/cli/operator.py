@@ -1,7 +1,7 @@
 """Run the operator: it turns TrainingJobs into pods and keeps them training. Namespaces and images may come
-from the environment: OUTLAST_NAMESPACES (with commas), OUTLAST_LEASE_NAMESPACE, OUTLAST_TRAINER_IMAGE,
-OUTLAST_REDIS_IMAGE, POD_NAMESPACE (our own, the default of both), POD_NAME (who holds the Lease),
-POD_SERVICE_ACCOUNT (ours, which no job may name)."""
+from the environment: OUTLAST_NAMESPACES (separated by commas), OUTLAST_LEASE_NAMESPACE, OUTLAST_TRAINER_IMAGE,
+OUTLAST_REDIS_IMAGE, POD_NAMESPACE (the operator's own, the default of both), POD_NAME (the holder's
+name in the Lease), POD_SERVICE_ACCOUNT (the operator's own, which no job may name)."""
 
 from __future__ import annotations
 
@@ -27,16 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     env = os.environ.get
     version = outlast.__version__
     parser.add_argument(
-        "--namespace", action="append", metavar="NS", help="serve this namespace; may be repeated (default: our own)"
+        "--namespace",
+        action="append",
+        metavar="NS",
+        help="serve this namespace; may be repeated (default: the operator's own)",
     )
-    parser.add_argument("--all-namespaces", action="store_true", help="serve every namespace (needs cluster rights)")
+    parser.add_argument(
+        "--all-namespaces", action="store_true", help="serve every namespace (needs cluster-wide rights)"
+    )
     parser.add_argument("--lease-namespace", metavar="NS", default=env("OUTLAST_LEASE_NAMESPACE"))
     parser.add_argument("--lease-name", metavar="NAME", default="outlast-operator")
     parser.add_argument("--health-port", type=int, default=8081, metavar="PORT")
     parser.add_argument("--metrics-port", type=int, default=8080, metavar="PORT")
     parser.add_argument(
         "--trainer-image", metavar="IMAGE", default=env("OUTLAST_TRAINER_IMAGE") or f"outlast/trainer:{version}",
-        help="image of servers and workers whose template names none",
+        help="image of servers and workers whose template names no image",
     )  # fmt: skip
     parser.add_argument(
         "--redis-image", metavar="IMAGE", default=env("OUTLAST_REDIS_IMAGE") or f"outlast/redis:{version}",
@@ -44,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--metrics-from", type=json.loads, default=[], metavar="JSON",
-        help="who may ask a job's pods for metrics: the `from` of a NetworkPolicy's rule (default: everybody)",
+        help="peers that may scrape a job's pods: the `from` of a NetworkPolicy's rule (default: all)",
     )  # fmt: skip
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
 

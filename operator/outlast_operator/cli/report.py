@@ -15,7 +15,9 @@ EXIT_BAD_INPUT = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path, help="where `outlast run --report DIR` wrote it")
+    parser.add_argument(
+        "directory", metavar="DIR", type=Path, help="the directory that `outlast run --report DIR` wrote"
+    )
     parser.add_argument("--json", action="store_true", help="print the report without its series, draw nothing")
 
 

@@ -66,7 +66,7 @@ def _run(arguments: argparse.Namespace, job: TrainingJob, kills: list[Kill]) -> 
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return _bad_input(arguments, f"--report {target}: {error.strerror}; name a directory that can be written")
+        return _bad_input(arguments, f"--report {target}: {error.strerror}; name a writable directory")
     options = Options(kills, arguments.transport, arguments.run_dir, arguments.checkpoint_on_interrupt)
     try:
         display = choose_display(arguments.quiet or arguments.json)
@@ -98,7 +98,7 @@ def _run(arguments: argparse.Namespace, job: TrainingJob, kills: list[Kill]) -> 
 def _tell(summary: dict[str, Any], words: list[str], written: list[Path]) -> None:
     final = summary["final"]
     accuracy = f", accuracy {final['accuracy']:.4f}" if final["accuracy"] is not None else ""
-    print(f"{summary['job']} {summary['outcome'].lower()}: {summary['message'] or 'no reason was recorded'}")
+    print(f"{summary['job']} {summary['outcome'].lower()}: {summary['message'] or 'no reason recorded'}")
     print(f"Version {final['version']:,}{accuracy} after {summary['duration_s']:.1f} s")
     print("\n".join(words))
     print("Report:            " + ", ".join(str(path) for path in written))

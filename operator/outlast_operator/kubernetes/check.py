@@ -38,9 +38,11 @@ def time_to_take_up(client: Client, timeout_s: float) -> float:
                 return time.monotonic() - begin
     except TimeoutError as error:
         raise TimeoutError(
-            f"no operator took up a TrainingJob in namespace {client.namespace} within {timeout_s:g} s; "
+            f"no operator wrote the status of a TrainingJob in namespace {client.namespace} within {timeout_s:g} s; "
             "is it among the operator's namespaces, and is the operator ready?"
         ) from error
     finally:
         client.delete(name)
-    raise TimeoutError(f"TrainingJob {name} ended before an operator took it up; somebody else deleted it: check again")
+    raise TimeoutError(
+        f"TrainingJob {name} was deleted by another client before an operator wrote its status; check again"
+    )

@@ -61,7 +61,7 @@ class Client:
             default = (chosen.get("context") or {}).get("namespace")
         except config.ConfigException as error:
             if context is not None or kubeconfig is not None:
-                raise RuntimeError(f"{error}; kubectl config get-contexts shows those that there are") from error
+                raise RuntimeError(f"{error}; kubectl config get-contexts lists the contexts") from error
             try:
                 config.load_incluster_config(settings)  # type: ignore[no-untyped-call]
             except config.ConfigException:
@@ -188,7 +188,7 @@ class Client:
         if len(members) < 2:
             raise JobError(
                 f"shard {shard} of {self.namespace}/{name} has no caught-up replica to promote; wait until "
-                "ReplicationHealthy holds (strategies Checkpoint and Stateless keep none: delete the pod instead)"
+                "ReplicationHealthy is True (strategies Checkpoint and Stateless keep none: delete the pod instead)"
             )
         pod = self._pod_of_head(name, members[0]["name"])
         self._api.delete(CORE, self.namespace, "pods", pod["metadata"]["name"], pod["metadata"]["uid"])
@@ -199,21 +199,21 @@ class Client:
         for status in self.watch(name, timeout_s):
             if view_of(status, shard).get("epoch", 0) > epoch and condition(status, "PrimaryAvailable") == "True":
                 return status
-        raise JobError(f"{self.namespace}/{name} ended meanwhile")
+        raise JobError(f"{self.namespace}/{name} has ended")
 
     def _pod_of_head(self, name: str, process: str) -> Json:
         pods = [pod for pod in self.pods(name) if process_of(pod) == process]
         living = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
         if not living:
-            raise JobError(f"{process}, the head, is leaving already; look again with kubectl outlast status {name}")
+            raise JobError(f"{process}, the head, is already leaving; check again with kubectl outlast status {name}")
         return living[-1]
 
     # --- requests ---
 
     def _no_job(self, name: str, error: ApiError) -> str:
         if "could not find the requested resource" in error.message:
-            return "this cluster knows no TrainingJobs; install the chart first"
-        return f"there is no TrainingJob {name} in namespace {self.namespace}; kubectl get tjob -A shows them all"
+            return "this cluster has no resource TrainingJob; install the chart first"
+        return f"there is no TrainingJob {name} in namespace {self.namespace}; kubectl get tjob -A lists all"
 
     def _next_change(self, job: Json, deadline: float | None) -> Json | None:
         """The job's next state, or None once it is deleted. Raises `TimeoutError`."""
@@ -222,7 +222,7 @@ class Client:
         while True:
             left = SILENCE_S if deadline is None else min(SILENCE_S, deadline - time.monotonic())
             if left <= 0:
-                raise TimeoutError(f"{self.namespace}/{meta['name']} has not ended in the time given")
+                raise TimeoutError(f"{self.namespace}/{meta['name']} has not ended within the timeout")
             query = {
                 "watch": "true",
                 "fieldSelector": f"metadata.name={meta['name']}",

@@ -89,7 +89,7 @@ class Controller:
         try:
             self._prime(term)
         except Exception:
-            log.exception("the lead cannot be used")
+            log.exception("the leader cannot start its loops")
             self._on_useless()  # else we would hold the Lease and do nothing
 
     def _prime(self, term: int) -> None:
@@ -98,7 +98,7 @@ class Controller:
             try:
                 jobs, pods, as_of = self._list("")
             except ApiError as error:
-                log.warning("the jobs cannot be listed: %s (tried again)", error)
+                log.warning("the jobs cannot be listed: %s (retrying)", error)
                 self._stopped.wait(PRIME_RETRY_S)
                 continue
             self.cache.align(jobs, pods, as_of, self._namespaces)
@@ -177,13 +177,13 @@ class Controller:
         except Exception as error:
             self._blind += 1
             self._unanswered = isinstance(error, ApiError) and (error.code == 0 or error.code >= 500)
-            log.warning("the watches were not audited: %s", error, exc_info=not isinstance(error, ApiError))
+            log.warning("the watches could not be audited: %s", error, exc_info=not isinstance(error, ApiError))
             return
         self._blind = 0
         if counts or not behind:
             self._deaf = self._deaf + 1 if behind else 0
         if behind:
-            log.warning("the watches have not told of %d objects", behind)
+            log.warning("watches missed %d objects", behind)
 
     def _audit(self) -> int:
         """Returns of how many objects the watches have not told."""

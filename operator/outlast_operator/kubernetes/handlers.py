@@ -66,7 +66,7 @@ class Probes:
         if self._preflight.missing:
             return _answer(self._preflight.missing)
         flowing = self.watching.is_set() and self.controller is not None and self.controller.healthy
-        return _answer("" if flowing else "the watches do not run yet")
+        return _answer("" if flowing else "the watches are not running yet")
 
 
 class Backoffs:
@@ -114,7 +114,7 @@ def _serve(
     try:
         asyncio.run(_watch(controller, namespaces, probes.watching, stop))
     except Exception as error:  # kopf re-raises whatever ended a watch: a right that was taken away, say
-        raise RuntimeError(f"a watch ended: {error}; the preflight of the next start says what is missing") from error
+        raise RuntimeError(f"a watch ended: {error}; the preflight of the next start logs what is missing") from error
     finally:
         controller.stop()
         leadership.stop()

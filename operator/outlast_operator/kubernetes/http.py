@@ -18,7 +18,7 @@ def serve(port: int, answers: Mapping[str, Callable[[], Answer]]) -> ThreadingHT
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer = answers.get(self.path.partition("?")[0])
-            code, text = answer() if answer is not None else (404, f"no such path; there are {', '.join(answers)}\n")
+            code, text = answer() if answer is not None else (404, f"no such path; paths: {', '.join(answers)}\n")
             body = text.encode()
             self.send_response(code)
             self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 FAMILIES: dict[str, tuple[str, str]] = {  # name -> type, help
-    "outlast_operator_info": ("gauge", "1; the label says which release this is."),
+    "outlast_operator_info": ("gauge", "1; the label names the release."),
     "outlast_operator_leading": ("gauge", "1 while this operator holds the Lease."),
     "outlast_operator_healthy": ("gauge", "1 while events flow from the API server."),
-    "outlast_operator_loops": ("gauge", "Jobs that this operator has a loop for."),
-    "outlast_operator_failing_loops": ("gauge", "Loops whose last turn failed and is tried again."),
+    "outlast_operator_loops": ("gauge", "Jobs for which this operator runs a loop."),
+    "outlast_operator_failing_loops": ("gauge", "Loops whose last turn failed and is retried."),
     "outlast_api_requests_total": ("counter", "Requests to the API server, by verb and resource."),
     "outlast_jobs": ("gauge", "Jobs by state."),
     "outlast_job_condition": ("gauge", "1 if the condition holds, 0 if not; left out while it is unknown."),
@@ -42,16 +42,16 @@ FAMILIES: dict[str, tuple[str, str]] = {  # name -> type, help
     "outlast_job_history": ("gauge", "Rollbacks of a shard to a checkpoint."),
     "outlast_job_servers_ready": ("gauge", "Servers that run."),
     "outlast_job_workers_ready": ("gauge", "Workers that run."),
-    "outlast_job_gradients": ("gauge", "Gradients, by what has become of them."),
+    "outlast_job_gradients": ("gauge", "Gradients, by outcome."),
     "outlast_job_cost": (
         "gauge",
         "Cost so far at the prices of spec.cost: total; of it workers, idle, recomputed.",
     ),
     "outlast_job_goodput_ratio": (
         "gauge",
-        "Share of the cost, 0 to 1, that was neither for waiting nor for what a rollback took.",
+        "Share of the cost, 0 to 1, spent neither on waiting nor on work that a rollback undid.",
     ),
-    "outlast_failovers_total": ("counter", "Losses that were answered, by what was lost and how."),
+    "outlast_failovers_total": ("counter", "Handled losses, by what was lost and why."),
     "outlast_failover_seconds": ("histogram", "From the detection of a loss to the first update after it."),
 }
 

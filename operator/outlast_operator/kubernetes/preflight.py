@@ -71,7 +71,7 @@ class Preflight:
                     if denied := ", ".join(self._denied(right, namespace)):
                         log.warning("no right to %s %s%s: %s", denied, right.key, _in(namespace), right.without)
             except ApiError as error:
-                log.warning("the rights%s cannot be asked for: %s", _in(namespace), error)
+                log.warning("the rights%s cannot be checked: %s", _in(namespace), error)
 
     def watch_left_out(self) -> None:
         """End the operator when a namespace that it had to leave out can be served."""
@@ -82,13 +82,13 @@ class Preflight:
         while not self._stop.wait(LOOK_AGAIN_S):
             ready = [namespace for namespace in self.left_out if not self._refusal(namespace)]
             if ready:
-                log.warning("the operator begins anew, now that it can serve %s", ", ".join(map(str, ready)))
+                log.warning("restarting the operator: it can now serve %s", ", ".join(map(str, ready)))
                 self._stop.set()
 
     def _leave_out(self, refusals: dict[Namespace, str]) -> None:
         self.left_out = list(refusals)
         for refusal in refusals.values():
-            log.warning("a namespace is left out until that is mended: %s", refusal)
+            log.warning("a namespace is left out until it can be served: %s", refusal)
 
     def _say(self, missing: str) -> None:
         if missing == self.missing:
@@ -122,7 +122,7 @@ class Preflight:
         try:
             denied = [v for v in LEASE.verbs if not self._may(v, LEASE, namespace, "" if v == "create" else name)]
         except ApiError as error:
-            return f"the rights on the Lease {namespace}/{name} cannot be asked for: {error}; {_remedy(error)}"
+            return f"the rights on the Lease {namespace}/{name} cannot be checked: {error}; {_remedy(error)}"
         return f"no right to {', '.join(denied)} the Lease {namespace}/{name}; {GRANT}" if denied else ""
 
     def _denied(self, right: Right, namespace: Namespace) -> list[str]:
@@ -159,4 +159,4 @@ def _in(namespace: Namespace) -> str:
 
 
 def _remedy(error: ApiError) -> str:
-    return GRANT if error.code == 403 else "the operator tries again"
+    return GRANT if error.code == 403 else "the operator retries"

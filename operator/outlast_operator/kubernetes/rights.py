@@ -36,7 +36,7 @@ def _needed(group: str, resource: str, verbs: tuple[str, ...], why: str) -> Righ
 
 # In each namespace with jobs.
 IN_NAMESPACES = (
-    _needed(GROUP, PLURAL, ("get", "list", "watch"), "find the jobs and hear of changes"),
+    _needed(GROUP, PLURAL, ("get", "list", "watch"), "find the jobs and watch for changes"),
     _needed(GROUP, f"{PLURAL}/status", ("update",), "record views and conditions by compare-and-swap"),
     Right(GROUP, PLURAL, ("delete",), "remove an ended job", "`runPolicy.ttlSecondsAfterFinished` has no effect"),
     _needed(
@@ -49,7 +49,7 @@ IN_NAMESPACES = (
     Right(
         "", "persistentvolumeclaims", ("patch", "delete"),
         "enlarge a claim that is too small for the model, remove one that a server gave up",
-        "a claim that is too small stays so; one that was given up stays until its job is deleted",
+        "a claim that is too small stays too small; a claim that was given up stays until its job is deleted",
     ),
     Right(
         "policy", "poddisruptionbudgets", KEPT, "let a drain take one caught-up server of a shard at a time",
@@ -59,18 +59,18 @@ IN_NAMESPACES = (
         "networking.k8s.io", "networkpolicies", KEPT, "open the job's ports where a namespace denies by default",
         "such a namespace needs policies of its own for jobs",
     ),
-    Right("", "events", ("create", "patch"), "tell the story in `kubectl describe`", "no Events; conditions remain"),
+    Right("", "events", ("create", "patch"), "show the history in `kubectl describe`", "no Events; conditions remain"),
     Right(
-        "", "events", ("list",), "say why a volume cannot be mounted or a claim not be bound",
-        "such a wait is shown without its words",
+        "", "events", ("list",), "report why a volume cannot be mounted or a claim cannot be bound",
+        "such a wait is shown without its message",
     ),
 )  # fmt: skip
 
 # Only with rights in the whole cluster, never with `namespaces`.
 IN_CLUSTER = (
     Right(
-        "", "nodes", ("get",), "see whether the node of a claim that a server gave up can take part in removing it",
-        "such a claim is removed without that, and may stay `Terminating` until its node is back",
+        "", "nodes", ("get",), "check whether the node of a claim that a server gave up can help to remove it",
+        "such a claim is removed without the check, and may stay `Terminating` until its node is back",
     ),
 )  # fmt: skip
 

@@ -82,7 +82,7 @@ def _role(name: str, boot: str, probes: Mapping[str, Probe]) -> str:
 def outage_text(shard: int, seconds: float, spec: JobSpec, redis: bool | None) -> str:
     """What a shard without a head means for the workers, in one line."""
     buffered = redis is not None and spec.recovery.strategy in ("Stateless", "Hybrid")
-    what = "workers compute on, their gradients go to Redis" if buffered and redis else "workers wait"
+    what = "workers keep computing, their gradients go to Redis" if buffered and redis else "workers wait"
     return f"shard {shard} has no head for {seconds:.1f} s: {what}"
 
 
@@ -186,7 +186,7 @@ def render(scene: Scene) -> RenderableType:
         backlog = sum(p.backlog for p in moment.probes.values() if p.role in ACTING)
         grid.add_row("redis", Text.assemble(_dot(scene.redis), f"{backlog:,} gradients not applied yet"))
     if not scene.operator:
-        grid.add_row("operator", Text("down: training goes on, failovers wait", "bold red"))
+        grid.add_row("operator", Text("down: training continues, failovers wait", "bold red"))
     if status.failovers:
         grid.add_row("failovers", _failovers(status))
     outages = [outage_text(shard, seconds, scene.spec, scene.redis) for shard, seconds in scene.outages.items()]

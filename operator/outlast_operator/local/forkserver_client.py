@@ -141,7 +141,7 @@ class ForkServerClient:
             try:
                 self._socket.sendall(json.dumps({"id": number, **message}).encode() + b"\n")
             except OSError as error:
-                raise ForkServerError(f"the forkserver is gone ({error}); the run cannot go on") from error
+                raise ForkServerError(f"the forkserver is gone ({error}); the run cannot continue") from error
         with self._answered:
             self._answered.wait_for(lambda: number in self._answers or self._closed, self._timeout_s)
             answer = self._answers.pop(number, None)

@@ -89,7 +89,7 @@ def parse_kill(text: str) -> Kill:
     name, shard = _parse_target(text, target)
     rest, colon, signal_name = rest.partition(":")
     if colon and signal_name not in SIGNALS:
-        raise KillError(f"--kill {text}: {signal_name!r} is no signal to kill with; use {', '.join(SIGNALS)}")
+        raise KillError(f"--kill {text}: {signal_name!r} is not a signal to kill with; use {', '.join(SIGNALS)}")
     when, plus, down = rest.partition("+")
     return Kill(
         text=text,
@@ -110,7 +110,7 @@ def _parse_target(text: str, target: str) -> tuple[str, int]:
     numbered = _NUMBERED.fullmatch(target)
     if numbered:
         return f"{numbered[1]}-{int(numbered[2])}", 0
-    raise KillError(f"--kill {text}: {target!r} is no target; use {TARGETS}")
+    raise KillError(f"--kill {text}: {target!r} is not a target; use {TARGETS}")
 
 
 def _parse_when(text: str, when: str) -> Trigger:
@@ -126,7 +126,7 @@ def _parse_when(text: str, when: str) -> Trigger:
     if kind in ("update", "accuracy"):
         expected = "a whole number above 0" if kind == "update" else "a fraction between 0 and 1"
         raise KillError(f"--kill {text}: {kind}={value} is not {expected}; write {FORM}")
-    raise KillError(f"--kill {text}: {when!r} is no WHEN; use a time (15s), update=N, accuracy=X or after=15s")
+    raise KillError(f"--kill {text}: {when!r} is not a WHEN; use a time (15s), update=N, accuracy=X or after=15s")
 
 
 def _parse_duration(text: str, raw: str, part: str) -> float:
@@ -155,7 +155,7 @@ def check_order(kills: Sequence[Kill]) -> None:
     """Raise `KillError` when the first kill waits for one before it."""
     if kills and kills[0].trigger.kind == "after":
         raise KillError(
-            f"--kill {kills[0].text}: there is no kill before it; put it behind the one it follows, or use a time (15s)"
+            f"--kill {kills[0].text}: no kill comes before it; write it after that kill, or use a time (15s)"
         )
 
 

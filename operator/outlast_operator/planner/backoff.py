@@ -113,5 +113,5 @@ def fails_for_good(turn: Turn, process: Process, failures: int) -> bool:
     elif failures > limit:
         what = process.reason or ending(process)
         message = f"{process.name} failed {failures} times in a row without progress, runPolicy.backoffLimit is {limit}"
-        fail(turn, "BackoffLimitExceeded", f"{message}; the last time: {what}")
+        fail(turn, "BackoffLimitExceeded", f"{message}; the last failure: {what}")
     return turn.status.outcome is not None

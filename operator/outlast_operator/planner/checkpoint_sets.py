@@ -72,7 +72,9 @@ def _in_other_directories(
     newest = newest_set(turn)
     is_newer = newest is not None and (chosen is None or newest.order > chosen.order)
     if newest is not None and is_newer and (holders := _possible_holders(turn, candidates, newest)):
-        why = f"{newest.name} is newer than what is here; waiting for {', '.join(holders)}, which may hold it"
+        why = (
+            f"{newest.name} is newer than any available checkpoint; waiting for {', '.join(holders)}, which may hold it"
+        )
         return Awaited(why, tuple(holders))
     if unheard := _unheard(turn, candidates, last_members):
         why = f"waiting for {', '.join(unheard)}, which may hold newer state than is known"

@@ -31,7 +31,7 @@ def show(turn: Turn, shards: list[Shard], suspending: str | None = None) -> None
     """Put conditions and state into the draft. `suspending`: what a suspension waits for, "" when it is done."""
     suspended = suspending == ""
     primary = _primary(shards)
-    stopped = (True, "Suspended", "everything is stopped, the state is kept")
+    stopped = (True, "Suspended", "all processes have ended; the state is kept")
     findings: dict[str, Finding] = {
         READY: _ready(turn, primary),
         SUSPENDED: stopped if suspended else _not_suspended(suspending),
@@ -97,7 +97,7 @@ def _pods(turn: Turn, shards: list[Shard]) -> Finding:
         return None, "Suspended", "suspend is true"
     if unready(turn, shards):
         return False, "Starting", "pods are being created or started"
-    return True, "AllRun", "every pod of the job runs"
+    return True, "AllRun", "every pod of the job is running"
 
 
 def _evaluation(turn: Turn) -> Finding:
@@ -105,17 +105,17 @@ def _evaluation(turn: Turn) -> Finding:
         return None, "NotEvaluated", "the task is not evaluated"
     if turn.status.evaluation_error:
         return False, "EvaluatorFailed", f"the evaluator failed: {turn.status.evaluation_error}"
-    return True, "Evaluates", "no evaluation has failed since the last one that succeeded"
+    return True, "Evaluates", "no evaluation has failed since the last successful one"
 
 
 def _primary(shards: list[Shard]) -> Finding:
     without = [s.shard for s in shards if s.head is None or not s.head.serving]
     if not without:
-        return True, "HeadsServe", "every shard has a head that serves"
+        return True, "HeadsServe", "every shard has a serving head"
     if all(s.view is None for s in shards):
         return False, "NotStarted", "no view is recorded yet"
     waits = "".join(f"; {why}" for why in dict.fromkeys(s.waits for s in shards if s.waits))
-    return False, "NoHead", f"without a head that serves: shard {', '.join(map(str, without))}{waits}"
+    return False, "NoHead", f"no serving head: shard {', '.join(map(str, without))}{waits}"
 
 
 def _ready(turn: Turn, primary: Finding) -> Finding:
@@ -126,8 +126,8 @@ def _ready(turn: Turn, primary: Finding) -> Finding:
     wanted = turn.spec.workers.min_replicas
     running = sum(p.phase == "running" for p in reachable(turn, "worker"))
     if running < wanted:
-        return False, "TooFewWorkers", f"fewer workers run than workers.minReplicas, {wanted}"
-    return True, "Training", "heads serve and workers run"
+        return False, "TooFewWorkers", f"fewer workers are running than workers.minReplicas, {wanted}"
+    return True, "Training", "heads are serving and workers are running"
 
 
 def _not_suspended(suspending: str | None) -> Finding:
@@ -139,7 +139,7 @@ def _outcome(turn: Turn, outcome: str) -> Finding:
         return True, turn.status.reason, turn.status.message
     if turn.status.outcome is None:
         return False, "NotEnded", "the job has not ended"
-    return False, turn.status.outcome, f"the job ended otherwise: {turn.status.outcome}"
+    return False, turn.status.outcome, f"the job has ended: {turn.status.outcome}"
 
 
 def _replication(turn: Turn, shards: list[Shard]) -> Finding:
@@ -150,7 +150,7 @@ def _replication(turn: Turn, shards: list[Shard]) -> Finding:
     short += [s.shard for s in shards if s.view is not None and len(s.view.members) < wanted and s.shard not in short]
     if short:
         names = ", ".join(map(str, sorted(short)))
-        return False, "TooFewMembers", f"short of {wanted} caught-up members: shard {names}"
+        return False, "TooFewMembers", f"fewer than {wanted} caught-up members: shard {names}"
     return True, "AllCaughtUp", f"every shard has {wanted} caught-up members"
 
 
@@ -158,12 +158,12 @@ def _failover(turn: Turn) -> Finding:
     going = [f.target for f in turn.status.failovers if f.kind == "server" and f.t_promoted is None]
     if going and turn.status.outcome is None:
         return True, "ServerLost", f"lost: {', '.join(going)}"
-    return False, "NoneInProgress", "no server is missed"
+    return False, "NoneInProgress", "no failover in progress"
 
 
 def _network(turn: Turn, shards: list[Shard], suspended: bool) -> Finding:
     if turn.status.outcome is not None or suspended:
-        return None, "NothingRuns", "no process of the job is to run"
+        return None, "NothingRuns", "the job runs no processes"
     reason, message = blocked(turn, shards)
     return (False, reason, message) if reason else (True, "NothingBlocked", OPEN)
 
@@ -174,8 +174,8 @@ def _buffer(turn: Turn) -> Finding:
     if turn.observed.redis.up:
         return True, "RedisAnswers", "Redis answers"
     if answers_a_server(turn):
-        return True, "RedisAnswersServers", "Redis answers servers, and not the operator (see NetworkOpen)"
-    return False, "RedisDown", "Redis does not answer; workers keep what they compute, within bounds"
+        return True, "RedisAnswersServers", "Redis answers the servers but not the operator (see NetworkOpen)"
+    return False, "RedisDown", "Redis does not answer; workers buffer gradients in memory, up to a limit"
 
 
 def _checkpoint(turn: Turn) -> Finding:
@@ -195,13 +195,13 @@ def _storage(turn: Turn, shards: list[Shard]) -> Finding:
     match turn.status.storage:
         case "NodeLocal":
             return False, "NodeLocal", (
-                "checkpoints lie in the servers' own pods (the cluster has no default StorageClass, or the job names "
-                "an emptyDir): the loss of all servers of a shard at once takes the training back to its initial "
+                "checkpoints are in the servers' own pods (the cluster has no default StorageClass, or the job names "
+                "an emptyDir): losing all servers of a shard at once takes the training back to its initial "
                 "weights; name recovery.checkpoint.claim.storageClassName or recovery.checkpoint.volume in a new job"
             )  # fmt: skip
         case "PerServer":
             return True, "ClaimPerServer", "each server writes its checkpoints to a claim of its own"
         case None:
-            return None, "NotChosen", "whether the cluster has a default StorageClass is not known yet"
+            return None, "NotChosen", "it is not known yet whether the cluster has a default StorageClass"
         case _:
             return True, "OneDirectory", "all servers write their checkpoints to one directory"

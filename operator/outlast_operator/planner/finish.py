@@ -39,7 +39,7 @@ def check_fatal(turn: Turn, shards: list[Shard]) -> None:
             fail(turn, "RestoreFailed", f"recovery.checkpoint.restoreFrom {start_from} cannot be restored: {why}")
     until, limit_s = active_until(turn), turn.spec.run_policy.active_deadline_seconds
     if until is not None and not turn.spec.suspend and turn.due(until):
-        message = f"the job is not complete {limit_s} s after its start (activeDeadlineSeconds)"
+        message = f"the job is not complete {limit_s} s after its start (runPolicy.activeDeadlineSeconds)"
         waited = f", {turn.status.waited_s:.0f} s of waiting not counted" if turn.status.waited_s >= 1.0 else ""
         fail(turn, "DeadlineExceeded", message + waited)
 
@@ -66,7 +66,7 @@ def plan_finish(turn: Turn, shards: list[Shard]) -> None:
     if turn.lasted("heads finished", ready, turn.spec.workers.grace_seconds):
         for p in turn.observed.processes.values():
             if p.role == "worker" and p.alive:
-                turn.do(KillProcess(p.name, p.instance, "it goes on though the job is finished"))
+                turn.do(KillProcess(p.name, p.instance, "it is still running although the job has finished"))
     if ready and all_done(turn) and evaluated(turn):
         _complete(turn, shards)
 

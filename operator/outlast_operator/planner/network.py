@@ -18,7 +18,7 @@ from outlast_operator.planner.views import Shard
 NETWORK = "NetworkOpen"
 SEEN_S = 8.0
 OPEN = "every connection that the job needs is established"
-REMEDY = "look for a NetworkPolicy or a firewall that does not allow it, and in the pods' logs"
+REMEDY = "check NetworkPolicies, firewalls and the pods' logs"
 
 
 def blocked(turn: Turn, shards: list[Shard]) -> tuple[str, str]:

@@ -25,14 +25,14 @@ def hand_over_redis(turn: Turn, shards: list[Shard]) -> None:
     paused = turn.since(f"paused:{process.instance}", turn.observed.redis.paused)
     if paused is None:
         turn.do(PauseAppends())
-        turn.explain("redis leaves: it takes no gradients any more")
+        turn.explain("redis leaves: it takes no more gradients")
         return
     reads_log = turn.spec.training.consistency != "Sync"  # Hybrid in Sync behaves as Chain
     unread = [s.shard for s in shards if reads_log and not holds_nothing_yet(s) and not is_drained(turn, s, paused)]
     if unread:
-        turn.explain(f"redis leaves: waiting until what it holds is applied, shards {unread}")
+        turn.explain(f"redis leaves: waiting until its log is applied, shards {unread}")
     elif policy(turn.spec).from_buffer and not request_checkpoints(turn, shards):
-        turn.explain("redis leaves: waiting for a checkpoint of what it held")
+        turn.explain("redis leaves: waiting for a checkpoint of its applied log")
     else:
         turn.do(EndRedis(process.instance))
-        turn.explain("redis leaves: all that it held is applied")
+        turn.explain("redis leaves: its log is applied")

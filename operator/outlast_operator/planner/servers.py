@@ -42,7 +42,7 @@ def _plan_server(turn: Turn, s: Shard, index: int, name: str) -> None:
         if why is None:
             return
         turn.do(KillProcess(name, process.instance, why))
-        turn.explain(f"{name} is ended: {why}")
+        turn.explain(f"stopping {name}: {why}")
         times = turn.spec.recovery.failover
         patience_s = times.assume_dead_seconds - times.timeout_seconds  # then the runtime removes it by force
         if not turn.lasted(f"kill:{process.instance}", True, patience_s):
@@ -104,7 +104,7 @@ def _why_end(turn: Turn, s: Shard, process: Process) -> str | None:
         probe = None  # an earlier start's, which may still speak: removed by force, it leaves when its host hears of it
     boot = next((b for b, instance in turn.status.boots.items() if instance == process.instance), process.boot)
     if process.phase == "starting" and process.claim < _claim(turn, process.name):
-        return "its claim holds it back; a fresh one takes its place"
+        return "its claim cannot be used; a fresh one replaces it"
     refused = probe is not None and probe.refused
     if refused and not turn.lasted(f"refused:{process.instance}", True, turn.spec.recovery.failover.timeout_seconds):
         return None  # most likely it has just ended, and how will be known in a moment
@@ -114,16 +114,20 @@ def _why_end(turn: Turn, s: Shard, process: Process) -> str | None:
         return None
     was_in_a_view = boot in turn.status.boots or (probe is not None and probe.epoch > 0)
     if not was_in_a_view:
-        mute = process.phase == "running" and probe is None
-        if turn.unheard(f"mute:{process.instance}", mute, MUTE_PATIENCE_S):
+        silent = process.phase == "running" and probe is None
+        if turn.unheard(f"silent:{process.instance}", silent, MUTE_PATIENCE_S):
             return f"it did not answer within {MUTE_PATIENCE_S:g} s"
         settled = s.head is not None and s.head.serving and not s.waits
         return "its shard has another server" if settled and not is_wanted(turn, s, process.name) else None
     if probe is not None and (probe.leaving or probe.left) and view is not None:
         if turn.recorded.views.get(s.shard) == view and probe.epoch < view.epoch and not probe.refused:
             turn.do(InstallView(view, Member(process.name, probe.boot, process.address or probe.address)))
-        return "it lingers" if turn.lasted(f"leaves:{process.instance}", True, LEAVE_PATIENCE_S) else None
-    return "it is in no view any more"
+        return (
+            f"still running {LEAVE_PATIENCE_S:g} s after it left the view"
+            if turn.lasted(f"leaves:{process.instance}", True, LEAVE_PATIENCE_S)
+            else None
+        )
+    return "it is no longer in any view"
 
 
 def plan_redis(turn: Turn, shards: list[Shard]) -> None:

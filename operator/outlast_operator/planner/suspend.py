@@ -49,7 +49,7 @@ def what_is_unsaved(turn: Turn, shards: list[Shard]) -> str:
     if undrained and not answers(turn):
         return "waiting for Redis to answer: it may hold acknowledged gradients"
     if undrained:
-        return "waiting until what Redis holds is applied"
+        return "waiting until Redis's log is applied"
     return "" if request_checkpoints(turn, shards) else "waiting for a checkpoint"
 
 
@@ -70,7 +70,7 @@ def note_resumption(turn: Turn) -> None:
     if is_stopping(turn):
         ended = {name: Attempt(instance=attempt.instance) for name, attempt in turn.status.attempts.items()}
         turn.record(t_start=turn.now, waited_s=0.0, attempts=ended, done=())
-        turn.tell("Resumed", "the job goes on")
+        turn.tell("Resumed", "the job resumes")
 
 
 def note_pause(turn: Turn) -> None:

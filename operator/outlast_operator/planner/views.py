@@ -319,7 +319,7 @@ def _what_a_rollback_lacks(
     standings = {boot: st for s in shards for boot, st in s.standings.items()}
     members = [standings[m.boot] for here in candidates.values() for m in here if m.boot in standings]
     if unheard := sorted(st.member.name for st in members if not st.heard):
-        return f"waiting for a word of {', '.join(unheard)}"
+        return f"waiting for a report from {', '.join(unheard)}"
     return "" if all(ready) and all(candidates.values()) else "waiting until servers are ready"
 
 

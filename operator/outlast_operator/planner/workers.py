@@ -101,7 +101,7 @@ def _start(turn: Turn, slot: int, process: Process | None) -> None:
     )
     replaces = None if process is None else process.instance
     turn.do(StartProcess(name, "worker", slot=slot, incarnation=incarnation, replaces=replaces))
-    turn.explain(f"{name} is started, incarnation {incarnation}")
+    turn.explain(f"starting {name}, incarnation {incarnation}")
 
 
 def _keep(turn: Turn, slot: int, process: Process, recorded: int) -> None:
@@ -117,12 +117,12 @@ def _count_worker(turn: Turn, process: Process, clock: int | None) -> None:
     over = turn.status.goal is not None and process.exit_code != CONFIG_ERROR_EXIT
     rolled_back = turn.status.t_rolled_back
     if process.exit_code == 0 and not over and rolled_back is not None and process.t_started < rolled_back:
-        turn.explain(f"{process.name} may have left at an end that was rolled back; it is started again")
+        turn.explain(f"{process.name} may have exited because of a goal that was rolled back; restarting it")
     elif process.exit_code == 0 or over:
         turn.record(done=(*turn.status.done, process.name))
         turn.explain(f"{process.name} is done")
     elif not fails_for_good(turn, process, attempt.failures) and not process.never_ran:
-        turn.tell("WorkerLost", f"{process.name} ended with {ending(process)}; it is restarted", warning=True)
+        turn.tell("WorkerLost", f"{process.name} ended with {ending(process)}; restarting it", warning=True)
 
 
 def _lend(turn: Turn, slot: int, filled: bool, cut_off: frozenset[int]) -> None:
@@ -146,7 +146,9 @@ def _lend(turn: Turn, slot: int, filled: bool, cut_off: frozenset[int]) -> None:
             adopted={**turn.status.adopted, slot: adopter},
             incarnations={**turn.status.incarnations, slot: incarnation},
         )
-        turn.tell("SlotLent", f"slot {slot} has had no worker for long; {worker_name(adopter)} fills it too")
+        turn.tell(
+            "SlotLent", f"slot {slot} has had no worker for workers.graceSeconds; {worker_name(adopter)} also fills it"
+        )
     turn.do(AssignSlot(slot, turn.status.incarnations[slot], worker_name(adopter)))
 
 

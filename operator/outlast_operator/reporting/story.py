@@ -156,7 +156,7 @@ def _headline(report: dict[str, Any], failures: list[dict[str, Any]]) -> tuple[s
         gaps = [f"at most {words.duration(max(gap for f in waited if (gap := _gap(f)) is not None))}"]
     paused = f"{words.listing(gaps)} without an update" if gaps else "it did not have to stop"
     if harm:
-        return f"Training went on after {what}: {', '.join([paused, *harm])}", "bad" if twice else "warn"
+        return f"Training continued after {what}: {', '.join([paused, *harm])}", "bad" if twice else "warn"
     kept = "" if lost is None else ", no gradient lost"
     return f"Training outlasted {what}: {paused}{kept}", "good"
 
@@ -264,7 +264,7 @@ def _remarks(failure: dict[str, Any]) -> list[str]:
     first, backlog = number(failure.get("t_first_update_s")), number(failure.get("t_backlog_applied_s"))
     if backlog is not None and first is not None:
         after = words.duration(max(0.0, backlog - first))
-        remarks.append(f"The buffered gradients had been taken in {after} after that update.")
+        remarks.append(f"The buffered gradients had been applied {after} after that update.")
     if number(failure.get("epoch")):
         remarks.append(f"Epoch {int(failure['epoch'])}.")
     return remarks
@@ -289,11 +289,11 @@ def _verdict(report: dict[str, Any]) -> tuple[str, str]:
     lost, acknowledged, twice = (number(gradients.get(key)) for key in ("lost", "acknowledged", "duplicates"))
     again = f" {words.sentence(words.count(twice, 'gradient'))} applied more than once." if twice else ""
     if lost is None:
-        return "This run did not count what was lost." + again, "bad" if again else "warn"
+        return "This run did not count lost gradients." + again, "bad" if again else "warn"
     if lost == 0:
-        kept = "Nothing that was acknowledged has been lost, and nothing was applied twice."
-        return ("Nothing that was acknowledged has been lost." + again, "bad") if again else (kept, "good")
-    share = f", {words.percent(lost / acknowledged, 2)} of what was acknowledged" if acknowledged else ""
+        kept = "No acknowledged gradient was lost, and none was applied twice."
+        return ("No acknowledged gradient was lost." + again, "bad") if again else (kept, "good")
+    share = f", {words.percent(lost / acknowledged, 2)} of all acknowledged" if acknowledged else ""
     return f"{words.count(lost, 'acknowledged gradient')} lost{share}.{again}", "bad"
 
 

@@ -76,7 +76,7 @@ class ServerWatch:
             except OSError as error:  # it may be slow or stopped: `t_heard` tells the planner for how long
                 log.debug("watch of %s: %s", self.address, error)
             except Exception:
-                log.exception("watch of %s: a status that cannot be read", self.address)
+                log.exception("watch of %s: unreadable status", self.address)
             self._stopped.wait(RETRY_S)
 
     def _read(self, raw: dict[str, Any]) -> Probe:

@@ -50,7 +50,7 @@ EDITABLE: tuple[str, ...] = (
     "runPolicy",
     "cost",
 )
-IMMUTABLE_MESSAGE = "cannot be changed in a job that exists; delete the job and create it anew"
+IMMUTABLE_MESSAGE = "cannot be changed in a job that exists; delete the job and create it again"
 
 
 FIXED_WHILE_RUNNING_MESSAGE = (

@@ -126,7 +126,7 @@ RULES: tuple[Rule, ...] = (
         "training.stopAfter.accuracy",
         "!has(self.training.stopAfter.accuracy) || has(self.training.task) && " + _periodic("self.training.evaluate"),
         lambda s: s.training.stop_after.accuracy is None or s.training.evaluated,
-        "nobody measures the accuracy; use a task, and set training.evaluate.everySeconds or everyUpdates",
+        "the accuracy is not measured; use a task, and set training.evaluate.everySeconds or everyUpdates",
     ),
     # --- optimizer ---
     Rule(

@@ -47,7 +47,7 @@ class JobSpec(FieldsModel):
     """What to train, on which servers and workers, and how to outlast their loss. Valid if it exists."""
 
     suspend: bool = Field(
-        default=False, description="True stops all pods after a last checkpoint and keeps the state; false goes on."
+        default=False, description="True stops all pods after a last checkpoint and keeps the state; false resumes."
     )
     managed_by: Annotated[str, Field(pattern=MANAGER, max_length=63)] = Field(
         default="outlast.dev/operator", description="The controller that runs this job; others leave it alone."

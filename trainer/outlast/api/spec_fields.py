@@ -177,7 +177,7 @@ class Workers(FieldsModel):
         default=2, description="Worker slots, each filled by one worker; may be changed while the job runs."
     )
     min_replicas: Annotated[int, Field(ge=1, le=9999)] = Field(
-        default=1, description="Workers that must be ready before training begins or goes on; lowest value for scaling."
+        default=1, description="Workers that must be ready before training begins or resumes; lowest value for scaling."
     )
     max_replicas: Annotated[int, Field(ge=1, le=9999)] | None = Field(
         default=None, description="Highest value to which replicas may be scaled; null for no limit."
@@ -316,8 +316,8 @@ class Outage(FieldsModel):
     mode: OutageMode | None = Field(
         default=None,
         description="What a worker computes in an outage: StaleGradients (all at the last weights it pulled), or "
-        "LocalSteps (it goes on with local optimizer steps and sends their sum, which counts as one update). Left out: "
-        "LocalSteps where workers compute on (Stateless, Hybrid), unless training.consistency is Sync.",
+        "LocalSteps (it takes local optimizer steps and sends their sum, which counts as one update). Left out: "
+        "LocalSteps where workers keep computing (Stateless, Hybrid), unless training.consistency is Sync.",
     )
     scale_rate: bool = Field(
         default=True,
@@ -369,7 +369,7 @@ class Failover(FieldsModel):
     assume_dead_seconds: Annotated[float, Field(ge=0.02, le=86400)] = Field(
         default=30.0,
         description="Seconds of silence after which a server counts as dead without proof, where no other member can "
-        "go on; what it still acknowledges then is lost.",
+        "continue; what it still acknowledges then is lost.",
     )
     delay_seconds: Amount = Field(
         default=0.0, description="Seconds for which the replacement of a lost server is held back (for experiments)."
@@ -380,7 +380,7 @@ class Recovery(FieldsModel):
     strategy: Strategy = Field(
         default="Hybrid",
         description="How the job outlasts its servers: Checkpoint (restore the newest), Chain (promote a replica), "
-        "Stateless (rebuild from Redis, workers compute on), or Hybrid (Chain, with Redis during an outage).",
+        "Stateless (rebuild from Redis, workers keep computing), or Hybrid (Chain, with Redis during an outage).",
     )
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="When and where checkpoints are written.")
     chain: Chain = Field(default_factory=Chain, description="How updates travel down the chain (Chain and Hybrid).")

@@ -82,7 +82,7 @@ def _buffer(spec: JobSpec) -> Iterator[tuple[str, str]]:
         return
     if buffer.url is not None:
         if urlsplit(buffer.url).password:
-            yield "recovery.buffer.url", "holds a password, readable by everybody who may read the TrainingJob"
+            yield "recovery.buffer.url", "holds a password, readable by everyone who may read the TrainingJob"
         if buffer.template:
             yield "recovery.buffer.template", "has no effect with a url: the operator runs no Redis for the job"
         if buffer.durability != "Always":

@@ -161,7 +161,7 @@ class TrainingJobStatus(StatusModel):
     failover_count: int | None = Field(default=None, description="Losses so far, also those no longer listed.")
     gradients: GradientsStatus | None = Field(default=None, description="Counts of gradients.")
     cost: CostStatus | None = Field(default=None, description="What the job has cost.")
-    start_time: Time | None = Field(default=None, description="When training began, or went on after suspension.")
+    start_time: Time | None = Field(default=None, description="When training began, or resumed after suspension.")
     completion_time: Time | None = Field(default=None, description="When the job completed or failed.")
     record: str | None = Field(
         default=None,

@@ -190,7 +190,7 @@ class Replica:
         if self.role in ("empty", "joining", "stopped"):
             return f"no member of a view: {self.role}"
         if not self._acting:
-            return "a newer view has been heard of, and is not installed"
+            return "a newer view exists and is not installed yet"
         if self.restoring is not None:
             return f"restoring from {self.restoring[0]}"
         return "the predecessor's state has not come" if self.suspect else ""

@@ -267,7 +267,7 @@ def _import_remedy(path: str, error: ImportError) -> str:
     if path.startswith(missing) or missing in path.split(":")[0]:
         return (
             f"training.task {path!r} cannot be imported: no module named {missing!r}; check the path, and that "
-            "its code lies beside the job's file, in training.source or in the image"
+            "its code is next to the job's file, in training.source or in the image"
         )
     return (
         f"training.task {path!r} cannot be imported: it needs {missing!r} ({error}); "

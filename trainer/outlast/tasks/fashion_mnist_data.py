@@ -136,7 +136,7 @@ def _cached(source: Path) -> Bytes:
     except FileNotFoundError:
         pass
     except (OSError, EOFError, ValueError) as error:
-        log.warning("%s is damaged (%s) and is made anew", path, error)
+        log.warning("%s is damaged (%s); making it again", path, error)
     array = parse_idx(source)
     try:
         _write(path, array)

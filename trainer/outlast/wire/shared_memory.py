@@ -127,7 +127,7 @@ class Mapping:
             size = os.fstat(fd).st_size
             self._memory = mmap.mmap(fd, size, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:
-            raise ProtocolError(f"a descriptor is no shared memory of ours: {error}") from error
+            raise ProtocolError(f"a descriptor is not a shared memory segment of Outlast: {error}") from error
         finally:
             os.close(fd)
         if size < _FIXED.size:

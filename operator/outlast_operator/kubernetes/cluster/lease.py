@@ -161,7 +161,7 @@ class Leadership:
                 spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
                 self._api.replace(LEASES, self._namespace, "leases", self._name, {**lease, "spec": spec})
         except ApiError as error:
-            log.info("the Lease was not given back: %s", error)
+            log.info("the Lease was not released: %s", error)
 
 
 def _micro_time() -> str:

@@ -130,7 +130,7 @@ def _not_in_a_cluster(spec: JobSpec, lent: str | None) -> list[FieldError]:
             FieldError(
                 "spec.security.tls.secretName",
                 spec.security.tls.secret_name,
-                "encryption of the data path is not there yet; leave it out, and keep others away by a NetworkPolicy",
+                "encryption of the data path is not available yet; leave it out, and use a NetworkPolicy",
             )
         )
     url = spec.recovery.buffer.url
@@ -147,7 +147,7 @@ def _refused_template(path: str, template: Mapping[str, Any], lent: str | None) 
         return FieldError(f"spec.{path}", None, "is no PodTemplateSpec: spec.containers is not a list of objects")
     if not _lends_rights(template, lent):
         return None
-    message = f"{lent} is the operator's own ServiceAccount, whose rights no job gets; name another one, or none"
+    message = f"{lent} is the operator's own ServiceAccount, which no job may use; name another one, or none"
     return FieldError(f"spec.{path}.spec.serviceAccountName", lent, message)
 
 

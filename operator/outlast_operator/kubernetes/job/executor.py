@@ -111,7 +111,7 @@ class Executor:
 
     def _start(self, action: StartProcess, sight: Sight) -> None:
         if action.role == "worker" and self._superseded(action, sight):
-            log.info("%s is not started: incarnation %d is not newer", action.name, action.incarnation)
+            log.info("not starting %s: incarnation %d is not newer", action.name, action.incarnation)
             return
         if not self._make_room(action.name, action.replaces, sight):
             return
@@ -126,7 +126,7 @@ class Executor:
         """Take away what `replaces` names, if it is there still, and older dead pods of the name."""
         living = sight.living(name)
         if living is not None and living.instance != replaces:
-            log.info("%s is not started: pod %s runs under this name", name, living.pod)
+            log.info("not starting %s: pod %s runs under this name", name, living.pod)
             return False
         for view in list(sight.pods.values()):
             if view.name != name:

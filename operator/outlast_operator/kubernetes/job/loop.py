@@ -137,7 +137,7 @@ class JobLoop:
 
     def _failed(self, where: str, what: str, trace: bool) -> None:
         self.failing += 1
-        log.warning("%s: %s (tried again)", where, what, exc_info=trace)
+        log.warning("%s: %s (retrying)", where, what, exc_info=trace)
         longest_s = LONGEST_RETRY_S if self._runtime is None else RUNNING_RETRY_S
         self._stopped.wait(FIRST_RETRY_S)  # whatever wakes us: an API server that is ill is not asked without a pause
         self._sleep(self._tools.now() + min(FIRST_RETRY_S * 2 ** min(self.failing, 10), longest_s) - FIRST_RETRY_S)

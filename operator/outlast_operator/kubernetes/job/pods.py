@@ -191,7 +191,7 @@ def _claim_trouble(status: Json, now: float, since: Since) -> Json:
     scheduled = _conditions(status).get("PodScheduled", {})
     message = str(scheduled.get("message") or "")
     if scheduled.get("status") == "False" and _ELSEWHERE.search(message):
-        words = _short(f"no node that reaches its volume takes it: {message}")
+        words = _short(f"no node with access to its volume takes it: {message}")
         return {"held_by_claim": words, "claim_out_of_reach": True}
     if since.unmounted is not None and now - since.unmounted >= UNMOUNTED_S:
         words = f"its volume is not mounted {UNMOUNTED_S:g} s after a node took it; another node may still have it"

@@ -56,7 +56,7 @@ def read_record(job: Json) -> Record:
     try:
         return Record(JobStatus.from_json(raw["status"], version), _spec(raw))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _unreadable(job, f"does not hold what it should ({error!r})") from error
+        raise _unreadable(job, f"has wrong content ({error!r})") from error
 
 
 def out_of_force(job: Json, message: str) -> UnreadableRecord:
@@ -94,7 +94,7 @@ def _inflate(data: str) -> bytes:
     stream = zlib.decompressobj()
     plain = stream.decompress(base64.b64decode(data, validate=True), LONGEST_BYTES)
     if not stream.eof:
-        raise ValueError("it ends too early, or is too long")
+        raise ValueError("it is too short or too long")
     return plain
 
 
@@ -102,8 +102,8 @@ def _unreadable(job: Json, what: str) -> UnreadableRecord:
     meta = job["metadata"]
     return UnreadableRecord(
         f"{meta.get('namespace', 'default')}/{meta['name']}: status.record {what}; this operator reads formats 0 to "
-        f"{FORMAT}. Run the release that wrote it or a newer one, or put the status of a backup back; else delete the "
-        "job and create it anew. Until then the job is left as it is"
+        f"{FORMAT}. Run the release that wrote it or a newer one, or restore the status from a backup; else delete the "
+        "job and create it again. Until then the operator leaves the job as it is"
     )
 
 

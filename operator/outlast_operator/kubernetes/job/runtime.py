@@ -71,7 +71,7 @@ class Tools:
     def check_lead(self) -> None:
         """Raises `Deposed`."""
         if not self.may_act():
-            raise Deposed("the Lease was not renewed in time: another operator may lead")
+            raise Deposed("the Lease was not renewed in time; another operator may be leader")
 
 
 class KubernetesRuntime:

@@ -72,7 +72,7 @@ def conditions(status: JobStatus, acceptance: Acceptance, job: Json) -> list[Jso
         "type": type_,
         "status": value,
         "reason": REFUSED if refused else "Valid",
-        "message": acceptance.message or "the spec is in force as it is written",
+        "message": acceptance.message or "the spec is in force",
         "lastTransitionTime": since or time_text(clock.now()),
         **_present(observedGeneration=job["metadata"].get("generation")),
     }

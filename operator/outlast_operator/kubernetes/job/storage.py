@@ -99,7 +99,7 @@ class CheckpointStorage:
         try:
             self._delete(made)
         except ApiError as error:  # without the right to, it stays as long as the job, and no pod mounts it
-            log.info("claim %s, which no volume serves, is not deleted: %s", wanted["metadata"]["name"], error)
+            log.info("claim %s, which has no volume, was not deleted: %s", wanted["metadata"]["name"], error)
         return "NodeLocal"
 
     # --- making ---
@@ -164,7 +164,7 @@ class CheckpointStorage:
                 if found is not None and _asks_for(found) < to_bytes:
                     self._api.patch(CORE, self._ref.namespace, CLAIMS, name, of_uid(body, found["metadata"]["uid"]))
         except ApiError as error:
-            log.info("%s/%s: claim %s is not expanded: %s", self._ref.namespace, self._ref.name, name, error)
+            log.info("%s/%s: claim %s was not expanded: %s", self._ref.namespace, self._ref.name, name, error)
             self._expansions.note(_EXPANSION, error, {"kind": KIND})
             return
         self._expansions.clear(_EXPANSION)
@@ -195,7 +195,7 @@ class CheckpointStorage:
                 if not self._node_takes_part(found):
                     return
                 self._delete(found)
-                log.info("%s/%s is deleted: its server has another", self._ref.namespace, name)
+                log.info("deleted %s/%s: its server has another claim", self._ref.namespace, name)
         except ApiError as error:
             if not error.not_found:
                 log.info("claim %s is not deleted yet: %s", name, error.message)
