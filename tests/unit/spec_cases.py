@@ -36,13 +36,13 @@ def document_of(text: str) -> Any:
 
 
 UNSYNC = (
-    "spec.training.consistency: Sync is refused with recovery.strategy Stateless, for its barrier would make every "
+    "spec.training.consistency: Sync is refused with recovery.strategy Stateless, because its barrier would make every "
     "worker wait for the server in an outage; use Async or BoundedStaleness, or choose Chain"
 )
 ONE_WHAT = (
     "spec.training: needs exactly one of task (an import path) and script (a file); write one and leave the other out"
 )
-NO_END = "spec.training.stopAfter: says no end; set at least one of updates, epochs, seconds, accuracy"
+NO_END = "spec.training.stopAfter: has no end; set at least one of updates, epochs, seconds, accuracy"
 PAIR = "spec.recovery.staleness.reducedRate: needs both above and lr; write both, or leave reducedRate out"
 BATCH = "spec.recovery.chain.replicateEveryUpdates: 100 is refused with "
 
@@ -295,8 +295,8 @@ INVALID: list[tuple[str, str]] = [
     ),
     (
         "recovery.strategy: Stateless\nservers.replicas: 3",
-        "spec.servers.replicas: 3 is too many for recovery.strategy Stateless, which has one server a shard; use 1, or "
-        "choose Chain or Hybrid",
+        "spec.servers.replicas: 3 is too many for recovery.strategy Stateless, which has one server for each shard; "
+        "use 1, or choose Chain or Hybrid",
     ),
     (
         "workers: {replicas: 2, minReplicas: 3}",
@@ -329,8 +329,8 @@ INVALID: list[tuple[str, str]] = [
     ),
     (
         "recovery: {strategy: Chain, chain: {replicateEveryUpdates: 100}}",
-        BATCH + "ack Tail, for a gradient of a batch is acknowledged before the tail has it; use 1, or ack Successor "
-        "or Head",
+        BATCH + "ack Tail, because a gradient of a batch is acknowledged before the tail has it; use 1, or ack "
+        "Successor or Head",
     ),
     (
         "recovery: {strategy: Hybrid, chain: {replicateEveryUpdates: 100, ack: Head}}",
@@ -351,8 +351,8 @@ INVALID: list[tuple[str, str]] = [
     ),
     (
         "recovery.failover: {heartbeatSeconds: 1.5, timeoutSeconds: 2}",
-        "spec.recovery.failover.timeoutSeconds: 2 is less than two heartbeats of 1.5 s, so that one late heartbeat "
-        "would be a failover; raise it, or lower heartbeatSeconds",
+        "spec.recovery.failover.timeoutSeconds: 2 is less than two heartbeats of 1.5 s, so one late heartbeat "
+        "would cause a failover; raise it, or lower heartbeatSeconds",
     ),
     (
         "recovery.failover: {timeoutSeconds: 60}",

@@ -272,8 +272,8 @@ def test_all_errors_at_once_and_rules_that_read_no_wrong_field() -> None:
         'spec.workers.replicas: "x" is not a whole number',
         'spec.recovery.chain.ack: "Tial" is not one of Tail, Successor, Head',
         "spec.servers.replicas: 1 is too few for recovery.strategy Chain; use 2 or more, or choose Checkpoint",
-        "spec.recovery.failover.timeoutSeconds: 0.6 is less than two heartbeats of 0.5 s, so that one late heartbeat "
-        "would be a failover; raise it, or lower heartbeatSeconds",
+        "spec.recovery.failover.timeoutSeconds: 0.6 is less than two heartbeats of 0.5 s, so one late heartbeat "
+        "would cause a failover; raise it, or lower heartbeatSeconds",
     ]
 
 

@@ -66,9 +66,9 @@ _KEPT = frozenset(
 )
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
-    ("State", "string", ".status.state", "What the job is doing."),
+    ("State", "string", ".status.state", "State of the job."),
     ("Waiting", "string", ".status.waiting", "What its pods wait for."),
-    ("Strategy", "string", ".spec.recovery.strategy", "How it outlasts its servers."),
+    ("Strategy", "string", ".spec.recovery.strategy", "Recovery strategy."),
     ("Workers", "integer", ".status.workers.ready", "Workers that are ready."),
     ("Epoch", "integer", ".status.views[0].epoch", "Epoch of the first shard: views so far."),
     ("Version", "integer", ".status.version", "Updates that the parameters hold."),
@@ -82,8 +82,8 @@ def generate() -> dict[str, Any]:
     """The CRD as plain JSON values, with the rules between fields and those for immutable fields."""
     spec = _structural(JobSpec.model_json_schema(by_alias=True, mode="validation"), defaults=True)
     status = _structural(TrainingJobStatus.model_json_schema(by_alias=True, mode="validation"), defaults=False)
-    spec["description"] = "What is wanted: what to train, on what, and how to outlast failures."
-    status["description"] = "What is; written by the operator alone."
+    spec["description"] = "The desired state: what to train, with which processes, and how to outlast failures."
+    status["description"] = "The observed state; only the operator writes it."
     spec["x-kubernetes-validations"] = [_validation(rule) for rule in RULES] + _immutable(spec)
     schema = {
         "description": "A training job that outlasts the loss of its parameter servers.",

@@ -61,7 +61,7 @@ FIXED_WHILE_RUNNING_MESSAGE = (
 
 FIXED_IN_QUEUE_MESSAGE = (
     "the queue admitted the job's pods as one group, made for {before} workers; set suspend: true first, and "
-    "suspend: false when the job is suspended: then it is taken up"
+    "suspend: false when the job is suspended: then it takes effect"
 )
 
 

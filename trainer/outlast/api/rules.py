@@ -119,7 +119,7 @@ RULES: tuple[Rule, ...] = (
         "has(self.training.stopAfter.updates) || has(self.training.stopAfter.epochs) || "
         "has(self.training.stopAfter.seconds) || has(self.training.stopAfter.accuracy)",
         lambda s: any(value is not None for value in s.training.stop_after.to_json().values()),
-        "says no end; set at least one of updates, epochs, seconds, accuracy",
+        "has no end; set at least one of updates, epochs, seconds, accuracy",
     ),
     Rule(
         "accuracy-needs-evaluation",
@@ -210,8 +210,8 @@ RULES: tuple[Rule, ...] = (
         "servers.replicas",
         "self.recovery.strategy in ['Chain', 'Hybrid'] || !has(self.servers.replicas) || self.servers.replicas == 1",
         lambda s: _chained(s) or s.servers.replicas == 1,
-        "{servers.replicas} is too many for recovery.strategy {recovery.strategy}, which has one server a shard; "
-        "use 1, or choose Chain or Hybrid",
+        "{servers.replicas} is too many for recovery.strategy {recovery.strategy}, which has one server for "
+        "each shard; use 1, or choose Chain or Hybrid",
     ),
     Rule(
         "workers-at-least",
@@ -233,8 +233,8 @@ RULES: tuple[Rule, ...] = (
         "training.consistency",
         "!(self.recovery.strategy == 'Stateless' && self.training.consistency == 'Sync')",
         lambda s: not (s.recovery.strategy == "Stateless" and s.training.consistency == "Sync"),
-        "Sync is refused with recovery.strategy Stateless, for its barrier would make every worker wait for the server "
-        "in an outage; use Async or BoundedStaleness, or choose Chain",
+        "Sync is refused with recovery.strategy Stateless, because its barrier would make every worker wait for the "
+        "server in an outage; use Async or BoundedStaleness, or choose Chain",
     ),
     Rule(
         "checkpoint-needs-period",
@@ -268,8 +268,8 @@ RULES: tuple[Rule, ...] = (
         "recovery.chain.replicateEveryUpdates",
         "self.recovery.chain.replicateEveryUpdates == 1 || self.recovery.chain.ack != 'Tail'",
         lambda s: s.recovery.chain.replicate_every_updates == 1 or s.recovery.chain.ack != "Tail",
-        "{recovery.chain.replicateEveryUpdates} is refused with ack Tail, for a gradient of a batch is acknowledged "
-        "before the tail has it; use 1, or ack Successor or Head",
+        "{recovery.chain.replicateEveryUpdates} is refused with ack Tail, because a gradient of a batch is "
+        "acknowledged before the tail has it; use 1, or ack Successor or Head",
     ),
     Rule(
         "batches-are-not-hybrid",
@@ -311,7 +311,7 @@ RULES: tuple[Rule, ...] = (
         "self.recovery.failover.timeoutSeconds >= 2.0 * self.recovery.failover.heartbeatSeconds",
         lambda s: s.recovery.failover.timeout_seconds >= 2 * s.recovery.failover.heartbeat_seconds,
         "{recovery.failover.timeoutSeconds} is less than two heartbeats of {recovery.failover.heartbeatSeconds} s, so "
-        "that one late heartbeat would be a failover; raise it, or lower heartbeatSeconds",
+        "one late heartbeat would cause a failover; raise it, or lower heartbeatSeconds",
     ),
     Rule(
         "dead-after-timeout",
@@ -324,7 +324,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 NAME_MESSAGE = (
-    f"must be {PATTERNS[DNS_LABEL]} of at most {NAME_LENGTH} characters, for the names of its pods are made from it"
+    f"must be {PATTERNS[DNS_LABEL]} of at most {NAME_LENGTH} characters, because the names of its pods are made from it"
 )
 
 

@@ -50,7 +50,7 @@ class JobSpec(FieldsModel):
         default=False, description="True stops all pods after a last checkpoint and keeps the state; false resumes."
     )
     managed_by: Annotated[str, Field(pattern=MANAGER, max_length=63)] = Field(
-        default="outlast.dev/operator", description="The controller that runs this job; others leave it alone."
+        default="outlast.dev/operator", description="The controller that runs this job; other controllers ignore it."
     )
     training: Training = Field(description="What is trained, and until when.")
     servers: Servers = Field(default_factory=lambda: Servers(replicas=3), description="The parameter servers.")

@@ -148,7 +148,7 @@ class Training(FieldsModel):
     )
     evaluate: Evaluate = Field(
         default_factory=Evaluate,
-        description="How often the parameters are evaluated on test data while training; a script is its own judge.",
+        description="How often the parameters are evaluated on test data while training; a script evaluates itself.",
     )
 
     @property
@@ -188,7 +188,7 @@ class Workers(FieldsModel):
     )
     template: OpaqueObject = Field(
         default_factory=dict,
-        description="PodTemplateSpec that the worker pods start from (Kubernetes' own type); GPUs are asked for here. "
+        description="PodTemplateSpec that the worker pods start from (Kubernetes' own type); request GPUs here. "
         "The container named outlast, else the first, is the worker's.",
     )
 
@@ -262,8 +262,9 @@ class Checkpoint(FieldsModel):
 class Chain(FieldsModel):
     ack: Acknowledgement = Field(
         default="Tail",
-        description="Who must have applied a gradient before it is acknowledged: the Tail (nothing acknowledged is "
-        "lost while one caught-up member lives), or the paper's relaxed forms, the head's Successor or the Head alone.",
+        description="Which replica must have applied a gradient before it is acknowledged: the Tail (nothing "
+        "acknowledged is lost while one caught-up member lives), or the paper's relaxed forms, the head's Successor or "
+        "the Head alone.",
     )
     replicate_every_updates: Count = Field(
         default=1,
@@ -334,8 +335,8 @@ class Outage(FieldsModel):
 class Staleness(FieldsModel):
     policy: StalenessPolicy = Field(
         default="InverseStaleness",
-        description="How stale gradients are applied: Sum, Mean, InverseStaleness (in proportion, where staler "
-        "than asynchrony makes them anyway), or DelayCompensation (DC-ASGD).",
+        description="How stale gradients are applied: Sum, Mean, InverseStaleness (in proportion to staleness "
+        "beyond that of asynchronous training), or DelayCompensation (DC-ASGD).",
     )
     clip_norm: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
         default=None, description="Clip each gradient to this L2 norm on the worker; null for no clipping."
@@ -364,7 +365,7 @@ class Failover(FieldsModel):
         default=0.5, description="Seconds between two heartbeats of a server."
     )
     timeout_seconds: Annotated[float, Field(ge=0.02, le=86400)] = Field(
-        default=2.0, description="Seconds of silence after which a server is planned around; 2 heartbeats or more."
+        default=2.0, description="Seconds of silence after which the next view excludes a server; 2 heartbeats or more."
     )
     assume_dead_seconds: Annotated[float, Field(ge=0.02, le=86400)] = Field(
         default=30.0,
@@ -385,5 +386,5 @@ class Recovery(FieldsModel):
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="When and where checkpoints are written.")
     chain: Chain = Field(default_factory=Chain, description="How updates travel down the chain (Chain and Hybrid).")
     buffer: Buffer = Field(default_factory=Buffer, description="The log of gradients in Redis (Stateless and Hybrid).")
-    staleness: Staleness = Field(default_factory=Staleness, description="What is done about stale gradients.")
-    failover: Failover = Field(default_factory=Failover, description="How a loss is detected and answered.")
+    staleness: Staleness = Field(default_factory=Staleness, description="How stale gradients are handled.")
+    failover: Failover = Field(default_factory=Failover, description="How a loss is detected and handled.")

@@ -41,7 +41,7 @@ class ConditionStatus(StatusModel):
     message: str = Field(max_length=32768, description="Why, as a sentence for people; may be empty.")
     last_transition_time: Time = Field(description="When the condition last changed its status.")
     observed_generation: int | None = Field(
-        default=None, ge=0, description="The metadata.generation that the condition speaks of."
+        default=None, ge=0, description="The metadata.generation for which the condition was set."
     )
 
 
@@ -80,14 +80,14 @@ class FailoverGradients(StatusModel):
     buffered: int | None = Field(default=None, description="Gradients buffered while there was no head.")
     replayed: int | None = Field(
         default=None,
-        description="Hybrid: gradients that the new head applied from Redis until it had taken all that lay there at "
-        "its promotion; told when it has. Not told for Stateless, in which every gradient comes from there.",
+        description="Hybrid: gradients that the new head applied from Redis until it had applied all that Redis held "
+        "at its promotion; set when it has. Not set for Stateless, in which every gradient comes from Redis.",
     )
     lost: int | None = Field(
         default=None,
-        description="Updates that a rollback to a checkpoint took from the shard: the last version that it told, or "
-        "that workers had pulled from it, as their next gradients tell, less the checkpoint's. 0 without a rollback, "
-        "also where a relaxed acknowledgement lost something.",
+        description="Updates that a rollback to a checkpoint took from the shard: the last version that it reported, "
+        "or that workers had pulled from it (their next gradients show it), less the checkpoint's. 0 without a "
+        "rollback, also if a relaxed acknowledgement lost gradients.",
     )
 
 
@@ -95,16 +95,16 @@ class FailoverStatus(StatusModel):
     target: str = Field(description="What was lost: the name of a server or worker, or redis.")
     cause: str = Field(default="", description="How it was lost, as one word.")
     role: str | None = Field(default=None, description="What it was: head, middle, tail, single, worker or redis.")
-    epoch: int | None = Field(default=None, description="Epoch of the view that answers the loss.")
+    epoch: int | None = Field(default=None, description="Epoch of the view that handles the loss.")
     restore: str | None = Field(
         default=None, description="What that view restores from: null (a replica held it), buffer, or a checkpoint."
     )
-    message: str | None = Field(default=None, description="What is known of the cause: the last words, OOMKilled.")
+    message: str | None = Field(default=None, description="Details of the cause, such as the last error or OOMKilled.")
     detected_time: Time | None = Field(default=None, description="When the loss was noticed.")
-    decided_time: Time | None = Field(default=None, description="When the view that answers it was recorded.")
+    decided_time: Time | None = Field(default=None, description="When the view that handles it was recorded.")
     promoted_time: Time | None = Field(default=None, description="When the new head had installed that view.")
     first_update_time: Time | None = Field(default=None, description="When the first update was applied after it.")
-    gradients: FailoverGradients | None = Field(default=None, description="What became of the gradients meanwhile.")
+    gradients: FailoverGradients | None = Field(default=None, description="Outcome of the gradients meanwhile.")
 
 
 class GradientsStatus(StatusModel):
@@ -131,7 +131,7 @@ class CostStatus(StatusModel):
     recomputed: float | None = Field(
         default=None,
         description="The part of it for workers whose updates rollbacks took: the share that those are of all updates. "
-        "Not told after a rollback of a job that began from another one's checkpoint.",
+        "Not set after a rollback of a job that began from another one's checkpoint.",
     )
 
 
@@ -139,12 +139,12 @@ class TrainingJobStatus(StatusModel):
     state: str | None = Field(default=None, description="One word for display; programs read the conditions.")
     waiting: str | None = Field(
         default=None,
-        description="What the job's pods wait for, as one word a cause; the condition PodsReady has the words. Left "
-        "out while nothing waits.",
+        description="What the job's pods wait for, one word for each cause; the condition PodsReady has the message. "
+        "Left out while nothing waits.",
     )
     conditions: list[ConditionStatus] = Field(
         default_factory=list,
-        description="What holds and what does not (metav1.Condition).",
+        description="Conditions (metav1.Condition).",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     observed_generation: int | None = Field(default=None, description="The metadata.generation last acted on.")
@@ -156,7 +156,7 @@ class TrainingJobStatus(StatusModel):
     workers: WorkersStatus | None = Field(default=None, description="Workers, and what the scale subresource reads.")
     failovers: list[FailoverStatus] | None = Field(
         default=None,
-        description="The newest 100 losses: what was lost, and when each step of the answer was taken.",
+        description="The newest 100 losses: what was lost, and when each step of the failover took place.",
     )
     failover_count: int | None = Field(default=None, description="Losses so far, also those no longer listed.")
     gradients: GradientsStatus | None = Field(default=None, description="Counts of gradients.")
@@ -165,7 +165,7 @@ class TrainingJobStatus(StatusModel):
     completion_time: Time | None = Field(default=None, description="When the job completed or failed.")
     record: str | None = Field(
         default=None,
-        description="The operator's own memory between two looks. Not an interface: it changes with every release.",
+        description="The operator's own memory between two turns. Not an interface: it changes with every release.",
     )
 
     def to_json(self) -> dict[str, Any]:
