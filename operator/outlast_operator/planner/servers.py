@@ -58,7 +58,7 @@ def _plan_server(turn: Turn, s: Shard, index: int, name: str) -> None:
         assert storage is not None, "nothing starts before that is known"
         start = StartProcess(name, "server", s.shard, index, replaces=replaces, storage=storage)
         turn.do(replace(start, claim=_claim(turn, name)))
-        turn.explain(f"{name} is started")
+        turn.explain(f"starting {name}")
 
 
 def _claim(turn: Turn, name: str) -> int:
@@ -147,7 +147,7 @@ def plan_redis(turn: Turn, shards: list[Shard]) -> None:
         count_exit(turn, process)
     if may_start(turn, "redis"):
         turn.do(StartRedis(None if process is None else process.instance))
-        turn.explain("redis is started")
+        turn.explain("starting redis")
 
 
 def runs_redis(turn: Turn) -> bool:
