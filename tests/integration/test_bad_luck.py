@@ -73,7 +73,7 @@ def test_what_is_no_job_is_refused(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--kill", "boss@1s"], "'boss' is no target"),
+        (["--kill", "boss@1s"], "'boss' is not a target"),
         (["--kill", "server-3@1s"], "the job has server-0 to server-2"),
         (["--kill", "redis@1s"], "starts no Redis"),
         (["--run-dir", "/tmp/" + "x" * 80], "too long for unix sockets"),

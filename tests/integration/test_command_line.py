@@ -75,7 +75,7 @@ def test_a_job_that_cannot_work_fails_with_its_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kill", "words"),
     [
-        ("boss@1s", "'boss' is no target"),
+        ("boss@1s", "'boss' is not a target"),
         ("server-3@1s", "the job has server-0 to server-2"),
         ("redis@1s", "starts no Redis"),
     ],

@@ -53,24 +53,24 @@ def test_parses(
     [
         ("head", "there is no WHEN; write TARGET@WHEN"),
         ("head@", "there is no WHEN"),
-        ("@15s", "'' is no target"),
+        ("@15s", "'' is not a target"),
         ("boss@15s", "'boss' is not a target; use head, tail, server-N"),
-        ("worker@15s", "'worker' is no target"),
-        ("server--1@15s", "'server--1' is no target"),
-        ("workers/1@15s", "'workers/1' is no target"),
+        ("worker@15s", "'worker' is not a target"),
+        ("server--1@15s", "'server--1' is not a target"),
+        ("workers/1@15s", "'workers/1' is not a target"),
         ("head@15", "'15' is not a WHEN; use a time with its unit"),
-        ("head@soon", "'soon' is no WHEN"),
+        ("head@soon", "'soon' is not a WHEN"),
         ("head@step=5", "'step=5' is not a WHEN; use a time (15s), update=N, accuracy=X or after=15s"),
         ("head@update=0", "update=0 is not a whole number above 0"),
         ("head@update=1.5", "update=1.5 is not a whole number above 0"),
         ("head@accuracy=90", "accuracy=90 is not a fraction between 0 and 1"),
         ("head@accuracy=0", "accuracy=0 is not a fraction"),
         ("head@after=5", "'5' is not a WHEN; use a time with its unit"),
-        ("head@15s+", "'' is no DOWN; use a time with its unit"),
-        ("head@15s+ever", "'ever' is no DOWN"),
+        ("head@15s+", "'' is not a DOWN; use a time with its unit"),
+        ("head@15s+ever", "'ever' is not a DOWN"),
         ("head@15s:HUP", "'HUP' is not a signal to kill with; use KILL, TERM, STOP"),
-        ("head@15s:", "'' is no signal to kill with"),
-        ("head@15s:KILL+5s", "'KILL+5s' is no signal to kill with"),
+        ("head@15s:", "'' is not a signal to kill with"),
+        ("head@15s:KILL+5s", "'KILL+5s' is not a signal to kill with"),
     ],
 )
 def test_says_what_is_wrong(text: str, words: str) -> None:
@@ -152,7 +152,7 @@ def test_after_counts_from_when_the_kill_before_it_was_carried_out() -> None:
 
 
 def test_the_first_kill_follows_none() -> None:
-    with pytest.raises(KillError, match="there is no kill before it"):
+    with pytest.raises(KillError, match="no kill comes before it"):
         check_order([parse_kill("head@after=5s"), parse_kill("head@1s")])
     check_order([parse_kill("head@1s"), parse_kill("head@after=5s")])
 

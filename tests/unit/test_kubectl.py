@@ -330,7 +330,7 @@ def test_errors_are_words(api: ApiServer, client: Client) -> None:
     with pytest.raises(JobError, match="there is no TrainingJob absent in namespace team"):
         client.get("absent")
     api.answers[f"GET {JOBS}/mnist"] = [(404, {"message": "the server could not find the requested resource"})]
-    with pytest.raises(JobError, match="knows no TrainingJobs; install the chart first"):
+    with pytest.raises(JobError, match="has no resource TrainingJob; install the chart first"):
         client.get("mnist")
 
 

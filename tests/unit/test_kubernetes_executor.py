@@ -180,7 +180,7 @@ def test_somebody_elses_pod_under_the_name_is_left_alone(operator: Operator) -> 
     assert operator.look().processes == {}
     wait = operator.executor.refusals.waits["server-0"]
     assert (wait.reason, wait.final) == ("NameTaken", False)
-    assert "belongs to somebody else" in wait.message
+    assert "has another owner" in wait.message
     assert operator.api.deletions == []
 
 

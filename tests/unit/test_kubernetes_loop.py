@@ -249,7 +249,7 @@ def test_somebody_elses_secret_is_not_used() -> None:
     world.api.create("", "n", "secrets", {"kind": "Secret", "metadata": {"name": "mnist-token"}, "data": {}})
     world.settle()
     assert world.events() == ["NameTaken"]
-    assert "belongs to somebody else" in world.condition("PodsReady")["message"]
+    assert "has another owner" in world.condition("PodsReady")["message"]
     assert world.api.names("pods") == []
 
 

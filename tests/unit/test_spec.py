@@ -293,8 +293,8 @@ def test_spec_that_is_no_spec(raw: Any) -> None:
 # --- what is wrong around it ----------------------------------------------------------------------------------------
 
 NAME = (
-    " must be a DNS label (lower-case letters, digits and '-', beginning with a letter) of at most 45 characters, for "
-    "the names of its pods are made from it"
+    " must be a DNS label (lower-case letters, digits and '-', beginning with a letter) of at most 45 characters, "
+    "because the names of its pods are made from it"
 )
 
 

@@ -133,7 +133,7 @@ def _parse_duration(text: str, raw: str, part: str) -> float:
     match = _DURATION.fullmatch(raw)
     if match is None:
         others = ", update=N, accuracy=X or after=15s" if part == "WHEN" else ""
-        raise KillError(f"--kill {text}: {raw!r} is no {part}; use a time with its unit (500ms, 15s, 2m){others}")
+        raise KillError(f"--kill {text}: {raw!r} is not a {part}; use a time with its unit (500ms, 15s, 2m){others}")
     return float(match[1]) * _UNITS_S[match[2]]
 
 
