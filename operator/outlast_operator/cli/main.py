@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # `outlast ... | head`: nobody listens, which is no error of ours
+        sys.stderr.close()  # `outlast ... | head`: the reader has gone, which is no error
         return EXIT_OK
 
 

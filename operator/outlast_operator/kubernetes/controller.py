@@ -1,12 +1,12 @@
-"""All jobs of this operator: a loop for each while it leads, and a look whether the watches tell everything.
+"""All jobs of this operator: a loop for each while it leads, and audits of the watches.
 
-Rules. (1) Whoever does not lead keeps its cache and acts on nothing. (2) Who begins to lead lists once, so that no loop
-starts from less than what there is. (3) Each minute, leading or not, and at once when a watch was begun anew, the lists
-are compared with what the watches have told: what they missed is put right. When they miss things twice in a row, or
-the comparison fails again and again, nobody knows whether events flow and `healthy` says so; the kubelet then restarts
-this process. (4) A leader that has lost the lead ends its loops for good: each of them acts no more from that moment,
-whatever its requests wait for, also when this operator leads again. It begins as any new leader does, with a list and
-with new loops.
+Rules. (1) A non-leader maintains its cache but takes no action. (2) A new leader lists once, so that no loop starts
+from an incomplete cache. (3) Each minute, leader or not, and at once when a watch was restarted, the lists are
+compared with the cache, and what the watches missed is corrected. When they miss changes twice in a row, or the
+comparison fails repeatedly, it is unknown whether events flow and `healthy` is False; the kubelet then restarts this
+process. (4) A leader that has lost the Lease ends its loops for good: from then on none of them acts, even if its
+requests are still pending and this operator leads again. Then it begins as any new leader does, with a list and with
+new loops.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Controller:
         self._unanswered = False
 
     def start(self) -> None:
-        """Look after the watches, whoever leads."""
+        """Audit the watches, leader or not."""
         self._pulse.start()
         threading.Thread(target=self._audit_for_ever, name="audit", daemon=True).start()
 
@@ -171,7 +171,7 @@ class Controller:
                 self.audit(counts=not relisted)
 
     def audit(self, counts: bool = True) -> None:
-        """Compare and put right. `counts`: it is a fault of the watches if they are behind."""
+        """Compare and correct. `counts`: it is a fault of the watches if they are behind."""
         try:
             behind = self._audit()
         except Exception as error:
@@ -186,7 +186,7 @@ class Controller:
             log.warning("watches missed %d objects", behind)
 
     def _audit(self) -> int:
-        """Returns of how many objects the watches have not told."""
+        """Returns how many objects the watches missed."""
         jobs, pods, as_of = self._list("0")
         behind = self.cache.behind(jobs, pods)
         if behind:
@@ -196,7 +196,7 @@ class Controller:
         return len(behind)
 
     def _list(self, version: str) -> tuple[list[Json], list[Json], int]:
-        """Jobs, pods of ours, the oldest version of the lists. `version` "0": as the API server has it at hand."""
+        """Jobs, their pods, the oldest version of the lists. `version` "0": from the API server's own cache."""
         query = {"resourceVersion": version} if version else {}
         jobs: list[Json] = []
         pods: list[Json] = []

@@ -155,7 +155,7 @@ def make_registry(controller: Controller, end: Callable[[], None]) -> kopf.Opera
         settings.scanning.disabled = True  # needs no rights on namespaces and CustomResourceDefinitions
         settings.posting.enabled = False
         settings.posting.level = logging.CRITICAL
-        settings.watching.label_selectors["pods"] = JOB_LABEL  # the API server leaves out everybody else's
+        settings.watching.label_selectors["pods"] = JOB_LABEL  # the API server leaves out other pods
         settings.watching.server_timeout = WATCH_TIMEOUT_S
         settings.watching.client_timeout = WATCH_TIMEOUT_S + 30
         settings.persistence.finalizer = f"{GROUP}/never"

@@ -28,7 +28,7 @@ class Drill:
         self._stopped: list[tuple[float, str, int]] = []  # (continue at, name, pid)
 
     def step(self, t_s: float | None, version: int, accuracy: float | None, cast: Cast) -> list[str]:
-        """Kill whoever is due. Returns a line for each kill."""
+        """Carry out the kills that are due. Returns a line for each kill."""
         lines = self._continue_stopped()
         for ticket, kill in self._schedule.due(t_s, version, accuracy):
             names = resolve(kill, cast)

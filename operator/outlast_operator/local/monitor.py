@@ -212,7 +212,7 @@ class Monitor:
 
 
 def current_version(probes: Iterable[Probe]) -> int:
-    """The version that all shards have reached, as their heads (or whoever serves) say; 0 before anybody does."""
+    """The version that all shards have reached, as their heads (or serving members) report; 0 before any does."""
     shards: dict[int, int] = {}
     for probe in probes:
         if probe.initialised and (probe.role in ACTING or probe.serving):

@@ -273,8 +273,8 @@ class Runner:
         return ServerControl(server.address, self.config.job_uid, self.config.token, timeout_s=1.0)
 
     def _stop_training(self) -> None:
-        """End the operator (it would replace whoever leaves) and the workers: what they saw acknowledged is then final,
-        and can be compared with what the servers hold."""
+        """End the operator (it would replace processes that leave) and the workers: what they saw acknowledged is then
+        final, and can be compared with what the servers hold."""
         self._end(lambda record: record.name == "operator", signal.SIGKILL)
         self._end(lambda record: record.meta.get("role") in ("worker", "evaluator"), signal.SIGKILL)
         self._settle()

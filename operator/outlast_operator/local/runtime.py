@@ -217,7 +217,7 @@ class LocalRuntime:
             return next((r for r in self._records.values() if r.name == name and r.running), None)
 
     def _make_room(self, name: str, replaces: str | None) -> bool:
-        """End `replaces` if it still lives under this name. False: somebody else does."""
+        """End `replaces` if it still lives under this name. False: another process does."""
         living = self._running(name)
         if living is None:
             return True

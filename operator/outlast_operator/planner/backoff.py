@@ -69,7 +69,7 @@ def may_start(turn: Turn, name: str) -> bool:
     ends."""
     attempt = turn.status.attempts.get(name)
     longest_s = max(LONGEST_DELAY_S, turn.spec.recovery.failover.delay_seconds)
-    if attempt is not None and attempt.until > turn.now + longest_s:  # recorded by a clock that was ahead of ours
+    if attempt is not None and attempt.until > turn.now + longest_s:  # recorded by a clock that was ahead
         attempt = replace(attempt, until=turn.now + longest_s)
         turn.record(attempts={**turn.status.attempts, name: attempt})
     waits = attempt is not None and not turn.due(attempt.until)

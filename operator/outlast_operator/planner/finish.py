@@ -48,7 +48,7 @@ def check_fatal(turn: Turn, shards: list[Shard]) -> None:
 
 
 def plan_finish(turn: Turn, shards: list[Shard]) -> None:
-    """Record a goal that is reached; then finish the heads, wait for everybody, and record the success."""
+    """Record a goal that is reached; then finish the heads, wait for all processes, and record the success."""
     if turn.status.goal is None:
         goal = _goal_reached(turn, shards)
         if goal is None:

@@ -97,8 +97,8 @@ def _train(turn: Turn, shards: list[Shard]) -> None:
 
 
 def _suspend(turn: Turn, shards: list[Shard]) -> str:
-    """What is waited for; "" when everything has been stopped. Until the state is saved, losses are answered as ever:
-    a server that was lost is started again, for somebody must apply what Redis holds."""
+    """What the suspension waits for; "" when all processes have ended. Until the state is saved, losses are handled as
+    usual: a lost server is started again, because a server must apply what Redis holds."""
     if not suspend.is_stopping(turn) and turn.status.views:
         _keep_servers(turn, shards)
         write_ledger(turn, shards)

@@ -1,10 +1,10 @@
-"""Who reaches Redis: the operator, by its own questions, and the heads, by what they tell.
+"""Which processes reach Redis: the operator, by its own requests, and the heads, by their reports.
 
-Rules. (1) Redis answers if it answers anybody. (2) The operator ends a Redis only if a head does not reach it either:
-otherwise a Redis that works would end with the operator's connection, and with it gradients that are acknowledged and
-not applied yet. While no head asks, Redis stays. (3) An answer to a head counts for `FRESH_S`, and never for a Redis
-that has ended since, or was started (in place, too) afterwards. (4) Workers do not tell whether they reach Redis. (5) A
-head of an older trainer image does not tell either: where there is one, the operator's own questions decide. (6) A
+Rules. (1) Redis answers if it answers any of them. (2) The operator ends a Redis only if a head does not reach it
+either: otherwise a working Redis would end with the operator's connection, and lose gradients that are acknowledged
+and not applied yet. While no head asks, Redis stays. (3) An answer to a head counts for `FRESH_S`, and never for a
+Redis that has ended since, or was started (in place, too) afterwards. (4) Workers do not report whether they reach
+Redis. (5) Nor does a head of an older trainer image: with such a head, the operator's own requests decide. (6) A
 refusal (Redis loads its file, or cannot write to it) is no answer, and no silence: Redis is not ended for it.
 """
 
@@ -19,7 +19,7 @@ FRESH_S = 8.0  # longer than a head waits for one answer
 
 
 def answers(turn: Turn) -> bool:
-    """Whether Redis answers anybody, as far as known."""
+    """Whether Redis answers any process, as far as known."""
     return turn.observed.redis.up or answers_a_server(turn)
 
 

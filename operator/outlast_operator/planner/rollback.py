@@ -1,7 +1,7 @@
-"""What each strategy wants after a loss that left nobody: where state comes from, and what must be proved first.
+"""What each strategy does after a loss that left no member: where state comes from, and what must be proved first.
 
 Rules:
- 1. Losses that leave a caught-up member are membership.py's affair, for every strategy alike.
+ 1. membership.py handles losses that leave a caught-up member, for every strategy alike.
  2. Checkpoint, Chain, Hybrid: a rollback. It takes *all* shards to one complete checkpoint, in a new history, once
     every old process of the shards that lost everything is proved dead.
  3. Stateless: a new server rebuilds from Redis in the same history. Redis fences the old one: nothing is to be proved.
@@ -9,7 +9,7 @@ Rules:
     lost a snapshot that a head told of (the server reports `restore_error`), it is a rollback like any other; where no
     checkpoint exists either, to the initial weights.
  4. A chain whose last members are merely silent waits for them up to `assumeDeadSeconds`: they hold acknowledged
-    gradients that nobody else has. A lone server by design (Checkpoint) is not waited for, it has a checkpoint.
+    gradients that no other server has. The single server of Checkpoint is not waited for: it has a checkpoint.
  5. A checkpoint that could not be restored from is never chosen again.
 """
 

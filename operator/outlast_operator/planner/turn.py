@@ -1,10 +1,10 @@
-"""One turn of the planner: what it looks at, and the draft of what it will answer.
+"""One turn of the planner: what it observes, and the draft of its answer.
 
 Rules:
  1. Nothing here outlives the turn: what must be remembered is in the draft status.
- 2. A timer ("since when has this been so?") lives as long as it is asked for every turn; one that nobody asked for is
-    forgotten. So a condition that ends and begins again starts anew.
- 3. Whoever waits for a time says so (`wake`), so that the loop can sleep exactly.
+ 2. A timer ("since when has this been so?") lives as long as each turn asks for it; else it is forgotten. So a
+    condition that ends and begins again starts a new timer.
+ 3. Code that waits for a time calls `wake`, so that the loop can sleep exactly.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Turn:
         """
         if not holds:
             return None
-        # A recorded time to come is that of another operator, whose clock was ahead of ours.
+        # A recorded time in the future is that of another operator, whose clock was ahead.
         recorded = min(self.recorded.since.get(key, self.now if start is None else start), self.now)
         return self.timers.setdefault(key, recorded)
 
@@ -121,7 +121,7 @@ def server_name(spec: JobSpec, shard: int, index: int) -> str:
 
 
 def server_names(spec: JobSpec, shard: int) -> list[str]:
-    """Names of the servers of a shard; which of them is head is the view's affair.
+    """Names of the servers of a shard; the view says which of them is head.
 
     A shard with one server has two names: while the server leaves under one, its replacement starts under the other.
     """

@@ -106,7 +106,7 @@ def _start(turn: Turn, slot: int, process: Process | None) -> None:
 
 def _keep(turn: Turn, slot: int, process: Process, recorded: int) -> None:
     if process.incarnation < recorded and process.phase == "running":
-        # Somebody else was given the slot meanwhile: this one is fenced, and another start gets a newer incarnation.
+        # Another process got the slot meanwhile: this one is fenced, and the next start gets a newer incarnation.
         turn.do(KillProcess(process.name, process.instance, f"incarnation {process.incarnation} is fenced"))
     elif process.incarnation > recorded:  # a record was lost: never fall behind what exists
         turn.record(incarnations={**turn.status.incarnations, slot: process.incarnation})

@@ -24,12 +24,12 @@ log = logging.getLogger("outlast.runtime")
 
 
 class Conflict(Exception):
-    """The recorded status is not the one that was observed: somebody else wrote it."""
+    """The recorded status is not the one that was observed: another client wrote it."""
 
 
 class Runtime(Protocol):
     def observe(self) -> ObservedJob:
-        """Everything known now, without waiting for anybody who does not answer."""
+        """Everything known now, without waiting for processes that do not answer."""
         ...
 
     def write_status(self, status: JobStatus, expected_version: str | None) -> str:
@@ -65,5 +65,5 @@ def run_turn(runtime: Runtime, decide: Callable[[ObservedJob, float], Plan], now
 
 
 def is_over(observed: ObservedJob) -> bool:
-    """The outcome is recorded and nobody is left to wait for."""
+    """The outcome is recorded and no process is left to wait for."""
     return observed.status.outcome is not None and not any(p.alive for p in observed.processes.values())

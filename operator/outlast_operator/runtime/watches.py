@@ -1,13 +1,13 @@
-"""Threads that listen: one to each server (status as it changes), one to Redis. They keep the newest word and wake.
+"""Threads that listen: one to each server (status as it changes), one to Redis. They keep the newest report and wake.
 
-A watch decides nothing. It calls `wake` when something happened that a plan could answer; a version that merely grew
-is no such thing (the planner looks at each heartbeat anyway), but reaching the job's goal is.
+A watch decides nothing. It calls `wake` on changes that a plan could act on; a growing version is none (the planner
+looks at each heartbeat anyway), but reaching the job's goal is.
 
-Only the peer's own host can say that nobody is there: it refuses (ECONNREFUSED), resets or ends a connection. Every
-other error (no route, no descriptor, a handshake that is refused) is one of ours, and counts as silence.
+Only the peer's own host can report its absence: it refuses (ECONNREFUSED), resets or ends a connection. Every other
+error (no route, no descriptor, a refused handshake) is the operator's own, and counts as silence.
 
-An address may become another's: each new connection is preceded by the question whether the address is still the
-peer's (`may_dial`). An established one is kept until it ends, for its end is the proof of a death.
+An address may become another pod's: before each new connection the watch asks whether the address is still the peer's
+(`may_dial`). An established connection is kept until it ends, because its end is the proof of a death.
 """
 
 from __future__ import annotations

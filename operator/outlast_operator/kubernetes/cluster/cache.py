@@ -1,10 +1,10 @@
-"""What the watches have told: TrainingJobs, and the pods that they own. Never asked for by listing.
+"""TrainingJobs and the pods that they own, as the watches delivered them. Never filled by listing.
 
-Rules. (1) Of two states of one object the newer counts (by resource version), whichever way they came: from a watch, or
-as the answer to a request of ours. (2) An object that was deleted stays deleted; of each process the last states of its
-newest deleted pods are kept, for they say how a container ended. Of pods no more is kept than is ever read. (3) A pod
-belongs to the job that its owner reference names, of the pod's own namespace and in full (`names.owner_of`); pods
-without one belong to no job, whatever their labels say.
+Rules. (1) Of two states of one object the newer counts (by resource version), whichever way they came: from a watch,
+or as the answer to the operator's own request. (2) An object that was deleted stays deleted; of each process the last
+states of its newest deleted pods are kept, because they show how a container ended. Only the fields that are read are
+kept. (3) A pod belongs to the job that its owner reference names, of the pod's own namespace and in full
+(`names.owner_of`); pods without one belong to no job, whatever their labels say.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The operator's clock: wall time, but never set back or forward while it runs.
 
-Times that are recorded must mean the same to the next operator; intervals measured within one must survive that
-somebody sets the clock. So it starts at wall time and goes on monotonically.
+Recorded times must mean the same to the next operator; intervals measured within one must survive a change of the
+system clock. So this clock starts at wall time and advances monotonically.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def now() -> float:
 class Pulse:
     """Notices when this whole process was held up (stopped, starved): silence meanwhile proves nothing.
 
-    Whoever asks first after a stop finds the gap, whether the pulse has beaten again or not.
+    The first caller after a stop sees the gap, whether or not the pulse has beaten again.
     """
 
     PERIOD_S, HELD_UP_S = 0.1, 0.5

@@ -1,11 +1,11 @@
-"""Who leads: one of several operators holds a Lease (coordination.k8s.io) and renews it; the others wait.
+"""Leader election: one of several operators holds a Lease (coordination.k8s.io) and renews it; the others wait.
 
-Rules. (1) Whoever finds the Lease unchanged for `DURATION_S`, on its own clock, may take it: clocks need not agree. (2)
-Who has not renewed for `DEADLINE_S`, less than that, leads no more, whatever its calls wait for: `holds` is asked
-before each act, and a watchdog beside the calls tells of the loss. (3) Two leaders for a moment would still do no harm:
-views are recorded by compare-and-swap. (4) A leader that leaves gives the Lease back, so that the next need not wait.
-(5) The identity of an operator in a pod is the pod's name: restarted in place it goes on at once, for the process
-before it is dead.
+Rules. (1) An operator that sees the Lease unchanged for `DURATION_S`, on its own clock, may take it: clocks need not
+agree. (2) An operator that has not renewed for the shorter `DEADLINE_S` is no longer leader, even if its calls are
+still pending: each action asks `holds` first, and a watchdog beside the calls reports the loss. (3) Two leaders for a
+moment would do no harm: views are recorded by compare-and-swap. (4) A leader that leaves releases the Lease, so that
+the next need not wait. (5) The identity of an operator in a pod is the pod's name: restarted in place it continues at
+once, because the process before it is dead.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Leadership:
         except ApiError as error:
             self._held = None
             if error.conflict or error.not_found:
-                return False  # somebody else was quicker
+                return False  # another operator was faster
             raise
         return True
 

@@ -1,7 +1,7 @@
 """Threads for what the loops do not wait for, and each job's share of them.
 
 Rules. (1) What may hang is kept apart by what it hangs on: servers' answers, a volume, the API server.
-(2) No job has more than its share under way: what else it hands in waits in its own line, and not in everybody's.
+(2) No job has more than its share running: its further tasks wait in the job's own queue, not in the shared one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Share(Executor):
         return done
 
     def _next(self) -> None:
-        """Do the first in the line; then make room for somebody else before the next."""
+        """Run the first task of the queue; then let another job run before the next."""
         with self._lock:
             done, call = self._line.popleft()
         try:

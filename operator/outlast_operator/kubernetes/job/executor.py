@@ -156,7 +156,7 @@ class Executor:
             self._granted(name)
 
     def _adopt(self, name: str, pod: Json) -> None:
-        """The very pod exists: made by an operator before us, or by somebody who is not one."""
+        """The very pod exists: made by an earlier operator, or by another client."""
         its_name = pod["metadata"]["name"]
         existing = self._api.get(CORE, self._ref.namespace, "pods", its_name)
         if is_owned(existing, self._ref):
@@ -330,7 +330,7 @@ def _dismiss(control: ServerControl) -> None:
 
 
 def read_slots(text: str) -> dict[int, int]:
-    """The annotation of a worker's further slots; what somebody else wrote there counts for nothing."""
+    """The annotation of a worker's further slots; what another client wrote there is ignored."""
     try:
         raw = json.loads(text)
         return {int(slot): int(incarnation) for slot, incarnation in raw.items()}

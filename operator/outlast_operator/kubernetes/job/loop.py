@@ -153,13 +153,13 @@ class JobLoop:
         self._sleep(now + UNREADABLE_S)
 
     def _give_way(self, conflicts: int) -> None:
-        """One conflict is answered at once. Who meets one after another has a rival, and neither gets on by haste."""
+        """Retry one conflict at once. Repeated conflicts mean another writer: back off with jitter."""
         if conflicts > CONFLICTS_AT_ONCE:
             longest_s = min(FIRST_RETRY_S * 2 ** min(conflicts - CONFLICTS_AT_ONCE, 10), RUNNING_RETRY_S)
             self._stopped.wait(longest_s * random.SystemRandom().uniform(0.5, 1.0))
 
     def _sleep(self, until: float | None) -> None:
-        """`until` None: go on at once."""
+        """`until` None: do not sleep."""
         if until is None or self._stopped.is_set():
             return
         if self._runtime is not None:
@@ -202,7 +202,7 @@ class JobLoop:
             look_again = min(look_again, turn.wake_at)
         if observed.status.outcome is None:
             return look_again
-        finished = self._finished(observed.status.t_completed or now)  # whoever still runs, or is kept by its policy
+        finished = self._finished(observed.status.t_completed or now)  # what still runs, or is kept by its policy
         kept = spec.run_policy.clean_pod_policy == "None" and not _is_to_leave(observed)
         return finished if kept or is_over(observed) else min(look_again, finished)
 

@@ -154,7 +154,7 @@ def read_pod(pod: Json, now: float, since: Since, gone: bool = False, trouble: s
 
 def may_dial(pod: Json | None, ip: str) -> bool:
     """Whether a new connection to `ip` reaches this pod's process: the object is there and has the address, and its
-    container runs. Afterwards the node may give the address to another pod, of anybody."""
+    container runs. Afterwards the node may give the address to any other pod."""
     status = (pod or {}).get("status") or {}
     if pod is None or status.get("podIP") != ip or status.get("phase") in ("Failed", "Succeeded"):
         return False

@@ -1,10 +1,10 @@
-"""`status.record`: the operator's memory of a job, in one string that says how it is written.
+"""`status.record`: the operator's memory of a job, in one string that names its format.
 
-Rules. (1) FORMAT:DATA. Format 1 is JSON without what equals its default, zlib, base64: a few lines on a terminal where
-the plain text was a wall. Format 0 had neither prefix nor compression, and is read still. (2) What is left out takes
-its default when it is read. So whoever changes a default of status.py makes a new format; the spec keeps all of its
-fields, for its defaults belong to the API. (3) What cannot be read is never taken for an empty memory: the job would
-begin from nothing, beside its own pods. Whoever reads it then raises `UnreadableRecord`, and does nothing.
+Rules. (1) FORMAT:DATA. Format 1 is JSON without what equals its default, zlib, base64: a few lines on a terminal
+where the plain text was a wall. Format 0 had neither prefix nor compression, and is read still. (2) What is left out
+takes its default when it is read. So a change of a default of status.py makes a new format; the spec keeps all of its
+fields, because its defaults belong to the API. (3) A record that cannot be read is never taken for an empty one: the
+job would start from nothing beside its own pods. The reader raises `UnreadableRecord`, and no action follows.
 """
 
 from __future__ import annotations

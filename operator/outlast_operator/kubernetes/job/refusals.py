@@ -72,7 +72,7 @@ def judge(error: ApiError, sent: Json) -> Refusal:
 
 
 def name_taken(kind: str, name: str) -> ApiError:
-    """For an object that somebody else has made under a name of ours."""
+    """For an object of another owner under a name that the job needs."""
     return ApiError(
         409, NAME_TAKEN, f"a {kind} named {name} exists and has another owner; delete it, or rename this job"
     )

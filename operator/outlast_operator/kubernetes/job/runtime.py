@@ -75,7 +75,7 @@ class Tools:
 
 
 class KubernetesRuntime:
-    """One job. `observe`, `write_status`, `execute` and `wait` belong to its loop; `wake` to anybody."""
+    """One job. `observe`, `write_status`, `execute` and `wait` belong to its loop; any thread may call `wake`."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class KubernetesRuntime:
         self.acceptance = acceptance
         self.events = events
         self.t_operator_start = tools.now()
-        self.conflicts = 0  # writes in a row that somebody else's came before
+        self.conflicts = 0  # writes in a row that met a newer one
         self._woken = threading.Event()
         self._storage = storage
         self._dependents = Dependents(tools.api, ref, tools.now)

@@ -1,7 +1,7 @@
 """Names, labels and owners of a job's children.
 
 A server keeps its host name over all its pods (`server-0` in the headless Service); a pod's own name ends in a tag that
-follows from what it is a start of, so that the same start has the same name whoever makes it.
+follows from what it is a start of, so that the same start has the same name in every operator.
 """
 
 from __future__ import annotations

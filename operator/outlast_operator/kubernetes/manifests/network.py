@@ -40,7 +40,7 @@ class Peers:
 
     namespace: str  # of the operators
     labels: Mapping[str, str]  # that all their pods have
-    metrics_from: Sequence[Json] = ()  # NetworkPolicyPeers that may ask for metrics; empty: everybody
+    metrics_from: Sequence[Json] = ()  # NetworkPolicyPeers that may scrape metrics; empty: all
 
 
 def network_policies(job: JobRef, spec: JobSpec, peers: Peers, others: Iterable[Json]) -> list[Json]:

@@ -1,7 +1,7 @@
-"""A user's PodTemplateSpec and our part of a pod, merged: the user's words are kept, gaps are filled, ours are added.
+"""A user's PodTemplateSpec and the operator's part of a pod, merged: the user's fields are kept, gaps are filled.
 
 Lists are merged by the key that Kubernetes merges them by (containers, env, volumes by name; mounts by path; ports by
-number). The container of ours is the one named `outlast` (`redis` in Redis's pod), else the first; others are the
+number). The process's container is the one named `outlast` (`redis` in Redis's pod), else the first; others are the
 user's sidecars.
 """
 
@@ -30,7 +30,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Ours:
-    """What a pod of ours needs beside the template."""
+    """What a job's pod needs beside the template."""
 
     metadata: Json
     image: str
@@ -85,7 +85,7 @@ def resources(cpu: str, memory: str, cpu_limit: str, memory_limit: str) -> Json:
 
 
 def without_resources(template: Mapping[str, Any] | None) -> Json:
-    """The template, where what its container of ours asks for is for another role."""
+    """The template without the resources of the process's container, which are for another role."""
     found = copy.deepcopy(dict(template or {}))
     containers = _list(pod_spec(found).get("containers"), "template.spec.containers")
     named = [c for c in containers if c.get("name") == CONTAINER]
@@ -153,12 +153,12 @@ def _container(theirs: Json, ours: Ours) -> Json:
 
 
 def pull_policy(image: str) -> str:
-    """No registry of this project serves what `make images` builds: such a name is free for anybody to register."""
+    """No registry of this project serves what `make images` builds: anyone could register such a name."""
     return "Never" if image.startswith(BUILT_HERE) else "IfNotPresent"
 
 
 def _environment(theirs: list[Json], ours: list[Json]) -> list[Json]:
-    """Ours win under names of ours; what else we set is a default."""
+    """The operator's variables win under reserved names; its others are defaults."""
     forced = [e for e in ours if e["name"].startswith(RESERVED)]
     defaults = [e for e in ours if not e["name"].startswith(RESERVED)]
     return _by("name", defaults, _by("name", [e for e in theirs if e.get("name") not in _names(forced)], forced))
