@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from outlast.api.base import PATTERNS, QUANTITY
+from outlast.api.job import API_VERSION, KIND
 from outlast.api.rules import RULES
-from outlast.api.spec import API_VERSION, KIND, JobSpec
+from outlast.api.spec import JobSpec
 from outlast.process import metrics as trainer_metrics
 from outlast.wire import frames as messages
 from outlast_operator.kubernetes import metrics as operator_metrics

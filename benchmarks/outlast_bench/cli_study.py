@@ -69,7 +69,7 @@ def _positive(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from outlast.api.spec import SpecError
+    from outlast.api.errors import SpecError
     from outlast_bench.study.design.records import StudyError
     from outlast_operator.local.redis import RedisMissing
 

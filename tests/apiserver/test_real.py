@@ -13,7 +13,7 @@ import yaml
 from apiserver_process import ApiServer, wait_until
 from spec_cases import job
 
-from outlast.api.spec import JobSpec, TrainingJob
+from outlast.api.job import TrainingJob, read_spec
 from outlast_operator.kubernetes import client as client_module
 from outlast_operator.kubernetes.client import Client
 from outlast_operator.kubernetes.cluster.api import CORE, JOBS, PLURAL, ApiError
@@ -59,7 +59,7 @@ def test_defaults_are_stored_and_are_those_of_python(server: ApiServer, namespac
     assert stored["spec"]["recovery"]["buffer"]["maxBytes"] == "1Gi"
     assert stored["spec"]["workers"]["replicas"] == 2
     assert "replicas" not in stored["spec"]["servers"], "it follows from the strategy"
-    assert JobSpec.from_json(stored["spec"]) == TrainingJob.load(job("")).spec
+    assert read_spec(stored["spec"]) == TrainingJob.load(job("")).spec
     again = server.api.get(JOBS, namespace, PLURAL, "mnist")
     assert again == stored
 

@@ -12,7 +12,7 @@ import yaml
 from chart_tools import CHART, EVERYTHING, ROOT, of_kind, only, refusal, render, run, template_text
 
 from outlast.api import crd
-from outlast.api.spec import TrainingJob
+from outlast.api.job import TrainingJob
 from outlast_operator.cli.main import make_parser
 
 KUBERNETES = ["1.30", "1.31", "1.33", "1.35", "1.37"]

@@ -12,7 +12,7 @@ import yaml
 from chart_tools import CHART, EVERYTHING, is_hook, of_kind, only, render, render_all, run
 
 from outlast.api import crd
-from outlast.api.spec import TrainingJob
+from outlast.api.job import TrainingJob
 from outlast_operator.cli import kubectl
 from outlast_operator.cli.main import make_parser
 from outlast_operator.kubernetes.check import check_job

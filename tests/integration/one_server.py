@@ -12,7 +12,7 @@ import torch
 from jobs import make_job
 
 from outlast.api.config import ProcessConfig, ServerAddress
-from outlast.api.spec import JobSpec
+from outlast.api.job import read_spec
 from outlast.api.view import Member, View
 from outlast.server.main import Server
 from outlast.worker.optimizer import Optimizer
@@ -54,7 +54,7 @@ class Job:
         strategy = "Stateless" if redis_url is not None else "Checkpoint" if replicas == 1 else "Chain"
         job = make_job(strategy, consistency, updates=updates, workers={"replicas": workers})
         job["spec"]["training"]["optimizer"] = optimizer
-        spec = JobSpec.from_json(job["spec"])
+        spec = read_spec(job["spec"])
         addresses = {
             f"server-{i}": f"unix:{directory}/server-{i}.sock"
             if transport == "unix"

@@ -16,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from outlast.api.spec import TrainingJob
+from outlast.api.job import TrainingJob
 from outlast.process.ledger import Fact
 from outlast_bench.promises.common import Progress, run_job
 from outlast_bench.study.backlog.policies import BY_NAME

@@ -22,6 +22,7 @@ from sim_server import SimServer
 from sim_worker import SimWorker
 from stores import Checkpoints, Redis, StatusStore
 
+from outlast.api.job import read_spec
 from outlast.api.schedule import rate_at
 from outlast.api.spec import JobSpec
 from outlast.api.view import View
@@ -84,7 +85,7 @@ class Scenario:
             },
             "failover": {"heartbeatSeconds": 0.25, "timeoutSeconds": 1.0, "assumeDeadSeconds": 5.0},
         }
-        return JobSpec.from_json({
+        return read_spec({
             "training": {
                 "task": "outlast.tasks.synthetic",
                 "consistency": self.consistency,

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from outlast.api.job import read_spec
 from outlast.api.spec import JobSpec
 from outlast.api.strategy import policy
 from outlast.api.view import BUFFER, EMPTY, View, last_state_name
@@ -65,7 +66,7 @@ def make_spec(strategy: str = "Chain", **changes: Any) -> JobSpec:
         for part in parents:
             at = at.setdefault(part, {})
         at[leaf] = value
-    return JobSpec.from_json(raw)
+    return read_spec(raw)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from outlast.api.document import read_document
-from outlast.api.spec import KIND
+from outlast.api.job import KIND
 
 
 def job(spec: str, base: str = "training: {task: a.b, stopAfter: {updates: 1}}") -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from outlast.api.job import read_spec
 from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes.job.acceptance import Account, accept
 from outlast_operator.kubernetes.job.status import invalid_status, shown_refusal
@@ -39,7 +40,7 @@ def job(**changes: Any) -> Json:
 def first() -> JobSpec:
     spec = accept(job(), None).spec
     assert spec is not None
-    return JobSpec.from_json(spec.to_json())
+    return read_spec(spec.to_json())
 
 
 def test_a_valid_spec_is_in_force() -> None:
@@ -234,7 +235,7 @@ def test_a_template_that_an_older_release_accepted_loses_the_operators_account(
     accepted = accept(job(**{f"{role}__template": template}), None).spec
     assert accepted is not None
     written, operator = job(**{f"{role}__template": template}), Account("n", account)
-    acceptance = accept(written, JobSpec.from_json(accepted.to_json()), operator)
+    acceptance = accept(written, read_spec(accepted.to_json()), operator)
     assert acceptance.spec is not None
     assert "is the operator's own ServiceAccount" in acceptance.message
     assert acceptance.spec.templates[f"{role.replace('__', '.')}.template"] == {

@@ -14,8 +14,8 @@ from api_server import evaluate, form_errors, refusals, shortest, spec_schema, t
 from spec_cases import INVALID, VALID, spec_of
 
 from outlast.api.errors import SpecError
+from outlast.api.job import read_spec
 from outlast.api.rules import RULES
-from outlast.api.spec import JobSpec
 
 
 def is_of_rule(message: str) -> bool:
@@ -69,7 +69,7 @@ def test_numbers_in_messages_read_as_the_api_server_writes_them() -> None:
 
 def errors_of(spec: Any) -> list[str]:
     with pytest.raises(SpecError) as caught:
-        JobSpec.from_json(spec)
+        read_spec(spec)
     return [str(error) for error in caught.value.errors]
 
 

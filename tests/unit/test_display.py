@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from outlast.api.spec import JobSpec
+from outlast.api.job import read_spec
 from outlast.api.view import Member, View
 from outlast_operator.local.display import Link, Scene, chain, outage_text, render, summary
 from outlast_operator.local.monitor import Moment, current_version
@@ -29,7 +29,7 @@ PROBES = {
 
 def scene(strategy: str = "Chain", **changes: Any) -> Scene:
     training = {"task": "outlast.tasks.synthetic", "stopAfter": {"updates": 400, "accuracy": 0.9}}
-    spec = JobSpec.from_json({"training": training, "recovery": {"strategy": strategy}})
+    spec = read_spec({"training": training, "recovery": {"strategy": strategy}})
     moment = Moment(time.monotonic(), 120, Evaluation(100, 0.72, 0.5), PROBES, 33.3, 130)
     return replace(Scene("job", spec, 12.0, moment, STATUS, {}, workers=2), **changes)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from outlast.api.spec import TrainingJob
+from outlast.api.job import TrainingJob
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").glob("*.md")])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from outlast.api.spec import TrainingJob
+from outlast.api.job import TrainingJob
 from outlast.tasks import base, fashion_mnist, language, resnet, synthetic
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fake_api import AtOnce, FakeApi
 
+from outlast.api.job import read_spec
 from outlast.api.spec import JobSpec
 from outlast.api.view import Member, View
 from outlast_operator.kubernetes.cluster.api import ApiError
@@ -28,7 +29,7 @@ Json = dict[str, Any]
 
 def spec(**parts: Any) -> JobSpec:
     raw: Json = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}, "recovery": {"strategy": "Hybrid"}}
-    return JobSpec.from_json({**raw, **parts})
+    return read_spec({**raw, **parts})
 
 
 class Operator:

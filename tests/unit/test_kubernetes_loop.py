@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_api import AtOnce, FakeApi
 
-from outlast.api.spec import JobSpec
+from outlast.api.job import read_spec
 from outlast.api.view import Member, View
 from outlast_operator.kubernetes.cluster.api import ApiError
 from outlast_operator.kubernetes.cluster.cache import Cache
@@ -518,7 +518,7 @@ def test_a_claim_that_another_one_replaced_is_waited_for_no_more() -> None:
     api.refuse = lambda plural, body: QUOTA if plural == "persistentvolumeclaims" else None
     ref = JobRef("mnist", "n", "job-uid")
     dependents = Dependents(api, ref, lambda: 100.0)  # type: ignore[arg-type]
-    spec = JobSpec.from_json({"training": {"task": "a.b", "stopAfter": {"updates": 1}}})
+    spec = read_spec({"training": {"task": "a.b", "stopAfter": {"updates": 1}}})
     storage = CheckpointStorage(api, ref, lambda: 100.0)  # type: ignore[arg-type]
     for generation in (0, 1):
         status = JobStatus(claims={"server-0": ServerClaim(generation)})

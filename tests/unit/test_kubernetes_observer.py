@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from outlast.api.spec import JobSpec
+from outlast.api.job import read_spec
 from outlast_operator.kubernetes.cluster.cache import Cache
 from outlast_operator.kubernetes.job import observer as module
 from outlast_operator.kubernetes.job.dependents import Secrets
@@ -46,7 +46,7 @@ class World:
         self.now, self.version = T0, 0
         self.cache = Cache(lambda namespace, name: None)
         raw = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}, "recovery": {"strategy": strategy}}
-        spec = JobSpec.from_json(raw)
+        spec = read_spec(raw)
         self.observer = Observer(self.cache, JobRef("mnist", "n", "j"), spec, lambda: None, lambda: self.now)
         self.observer.secrets = Secrets("t")
 
@@ -250,7 +250,7 @@ def test_a_pod_that_waits_is_known_to_be_outdated_when_its_template_changes(worl
     assert not world.look(after_s=WAITS_S).waits["server-0"].outdated
     raw = world.observer.spec.to_json()
     raw["servers"]["template"] = {"spec": {"containers": [{"image": "another"}]}}
-    world.observer.spec = JobSpec.from_json(raw)
+    world.observer.spec = read_spec(raw)
     assert world.look().waits["server-0"].outdated
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fake_api import FakeApi
 
+from outlast.api.job import read_spec
 from outlast.api.spec import JobSpec
 from outlast.api.view import Member, View
 from outlast_operator.kubernetes.cluster.api import ApiError
@@ -21,7 +22,7 @@ JOB = JobRef("mnist", "n", "uid-of-job")
 
 
 def spec(strategy: str = "Chain", **checkpoint: Any) -> JobSpec:
-    return JobSpec.from_json({
+    return read_spec({
         "training": {"task": "outlast.tasks.synthetic", "stopAfter": {"updates": 10}},
         "recovery": {"strategy": strategy, "checkpoint": checkpoint},
     })  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from outlast.api.spec import JobSpec
+from outlast.api.job import read_spec
 from outlast.model.flat import FlatModel
 from outlast.worker.local_steps import LocalSteps
 
@@ -95,7 +95,7 @@ def test_momentum_of_an_earlier_outage_is_forgotten() -> None:
     ],
 )
 def test_who_takes_local_steps(strategy: str, consistency: str, mode: str | None, expected: bool) -> None:
-    spec = JobSpec.from_json(
+    spec = read_spec(
         {
             "training": {"task": "a.b", "consistency": consistency, "stopAfter": {"updates": 1}},
             "recovery": {"strategy": strategy, "staleness": {"outage": {"mode": mode}}},

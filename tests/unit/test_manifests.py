@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from outlast.api.job import read_spec
 from outlast.api.spec import JobSpec
 from outlast.api.spec_fields import Claim
 from outlast_operator.kubernetes.manifests import children
@@ -28,7 +29,7 @@ def spec(**parts: Any) -> JobSpec:
         "training": {"task": "outlast.tasks.fashion_mnist", "stopAfter": {"updates": 10}},
         "recovery": {"strategy": "Chain"},
     }
-    return JobSpec.from_json({**raw, **parts})
+    return read_spec({**raw, **parts})
 
 
 def pod(action: StartProcess = SERVER, template: Json | None = None, job: JobRef = JOB, **parts: Any) -> Json:

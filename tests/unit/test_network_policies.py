@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fake_api import AtOnce, FakeApi
 
+from outlast.api.job import read_spec
 from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes.cluster.api import ApiError
 from outlast_operator.kubernetes.job.network import LOOK_S, PLURAL, Policies
@@ -26,7 +27,7 @@ DEFAULT_DENY = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 def spec(strategy: str = "Hybrid", **parts: Any) -> JobSpec:
     raw: Json = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}, "recovery": {"strategy": strategy}}
-    return JobSpec.from_json({**raw, **parts})
+    return read_spec({**raw, **parts})
 
 
 def policy(spec: Json, name: str = "theirs") -> Json:

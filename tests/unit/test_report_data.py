@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from outlast.api.job import read_spec
 from outlast.api.spec import JobSpec
 from outlast.process.ledger import Fact, LedgerRecord
 from outlast_operator.local.forkserver_client import ProcessRecord
@@ -21,7 +22,7 @@ T0 = 1000.0  # t_start
 
 
 def spec(**servers: int) -> JobSpec:
-    return JobSpec.from_json(
+    return read_spec(
         {
             "training": {"task": "outlast.tasks.synthetic", "stopAfter": {"updates": 100}},
             "recovery": {"strategy": "Chain"},

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import outlast_operator.kubernetes
 from outlast.api.crd import GROUP, PLURAL
-from outlast.api.spec import JobSpec
+from outlast.api.job import read_spec
 from outlast_operator.kubernetes.job.dependents import Dependents
 from outlast_operator.kubernetes.job.storage import CLAIMS
 from outlast_operator.kubernetes.manifests.names import JobRef
@@ -62,6 +62,6 @@ def rights_of(module: str, call: ast.Call, verb: str) -> Iterator[Right]:
 def dependents() -> set[str]:
     """What Dependents looks for or makes: of all that, requests are made in one place."""
     training = {"task": "a.b", "stopAfter": {"updates": 1}}
-    spec = JobSpec.from_json({"training": training, "recovery": {"strategy": "Stateless"}})
+    spec = read_spec({"training": training, "recovery": {"strategy": "Stateless"}})
     made = Dependents(None, JobRef("mnist", "n", "uid"), lambda: 0.0)  # type: ignore[arg-type]
     return {plural for plural, _ in made._wanted(spec)} | {CLAIMS}

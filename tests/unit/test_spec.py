@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from spec_cases import INVALID, NO_END, VALID, job
 
 from outlast.api.errors import SpecError
+from outlast.api.job import TrainingJob, read_spec
 from outlast.api.rules import LONGEST_CHILD_SUFFIX, NAME_LENGTH, RULES, value_at
-from outlast.api.spec import JobSpec, TrainingJob
 
 MINIMAL = """
 apiVersion: outlast.dev/v1alpha1
@@ -97,7 +97,7 @@ def test_attributes() -> None:
 )
 def test_default_replicas_follow_the_strategy(strategy: str | None, replicas: int, servers: dict[str, Any]) -> None:
     spec = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}, "recovery": {"strategy": strategy}, **servers}
-    assert JobSpec.from_json(spec).servers.replicas == replicas
+    assert read_spec(spec).servers.replicas == replicas
 
 
 def test_the_claim_that_the_operator_makes() -> None:
@@ -134,7 +134,7 @@ def test_json_is_canonical_and_round_trips() -> None:
     assert document["spec"]["servers"]["template"] == {"spec": {"nodeName": None}}, "opaque objects keep their nulls"
     assert TrainingJob.load(document) == loaded
     assert TrainingJob.load(document).to_json() == document
-    assert JobSpec.from_json(loaded.spec.to_json()) == loaded.spec
+    assert read_spec(loaded.spec.to_json()) == loaded.spec
 
 
 @pytest.mark.parametrize("never", ["0", "0.0", "null"])
@@ -146,7 +146,7 @@ def test_a_period_of_zero_is_none(never: str) -> None:
     assert not spec.recovery.checkpoint.periodic
     again = spec.to_json()
     assert again["training"]["evaluate"]["everySeconds"] is None
-    assert JobSpec.from_json(again) == spec
+    assert read_spec(again) == spec
 
 
 def test_metadata_and_status_of_a_stored_object_are_kept() -> None:
@@ -208,11 +208,11 @@ documents = st.fixed_dictionaries(
 @given(documents)
 def test_any_spec_round_trips(document: dict[str, Any]) -> None:
     before = copy.deepcopy(document)
-    spec = JobSpec.from_json(document)
+    spec = read_spec(document)
     assert document == before, "the input is left as it was"
     text = json.dumps(spec.to_json(), allow_nan=False)
-    assert JobSpec.from_json(json.loads(text)) == spec
-    assert json.dumps(JobSpec.from_json(json.loads(text)).to_json()) == text
+    assert read_spec(json.loads(text)) == spec
+    assert json.dumps(read_spec(json.loads(text)).to_json()) == text
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_all_errors_at_once_and_rules_that_read_no_wrong_field() -> None:
 
 def test_error_carries_path_value_and_message() -> None:
     with pytest.raises(SpecError) as caught:
-        JobSpec.from_json({"training": {"task": "a.b", "stopAfter": {"updates": 1}}, "servers": {"shards": 99}})
+        read_spec({"training": {"task": "a.b", "stopAfter": {"updates": 1}}, "servers": {"shards": 99}})
     (error,) = caught.value.errors
     assert (error.path, error.value, error.message) == ("spec.servers.shards", 99, "99 is too large; use 64 or less")
 
@@ -287,7 +287,7 @@ def test_error_carries_path_value_and_message() -> None:
 @pytest.mark.parametrize("raw", [None, 3, "x", [], {}])
 def test_spec_that_is_no_spec(raw: Any) -> None:
     with pytest.raises(SpecError, match=r"^spec(\.training)?: "):
-        JobSpec.from_json(raw)
+        read_spec(raw)
 
 
 # --- what is wrong around it ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from outlast.api.config import ProcessConfig
-from outlast.api.spec import JobSpec
+from outlast.api.job import read_spec
 from outlast.model.flat import FlatModel, byte_view, shard_ranges
 from outlast.tasks.base import Evaluation, Task, TaskError, load_task
 from outlast.wire.connection import Connection
@@ -87,7 +87,7 @@ class Puller:
 class Evaluator:
     def __init__(self, config: ProcessConfig) -> None:
         self.config = config
-        self.spec = JobSpec.from_json(config.spec)
+        self.spec = read_spec(config.spec)
         training = self.spec.training
         assert training.task is not None
         self.task = load_task(training.task, training.args, training.seed, list(config.extras.get("path", [])))

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from outlast.api.spec import TrainingJob
+from outlast.api.job import TrainingJob
 from outlast_operator.local.display import Scene, summary
 from outlast_operator.local.kills import Kill, Trigger, parse_kill
 from outlast_operator.local.runner import Result, RunFailed, Runner

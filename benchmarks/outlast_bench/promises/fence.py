@@ -148,13 +148,13 @@ def _steps(table: dict[str, Any], slot: int) -> int:
 
 def _initial(spec: dict[str, Any]) -> dict[str, Any]:
     """The meta of initial weights for one tensor of NUMEL parameters."""
-    from outlast.api.spec import JobSpec
+    from outlast.api.job import read_spec
     from outlast.model import optimizers
 
     place = {"name": "w", "shape": [NUMEL], "dtype": "float32", "offset": 0, "numel": NUMEL, "group": 0}
     return {
         "manifest": {"places": [place], "parameters": NUMEL, "numel": NUMEL},
-        "optimizer": optimizers.spec_description(JobSpec.from_json(spec).training.optimizer),
+        "optimizer": optimizers.spec_description(read_spec(spec).training.optimizer),
         "start": 0,
         "stop": NUMEL,
     }

@@ -113,7 +113,7 @@ def outlast_rounds(raw_config: dict[str, Any], numel: int) -> tuple[Callable[[],
     import torch
 
     from outlast.api.config import ProcessConfig
-    from outlast.api.spec import JobSpec
+    from outlast.api.job import read_spec
     from outlast.chain.events import Kind
     from outlast.model import optimizers
     from outlast.model.flat import Manifest, TensorPlace
@@ -122,7 +122,7 @@ def outlast_rounds(raw_config: dict[str, Any], numel: int) -> tuple[Callable[[],
 
     torch.set_num_threads(1)
     config = ProcessConfig.from_json(json.dumps(raw_config))
-    spec = JobSpec.from_json(config.spec)
+    spec = read_spec(config.spec)
     manifest = Manifest((TensorPlace("w", (numel,), "float32", 0, numel, 0),), numel, numel)
     description = optimizers.spec_description(spec.training.optimizer)
     client = Client(config, spec, manifest, description, torch.ones(numel))

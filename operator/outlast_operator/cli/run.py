@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from outlast.api.spec import SpecError, TrainingJob
+from outlast.api.errors import SpecError
+from outlast.api.job import TrainingJob
 from outlast_operator.cli.report import draw, without_series
 from outlast_operator.local.kills import FORM, Kill, KillError, parse_kill
 from outlast_operator.local.redis import RedisMissing

@@ -7,7 +7,8 @@ import argparse
 import json
 import sys
 
-from outlast.api.spec import SpecError, TrainingJob
+from outlast.api.errors import SpecError
+from outlast.api.job import TrainingJob
 
 EXIT_OK = 0
 EXIT_BAD_INPUT = 2

@@ -25,7 +25,7 @@ import urllib3
 from kubernetes import client, config
 
 from outlast.api.crd import PLURAL
-from outlast.api.spec import TrainingJob
+from outlast.api.job import TrainingJob
 from outlast_operator.kubernetes.cluster.api import CORE, JOBS, TIMEOUT, Api, ApiError, Json
 from outlast_operator.kubernetes.job.pods import our_container
 from outlast_operator.kubernetes.job_report import make_report

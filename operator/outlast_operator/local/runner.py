@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from outlast.api.config import ServerAddress
-from outlast.api.spec import TrainingJob
+from outlast.api.job import TrainingJob
 from outlast.wire.control import ServerControl
 from outlast_operator.local import prctl
 from outlast_operator.local.directory import RunDirectory, read_json

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig
-from outlast.api.spec import JobSpec
+from outlast.api.job import read_spec
 from outlast.api.view import Member
 from outlast.buffer.types import redis_maxmemory
 from outlast_operator.local.directory import RunConfig, RunDirectory, write_json
@@ -70,7 +70,7 @@ class LocalRuntime:
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
         self.config: RunConfig = directory.config()
-        self.spec = JobSpec.from_json(self.config.spec)
+        self.spec = read_spec(self.config.spec)
         self.t_operator_start = time.monotonic()
         self._woken = threading.Event()
         self._records: dict[str, ProcessRecord] = {}  # instance -> start, in order of start

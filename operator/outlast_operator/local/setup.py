@@ -15,7 +15,8 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from outlast.api.config import ServerAddress
-from outlast.api.spec import JobSpec, TrainingJob
+from outlast.api.job import TrainingJob
+from outlast.api.spec import JobSpec
 from outlast.api.spec_fields import BUFFERED
 from outlast_operator.local.directory import RunConfig, RunDirectory
 from outlast_operator.local.kills import Kill, check_kill, check_order

@@ -2,8 +2,8 @@
 
 Rules. (1) YAML is camelCase, Python snake_case; unknown fields are errors. (2) Nothing is converted: "3" is not 3, as
 the API server sees it too. (3) A null in a field that has no meaning for null counts as left out, as the API server
-prunes it before it fills in defaults. (4) `to_json()` holds every field, defaults included; `from_json` of it gives
-the same object.
+prunes it before it fills in defaults. (4) `to_json()` holds every field, defaults included; reading it gives the
+same object.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import types
 from fractions import Fraction
-from typing import Annotated, Any, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
@@ -109,7 +109,7 @@ class FieldsModel(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         alias_generator=to_camel,
-        validate_by_name=True,  # for code that builds specs; documents are read by alias alone, see `from_json`
+        validate_by_name=True,  # for code that builds specs; documents are read by alias alone (job.py)
         validate_by_alias=True,
         use_attribute_docstrings=False,
     )
@@ -131,8 +131,3 @@ class FieldsModel(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, camelCase, defaults filled in."""
         return self.model_dump(mode="json", by_alias=True)
-
-    @classmethod
-    def from_json(cls, raw: Any) -> Self:
-        """Raises pydantic's `ValidationError`; `JobSpec` overrides it with `SpecError`."""
-        return cls.model_validate(raw, by_alias=True, by_name=False)

@@ -12,15 +12,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from outlast.api.base import DNS_LABEL, PATTERNS
 from outlast.api.errors import FieldError, Location, show
+from outlast.api.schedule import Schedule
+from outlast.api.spec import JobSpec
 from outlast.api.spec_fields import BUFFERED
-
-if TYPE_CHECKING:
-    from outlast.api.schedule import Schedule
-    from outlast.api.spec import JobSpec
 
 # The longest name made from a job's: a worker's pod, `JOB-worker-SLOT-INCARNATION`. All must be DNS labels.
 LONGEST_CHILD_SUFFIX = "-worker-9999-99999"

@@ -7,15 +7,12 @@ that has been stored must warn like the file it came from. (2) A warning never c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from outlast.api.base import FieldsModel
 from outlast.api.errors import SpecWarning
+from outlast.api.spec import JobSpec
 from outlast.api.spec_fields import BUFFERED, Buffer, Chain, Staleness, Training
-
-if TYPE_CHECKING:
-    from outlast.api.spec import JobSpec
 
 
 def warnings_for(spec: JobSpec) -> list[SpecWarning]:

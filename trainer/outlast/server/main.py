@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from outlast.api.config import ProcessConfig
-from outlast.api.spec import JobSpec
+from outlast.api.job import read_spec
 from outlast.api.view import Member, View
 from outlast.chain.events import (
     Acknowledged,
@@ -72,7 +72,7 @@ class Server:
 
     def __init__(self, config: ProcessConfig) -> None:
         self.config = config
-        self.spec = JobSpec.from_json(config.spec)
+        self.spec = read_spec(config.spec)
         self.boot = secrets.token_hex(8)
         self.shard = config.shard
         self.lock = threading.RLock()

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from outlast.api.config import ProcessConfig
+from outlast.api.job import read_spec
 from outlast.api.spec import JobSpec
 from outlast.model import optimizers
 from outlast.model.flat import ManifestMismatch
@@ -111,7 +112,7 @@ def end_as_planned() -> None:
 def main() -> None:
     """Run the worker that `OUTLAST_CONFIG` describes."""
     config = ProcessConfig.from_environment()
-    spec = JobSpec.from_json(config.spec)
+    spec = read_spec(config.spec)
     torch.set_num_threads(int(config.extras.get("threads", 1)))
     torch.use_deterministic_algorithms(spec.training.consistency == "Sync", warn_only=True)
     sys.setswitchinterval(0.0005)  # the threads that send and receive must not wait for the loop's Python

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig
+from outlast.api.job import read_spec
 from outlast.api.schedule import rate_at
-from outlast.api.spec import JobSpec
 from outlast.chain.events import DataPlan, Kind
 from outlast.model import optimizers
 from outlast.model.flat import FlatModel
@@ -98,7 +98,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _join(self, config: ProcessConfig, names: dict[int, str], buffers: list[tuple[str, torch.Tensor]]) -> None:
         self.config = config
-        self.spec = JobSpec.from_json(config.spec)
+        self.spec = read_spec(config.spec)
         training = self.spec.training
         description = optimizers.describe(self.inner)
         optimizers.check_agreement(optimizers.spec_description(training.optimizer), description)

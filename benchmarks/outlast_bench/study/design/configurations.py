@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from outlast.api.spec import TrainingJob
+from outlast.api.job import TrainingJob
 
 PAPER = "paper"
 OURS = "ours"

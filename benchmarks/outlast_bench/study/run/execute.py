@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from outlast.api.spec import TrainingJob
+from outlast.api.job import TrainingJob
 from outlast_bench.study.design.records import read_json
 from outlast_bench.study.run import machine
 from outlast_operator.local import prctl

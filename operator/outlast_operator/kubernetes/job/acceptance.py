@@ -20,7 +20,8 @@ from typing import Any
 
 from outlast.api.errors import FieldError, SpecError
 from outlast.api.immutable import changed_immutables, changed_while_queued, changed_while_running
-from outlast.api.spec import JobSpec, TrainingJob
+from outlast.api.job import TrainingJob, read_spec
+from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes.manifests.names import QUEUE_LABEL
 
 Json = dict[str, Any]
@@ -94,7 +95,7 @@ def _keep(accepted: JobSpec, job: Json, lent: str | None) -> JobSpec:
             _at(raw, parents)[leaf] = _without_account(before)
     if isinstance(written.get("suspend"), bool):
         raw["suspend"] = written["suspend"]
-    return JobSpec.from_json(raw)
+    return read_spec(raw)
 
 
 def _restore(written: JobSpec, accepted: JobSpec, changed: list[FieldError], job: Json, lent: str | None) -> JobSpec:
@@ -104,7 +105,7 @@ def _restore(written: JobSpec, accepted: JobSpec, changed: list[FieldError], job
         path = error.path.removeprefix("spec.").split(".")
         _at(raw, path[:-1])[path[-1]] = _at(before, path[:-1])[path[-1]]
     try:
-        return JobSpec.from_json(raw)
+        return read_spec(raw)
     except SpecError:
         return _keep(accepted, job, lent)
 

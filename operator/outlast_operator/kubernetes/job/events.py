@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from outlast.api.spec import API_VERSION, KIND
+from outlast.api.job import API_VERSION, KIND
 from outlast_operator.kubernetes.cluster.api import CORE, Api, ApiError
 from outlast_operator.kubernetes.job.status import time_text
 from outlast_operator.kubernetes.manifests.names import JobRef

@@ -15,7 +15,9 @@ import zlib
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any
 
-from outlast.api.spec import JobSpec, SpecError
+from outlast.api.errors import SpecError
+from outlast.api.job import read_spec
+from outlast.api.spec import JobSpec
 from outlast_operator.planner.status import JobStatus
 
 Json = dict[str, Any]
@@ -67,7 +69,7 @@ def out_of_force(job: Json, message: str) -> UnreadableRecord:
 
 def _spec(raw: Json) -> JobSpec | None:
     try:
-        return None if raw.get("spec") is None else JobSpec.from_json(raw["spec"])
+        return None if raw.get("spec") is None else read_spec(raw["spec"])
     except SpecError:
         return None  # written by another release: what stands in the job counts
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from outlast.api.spec import API_VERSION, KIND
+from outlast.api.job import API_VERSION, KIND
 from outlast_operator.kubernetes.cluster import clock
 from outlast_operator.kubernetes.cluster.api import JOBS, PLURAL, Api, ApiError
 from outlast_operator.kubernetes.cluster.cache import Cache

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from outlast.api.crd import GROUP, VERSION
-from outlast.api.spec import KIND
+from outlast.api.job import KIND
 
 JOB_LABEL, ROLE_LABEL = f"{GROUP}/job-name", f"{GROUP}/role"
 SHARD_LABEL, INDEX_LABEL, CHAIN_LABEL = f"{GROUP}/shard", f"{GROUP}/index", f"{GROUP}/chain-role"
