@@ -2,8 +2,9 @@
 
     python docs/generate.py [--check]
 
-reference/trainingjob.md comes as a whole from the typed spec (outlast.api.spec). In other pages only the lines between
-`<!-- generated: NAME -->` and `<!-- end -->` are written. tests/unit/test_docs.py fails when anything is stale.
+reference/trainingjob.md comes as a whole from the typed spec (outlast.api.spec). In other pages and in the README only
+the lines between `<!-- generated: NAME -->` and `<!-- end -->` are written. tests/unit/test_docs.py fails when anything
+is stale.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from outlast.api.base import PATTERNS, QUANTITY
 from outlast.api.job import API_VERSION, KIND
 from outlast.api.rules import RULES
 from outlast.api.spec import JobSpec
+from outlast.api.spec_fields import Recovery
+from outlast.api.strategy import STRATEGIES, TABLE, Traits, default_replicas
 from outlast.process import metrics as trainer_metrics
 from outlast.wire import frames as messages
 from outlast_operator.kubernetes import metrics as operator_metrics
@@ -196,13 +199,54 @@ def rights() -> str:
     return "\n".join(operator_rights.table())
 
 
-BLOCKS = {"frames": frames, "constants": constants, "metrics": metrics, "rights": rights}
+def strategies() -> str:
+    """What the loss of a server costs with each strategy: the README's table."""
+    lines = [
+        "| strategy | servers per shard | a push is acknowledged when | after the loss of a server | gradients lost "
+        "| workers in the outage | consistency |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    default = Recovery.model_fields["strategy"].default
+    for name in STRATEGIES:
+        rows = {consistency: row for (strategy, consistency), row in TABLE.items() if strategy == name}
+        fullest = next(row for row in rows.values() if not row.barrier)
+        shown = f"`{name}` (default)" if name == default else f"`{name}`"
+        alike = [f"`{c}`" for c, row in rows.items() if row.buffer == fullest.buffer]
+        other = [f"`{c}` (gradients are never buffered)" for c, row in rows.items() if row.buffer != fullest.buffer]
+        cells = (shown, str(default_replicas(name)), *promise(fullest), ", ".join(alike + other))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def promise(row: Traits) -> tuple[str, str, str, str]:
+    """In words: acknowledged when, after a loss, gradients lost, workers in the outage."""
+    waits = "wait, then resend what was not acknowledged"
+    if row.through_buffer:
+        lost = "none, within what Redis's durability setting keeps"
+        return "Redis has it", "any server rebuilds from snapshot and log", lost, "keep computing"
+    if not row.chained:
+        restores = "a new server restores the newest complete checkpoint"
+        return "the server has applied it", restores, "at most those since that checkpoint", waits
+    tail = "every member of the chain has applied it, the tail last"
+    joins = "the successor becomes head, a fresh replica joins at the tail"
+    lost = "none acknowledged, while one caught-up replica lives"
+    if row.diverts:
+        return (
+            f"{tail}, or Redis has it while no head answers",
+            f"{joins}; the head drains Redis",
+            lost,
+            "keep computing",
+        )
+    return tail, joins, lost, waits
+
+
+BLOCKS = {"strategies": strategies, "frames": frames, "constants": constants, "metrics": metrics, "rights": rights}
 
 
 def pages() -> dict[Path, str]:
     """Every page with generated parts -> its text as it should be."""
     found = {DOCS / "reference" / "trainingjob.md": trainingjob()}
-    for page in DOCS.rglob("*.md"):
+    for page in (DOCS.parent / "README.md", *DOCS.rglob("*.md")):
         if "<!-- generated:" in (text := page.read_text(encoding="utf-8")):
             found[page] = re.sub(
                 r"(<!-- generated: (\w+) -->\n).*?(?=<!-- end -->)",

@@ -48,7 +48,7 @@ class Durability:
         self._server = server
         recovery = server.spec.recovery
         self._every, self._keep = recovery.checkpoint.every_updates, recovery.checkpoint.keep
-        self._stateless = recovery.strategy == "Stateless"
+        self._stateless = server.spec.traits.through_buffer
         self._own = server.world.scenario.own_directories
         self._lacks_parts = False
         self._schedule = CheckpointSchedule(self._every, None, server.spec.servers.shards)
@@ -306,8 +306,8 @@ class LogReader:
     def __init__(self, server: SimServer) -> None:
         self._server = server
         spec = server.spec
-        self._stateless = spec.recovery.strategy == "Stateless"
-        self.used = self._stateless or (spec.recovery.strategy == "Hybrid" and spec.training.consistency != "Sync")
+        self._stateless = spec.traits.through_buffer
+        self.used = spec.traits.buffered
         self.backlog = 0
         self.end_t: float | None = None
         self._claimed: tuple[int, str] | None = None

@@ -208,7 +208,7 @@ class SimServer(Process):
         weights = None
         if waiter.wants_weights and not isinstance(reply, Refused):
             assert self.parameters is not None
-            version = reply.version if self.spec.training.consistency == "Sync" else self.parameters.version
+            version = reply.version if self.spec.traits.barrier else self.parameters.version
             digest = self.parameters.at_version(version)
             if digest is None:  # a state that came whole has no version before it
                 reply = Refused(reply.token, Refusal.VERSION, self.replica.view, version=self.parameters.version)

@@ -43,22 +43,15 @@ class SimWorker(Process):
     def __init__(self, world: World, slot: int, incarnation: int) -> None:
         super().__init__(world.network, f"worker-{slot}")
         self.world, self.spec, self.slot, self.incarnation = world, world.spec, slot, incarnation
-        strategy, consistency = world.spec.recovery.strategy, world.spec.training.consistency
         shards = world.spec.servers.shards
-        self.session = Session(shards, strategy, consistency)
+        self.session = Session(shards, self.spec.traits)
         self.staged = [Staged() for _ in range(shards)]
         self.data = DataPlan(slots=world.spec.workers.replicas)
         self.clocks: dict[int, int] = {}
         self.fenced = False
         self._answers: dict[int, list[tuple[float, str, View | None]]] = {}  # by shard
         self.step = 0
-        self._sync = consistency == "Sync"
-        self._in_flight = 1 if consistency == "Async" else 0
-        self._computes_on = strategy in ("Stateless", "Hybrid") and not self._sync
-        self._pulls = strategy == "Stateless"
-        self._asks_ahead = self._pulls and consistency == "Async"
-        self._bounded = consistency == "BoundedStaleness"
-        self._buffered = strategy in ("Stateless", "Hybrid")
+        self._traits = self.spec.traits
         self._local = world.spec.local_steps
         self._local_first = self._local_value = 0
         self._cut_off = False  # the weights at hand are its own
@@ -71,7 +64,7 @@ class SimWorker(Process):
         self._speed = self.rng.uniform(0.7, 1.5)
         for index in range(shards):
             self.spawn(self._serve_shard(index))
-        if self._buffered:
+        if self._traits.buffered:
             self.spawn(self._append())
         self.spawn(self._main())
 
@@ -95,7 +88,7 @@ class SimWorker(Process):
     def _main(self) -> Step:
         version = yield from self._synchronise()
         if not self.has_stopped():
-            self.step = 1 + (version if self._sync else (yield from self._highest_step()))
+            self.step = 1 + (version if self._traits.barrier else (yield from self._highest_step()))
             self._load()
         while not self.has_stopped():
             self.world.checkers.computing(self)
@@ -119,7 +112,7 @@ class SimWorker(Process):
 
     def _highest_step(self) -> Step:
         clock, slot = self.clocks.get(self.slot, 0), self.slot
-        while self._buffered:
+        while self._traits.buffered:
             try:
                 held = yield from self.world.redis.call(self, lambda m: m.fence(slot, self.incarnation))
                 self.fenced = self.fenced or held > self.incarnation
@@ -146,19 +139,19 @@ class SimWorker(Process):
         self.world.ledger.computed(self.slot, self.step, self.step)
         item = self._submit(self.step, self.step, value, Kind.UPDATE)
         self.step += 1
-        if self._pulls and not self._asks_ahead:
+        if self._traits.through_buffer and not self._traits.asks_ahead:
             self._request_weights()
         yield from self._await(item)
         if self.has_stopped():
             return
-        if self._sync and (self._take_resync() or self._torn() or self.staged[0].version != self.step - 1):
+        if self._traits.barrier and (self._take_resync() or self._torn() or self.staged[0].version != self.step - 1):
             self.step = (yield from self._synchronise()) + 1
         self._load()
 
     def _load(self) -> None:
         self._seen = self.arrivals
         self._loaded = [(s.version, s.history, s.digest) for s in self.staged]
-        if self._asks_ahead:
+        if self._traits.asks_ahead:
             self._request_weights()
 
     def _request_weights(self) -> None:
@@ -176,33 +169,33 @@ class SimWorker(Process):
 
     def _await(self, item: Outgoing) -> Step:
         session = self.session
-        if not self._computes_on:
-            if self._in_flight == 0:
+        if not self._traits.buffered:
+            if self._traits.in_flight == 0:
                 yield from self._wait(lambda: item.outcome is not None)
             else:
-                yield from self._wait(lambda: session.unanswered <= self._in_flight)
+                yield from self._wait(lambda: session.unanswered <= self._traits.in_flight)
             return
         seen = self._seen
-        if self._pulls or session.outage():
+        if self._traits.through_buffer or session.outage():
             yield from self._wait(lambda: session.unanswered <= TO_REDIS or session.buffer_down)
-        if self._bounded:
+        if self._traits.bounded:
             yield from self._await_the_slowest()
             return
         if self._gave_up and self.arrivals == seen:
             return
-        if self._pulls:
+        if self._traits.through_buffer:
             came = yield from self._wait(lambda: session.outage() or self.arrivals > seen, PATIENCE_S)
         else:
-            enough = self._in_flight
+            enough = self._traits.in_flight
             came = yield from self._wait(lambda: session.outage() or session.unanswered <= enough, PATIENCE_S)
         self._gave_up = not came
 
     def _await_the_slowest(self) -> Step:
         """BoundedStaleness where workers compute on: a slow worker is no outage, however long it takes."""
         session = self.session
-        yield from self._wait(lambda: session.outage() or session.unanswered <= self._in_flight)
+        yield from self._wait(lambda: session.outage() or session.unanswered <= self._traits.in_flight)
         bound = self.spec.training.max_staleness
-        while self._pulls and not session.outage() and not self.has_stopped():
+        while self._traits.through_buffer and not session.outage() and not self.has_stopped():
             seen = [s.arrivals for s in self.staged]
             self._request_weights()
             yield from self._wait(
@@ -230,7 +223,7 @@ class SimWorker(Process):
                 yield Wait(None, self.now + 0.01)
                 continue
             versions = [s.version for s in self.staged]
-            if not self._sync or not self._torn():
+            if not self._traits.barrier or not self._torn():
                 break
             if len({s.history for s in self.staged}) > 1:  # some shard has not heard of a rollback yet
                 exact = [None] * len(self.staged)

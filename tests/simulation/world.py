@@ -177,7 +177,7 @@ class World:
         self.status = StatusStore(self._recorded)
         self.checkpoints = Checkpoints(scenario.shards, scenario.own_directories)
         self.redis_or_none: Redis | None = None
-        if scenario.strategy in ("Stateless", "Hybrid"):
+        if self.spec.traits.buffered:
             self.redis_or_none = Redis(
                 self.network, scenario.make_log(scenario.shards, scenario.max_bytes), scenario.durable
             )

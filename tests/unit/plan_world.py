@@ -13,7 +13,6 @@ from typing import Any
 
 from outlast.api.job import read_spec
 from outlast.api.spec import JobSpec
-from outlast.api.strategy import policy
 from outlast.api.view import BUFFER, EMPTY, View, last_state_name
 from outlast.server.leave import GRACE_S, SAVING_SHARE
 from outlast_operator.planner.actions import (
@@ -364,7 +363,7 @@ class World:
                 self.wrongs.append(f"dropped once, taken in again: {now_in & self.dropped} in {view}")
             self.dropped |= {m.boot for m in (*old.members, *old.joining)} - now_in
             kept = {m.boot for m in old.members} & {m.boot for m in view.members}
-            if not kept and self.spec.recovery.strategy != "Stateless":
+            if not kept and not self.spec.traits.through_buffer:
                 self.wrongs += [
                     f"{m.name} may still act: {old} then {view}" for m in old.members if self._may_act(m.boot)
                 ]
@@ -433,7 +432,7 @@ class World:
         view = s.view
         head = view is not None and view.head is not None and view.head.boot == s.boot
         updates = s.updates
-        if head and policy(self.spec).needs_redis:
+        if head and self.spec.traits.buffered:
             self._ask_redis(s)
         return Probe(
             name=s.process.name, boot=s.boot, t_heard=self.now, address=s.process.address, shard=s.shard,

@@ -71,6 +71,7 @@ def test_everything_is_started_in_the_first_turn_servers_workers_evaluator_redis
         ("Stateless", {}, 1),
         ("Hybrid", {}, 1),
         ("Hybrid", {"recovery__buffer__url": "redis://elsewhere:6379/0"}, 0),
+        ("Hybrid", {"training__consistency": "Sync"}, 0),
     ],
 )
 def test_redis_runs_only_for_strategies_that_buffer_without_a_url(

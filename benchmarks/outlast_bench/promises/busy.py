@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from outlast.api.strategy import BUFFERED, STRATEGIES, strategies, traits
 from outlast.process.ledger import Fact
 from outlast_bench.promises.common import (
     FASHION_MNIST,
@@ -45,8 +46,7 @@ MUST = (
 )
 RUNS = 1  # a strategy
 
-STRATEGIES = ("Stateless", "Hybrid", "Checkpoint", "Chain")
-COMPUTING_ON = ("Stateless", "Hybrid")
+ORDER = (*BUFFERED, *(strategy for strategy in STRATEGIES if strategy not in BUFFERED))
 MAX_BYTES = "8Gi"
 TOUCH_BYTES = 14 << 30
 FULL, SHORT = (15.0, 15.0, 22.0), (2.0, 2.0, 4.0)  # seconds before the kill, of the outage, after it
@@ -54,7 +54,7 @@ FULL, SHORT = (15.0, 15.0, 22.0), (2.0, 2.0, 4.0)  # seconds before the kill, of
 
 def measure(settings: Settings) -> Outcome:
     runs = settings.count(RUNS)
-    strategies = STRATEGIES[:3] if settings.short else STRATEGIES
+    chosen = ORDER[:3] if settings.short else ORDER
     at_s, down_s, _ = SHORT if settings.short else FULL
     figures: dict[str, Any] = {"outage_s": down_s, "durability": "EverySecond"}
     problems: list[str] = []
@@ -63,10 +63,10 @@ def measure(settings: Settings) -> Outcome:
         f"all servers killed at {at_s:g} s and held back for {down_s:g} s", "strategy", "gradients/s before",
         "during", "ratio", "after", "backlog", "applied after", "buffer peak", "lost", "twice",
     )  # fmt: skip
-    with Progress(settings.console, runs * len(strategies) + 1, "busy") as progress:
+    with Progress(settings.console, runs * len(chosen) + 1, "busy") as progress:
         touched = []
-        for strategy in strategies:
-            if strategy in COMPUTING_ON and not settings.short:
+        for strategy in chosen:
+            if strategy in BUFFERED and not settings.short:
                 touched.append(touch(TOUCH_BYTES, progress.detail))
             cases = [c for n in range(runs) if (c := _outage(settings, progress, strategy, n, problems, memory))]
             figures[strategy] = cases
@@ -118,9 +118,9 @@ def _outage(
     peaks = memory.setdefault(strategy, {})
     for process, bytes_ in _peaks(ran).items():
         peaks[process] = max(peaks.get(process, 0.0), round(bytes_ / 1e6, 1))
-    found = _judge(strategy, case) if strategy in COMPUTING_ON and not settings.short else []
+    found = _judge(strategy, case) if strategy in BUFFERED and not settings.short else []
     found += [f"{strategy}: {case['duplicates']} gradients applied twice"] if case["duplicates"] else []
-    if strategy == "Stateless" and case["lost"]:
+    if strategy in strategies(lambda row: row.through_buffer) and case["lost"]:
         found.append(f"{strategy}: {case['lost']} acknowledged gradients lost")
     if found:
         problems += [*found, f"the run of {ran.keep()}"]
@@ -161,7 +161,7 @@ def _backlog(ran: Ran, failure: dict[str, Any]) -> tuple[int, float | None]:
         return 0, None
     begin, end = run.t_start + failure["t_killed_s"], run.t_start + back
     ledger = [r for r in run.heard.ledger if r.t <= end]
-    if ran.report["strategy"] != "Stateless":
+    if not traits(ran.report["strategy"], ran.report["consistency"]).through_buffer:
         waited = steps_of((r for r in ledger if r.t >= begin), Fact.BUFFERED).count
         return waited, failure["t_backlog_applied_s"]
     total = steps_of(ledger, Fact.BUFFERED).count
@@ -226,9 +226,10 @@ def _show_memory(settings: Settings, memory: dict[str, dict[str, float]]) -> Non
 
 
 def _explain(settings: Settings, figures: dict[str, Any]) -> None:
-    for case in figures["Hybrid"]:
+    [strategy] = strategies(lambda row: row.diverts)
+    for case in figures[strategy]:
         settings.console.print(
-            f"Hybrid lost every replica at once and fell back to {case['restored']}, which cost {case['lost']} "
+            f"{strategy} lost every replica at once and fell back to {case['restored']}, which cost {case['lost']} "
             "acknowledged gradients; what had gone to Redis was applied.",
             highlight=False,
         )

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from outlast.api.strategy import BUFFERED, CHAINED, STRATEGIES
 from outlast.process.ledger import Fact, LedgerRecord
 from outlast_bench.promises.common import BenchError, Outcome, Progress, Ran, Settings, make_job, run_job, table
 from outlast_operator.reporting.data import steps_of
@@ -28,7 +29,6 @@ MUST = (
 )
 RUNS = 20  # a strategy
 
-STRATEGIES = ("Checkpoint", "Chain", "Stateless", "Hybrid")
 SECOND_VICTIM_EVERY = 4
 DEADLINE_S = 180.0
 _CHECKPOINT = re.compile(r"v(\d+)$")
@@ -77,7 +77,7 @@ def schedule(strategy: str, seed: int, run: int, updates: int) -> list[str]:
     chooser = random.Random(f"{seed}/{strategy}/{run}")
     kills = [f"head@update={chooser.randint(updates // 20, updates * 3 // 5)}"]
     if run % SECOND_VICTIM_EVERY == SECOND_VICTIM_EVERY - 1:
-        others = ["worker-0", "worker-1", "operator", *(["tail"] if strategy in ("Chain", "Hybrid") else [])]
+        others = ["worker-0", "worker-1", "operator", *(["tail"] if strategy in CHAINED else [])]
         kills.append(f"{chooser.choice(others)}@update={chooser.randint(updates // 20, updates * 3 // 5)}")
     return kills
 
@@ -128,7 +128,7 @@ def _one(
     gradients = ran.gradients
     tally.add(gradients, len(kills))
     allowed = 0
-    if strategy == "Checkpoint":
+    if strategy not in CHAINED + BUFFERED:
         allowed = _at_risk(ran)
         tally.at_risk.append(allowed)
     if gradients["lost"] > allowed or gradients["duplicates"] > 0 or gradients["acknowledged"] == 0:

@@ -19,6 +19,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from outlast.api.strategy import CHAINED
 from outlast.process.ledger import Fact
 from outlast_bench.promises.common import (
     BenchError,
@@ -46,9 +47,7 @@ MUST = (
 )
 RUNS = 20  # kills a strategy; a quarter of it for STOP and TERM
 
-STRATEGIES = ("Chain", "Hybrid")
 SIGNALS = ("KILL", "STOP", "TERM")
-SHORT = (("KILL", "Hybrid"), ("STOP", "Chain"), ("TERM", "Chain"))
 KILLS_A_RUN = 5
 REPLICAS = 3
 BEFORE_S, AFTER_S = 0.2, 2.0  # a handover's surroundings
@@ -95,7 +94,10 @@ class Losses:
 def measure(settings: Settings) -> Outcome:
     kills = settings.count(RUNS)
     few = max(1, kills // 4)
-    pairs = SHORT if settings.short else [(sign, strategy) for sign in SIGNALS for strategy in STRATEGIES]
+    pairs = [(sign, strategy) for sign in SIGNALS for strategy in CHAINED]
+    if settings.short:  # one strategy a signal
+        chain, hybrid = CHAINED
+        pairs = list(zip(SIGNALS, (hybrid, chain, chain), strict=True))
     plans = [(strategy, sign, kills if sign == "KILL" else few) for sign, strategy in pairs]
     figures: dict[str, Any] = {}
     problems: list[str] = []

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from outlast.api.strategy import strategies
 from outlast_bench.promises.common import (
     FASHION_MNIST,
     BenchError,
@@ -35,7 +36,7 @@ MUST = (
 )
 RUNS = 3  # kinds of kills; --runs 1: the head alone
 
-STRATEGIES = ("Checkpoint", "Chain", "Hybrid")
+EXACT = strategies(lambda row: row.barrier)
 SHARDS = (1, 2)
 DEADLINE_S = 180.0
 
@@ -64,14 +65,14 @@ def measure(settings: Settings) -> Outcome:
     size = Size(60, 10, 8) if settings.short else Size(150, 20, 32)
     kinds = KINDS[: settings.count(RUNS)]
     shards = SHARDS[:1] if settings.short else SHARDS
-    strategies = STRATEGIES[:2] if settings.short else STRATEGIES
+    exact = EXACT[:2] if settings.short else EXACT
     log_kills = [1] if settings.short else list(range(1 + min(2, len(kinds))))
-    total = len(strategies) * len(shards) * (1 + len(kinds)) + len(log_kills)
+    total = len(exact) * len(shards) * (1 + len(kinds)) + len(log_kills)
     figures: dict[str, Any] = {"updates": size.updates, "sync": {}, "stateless": {}}
     problems: list[str] = []
     shown = table("Sync: digests of the final parameters", "strategy, shards", "run", "version", "digest", "identical")
     with Progress(settings.console, total, "trace") as progress:
-        for strategy in strategies:
+        for strategy in exact:
             for count in shards:
                 name = f"{strategy}, {count} shard{'s' if count > 1 else ''}"
                 figures["sync"][name] = _sync(settings, progress, size, strategy, count, kinds, shown, problems)

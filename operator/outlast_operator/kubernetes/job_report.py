@@ -8,6 +8,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from outlast.api.strategy import default_replicas
+
 Json = dict[str, Any]
 TIMES = ("detected", "decided", "promoted", "first_update")
 
@@ -46,8 +48,7 @@ def make_report(job: Json) -> Json:
 
 def _servers(spec: Json) -> int:
     servers = spec.get("servers") or {}
-    chained = (spec.get("recovery") or {}).get("strategy") in ("Chain", "Hybrid")
-    replicas = servers.get("replicas") or (3 if chained else 1)
+    replicas = servers.get("replicas") or default_replicas((spec.get("recovery") or {}).get("strategy"))
     return int(servers.get("shards") or 1) * int(replicas)
 
 

@@ -81,8 +81,8 @@ def _role(name: str, boot: str, probes: Mapping[str, Probe]) -> str:
 
 def outage_text(shard: int, seconds: float, spec: JobSpec, redis: bool | None) -> str:
     """What a shard without a head means for the workers, in one line."""
-    buffered = redis is not None and spec.recovery.strategy in ("Stateless", "Hybrid")
-    what = "workers keep computing, their gradients go to Redis" if buffered and redis else "workers wait"
+    computes = spec.traits.buffered and redis
+    what = "workers keep computing, their gradients go to Redis" if computes else "workers wait"
     return f"shard {shard} has no head for {seconds:.1f} s: {what}"
 
 

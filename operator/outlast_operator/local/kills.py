@@ -147,7 +147,8 @@ def check_kill(kill: Kill, shards: int, replicas: int, workers: int, redis: bool
         raise KillError(f"--kill {kill.text}: there is no {kill.target}; the job has {_span(f'{role}-', count)}")
     if kill.target == "redis" and not redis:
         raise KillError(
-            f"--kill {kill.text}: this run starts no Redis; use strategy Stateless or Hybrid, and no buffer.url"
+            f"--kill {kill.text}: this run starts no Redis; use strategy Stateless, or Hybrid without Sync, "
+            "and no buffer.url"
         )
 
 

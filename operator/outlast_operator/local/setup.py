@@ -17,7 +17,6 @@ from urllib.parse import urlsplit, urlunsplit
 from outlast.api.config import ServerAddress
 from outlast.api.job import TrainingJob
 from outlast.api.spec import JobSpec
-from outlast.api.spec_fields import BUFFERED
 from outlast_operator.local.directory import RunConfig, RunDirectory
 from outlast_operator.local.kills import Kill, check_kill, check_order
 from outlast_operator.local.redis import RedisMissing, find_redis_server, redis_url
@@ -39,14 +38,13 @@ class Options:
 def check(job: TrainingJob, kills: Sequence[Kill]) -> None:
     """Raise `KillError` or `RedisMissing` for what could not work, before anything of the run is started."""
     spec = job.spec
-    redis_here = spec.recovery.strategy in BUFFERED and spec.recovery.buffer.url is None
     check_order(kills)
     for kill in kills:
-        check_kill(kill, spec.servers.shards, spec.servers.replicas, spec.workers.replicas, redis_here)
-    if redis_here:
+        check_kill(kill, spec.servers.shards, spec.servers.replicas, spec.workers.replicas, spec.own_redis)
+    if spec.own_redis:
         find_redis_server()
     url = spec.recovery.buffer.url
-    if spec.recovery.strategy in BUFFERED and url is not None and not _answers(url):
+    if spec.traits.buffered and url is not None and not _answers(url):
         raise RedisMissing(
             f"spec.recovery.buffer.url: no Redis answers at {_without_password(url)} within {REDIS_PATIENCE_S:g} s; "
             "start it, correct the url or its password, or leave url out: the run then starts its own Redis"
@@ -119,7 +117,7 @@ def make_config(job: TrainingJob, job_dir: Path, directory: RunDirectory, option
     claim = spec.recovery.checkpoint.claim
     address_of = dict(zip(names, addresses, strict=True))
     url = None
-    if spec.recovery.strategy in BUFFERED:
+    if spec.traits.buffered:
         url = spec.recovery.buffer.url or redis_url(directory.socket("redis"))
     return RunConfig(
         job=job.name,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from outlast.api.strategy import policy
 from outlast_operator.planner.status import UNKNOWN_RUN
 from outlast_operator.planner.turn import Turn
 from outlast_operator.planner.views import Shard
@@ -17,7 +16,7 @@ from outlast_operator.planner.views import Shard
 
 def note_buffer_runs(turn: Turn, shards: Sequence[Shard]) -> None:
     """To be called before views are planned: a server that is rebuilt is told what is known of Redis."""
-    if policy(turn.spec).from_buffer:
+    if turn.spec.traits.through_buffer:
         told = {s.shard: run for s in shards if (run := _told(s)) is not None}
         turn.record(buffer_runs={**turn.status.buffer_runs, **told})
 

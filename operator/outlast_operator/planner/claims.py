@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from outlast.api.strategy import policy
 from outlast_operator.planner.actions import ExpandClaims
 from outlast_operator.planner.checkpoints import ServerClaim
 from outlast_operator.planner.observed import Process
@@ -95,7 +94,7 @@ def _record(turn: Turn, name: str, claim: ServerClaim) -> None:
 
 
 def _state_lives_elsewhere(turn: Turn, s: Shard, name: str) -> bool:
-    if policy(turn.spec).from_buffer:
+    if turn.spec.traits.through_buffer:
         redis, run = turn.observed.redis, turn.status.buffer_runs.get(s.shard)
         return redis.up and redis.run_id is not None and run in (redis.run_id, UNKNOWN_RUN)
     if s.view is None:

@@ -8,7 +8,6 @@ Rules:
 
 from __future__ import annotations
 
-from outlast.api.strategy import policy
 from outlast_operator.planner.checkpoint_sets import newest_set
 from outlast_operator.planner.claims import claim_shortage
 from outlast_operator.planner.network import NETWORK, OPEN, blocked
@@ -143,7 +142,7 @@ def _outcome(turn: Turn, outcome: str) -> Finding:
 
 
 def _replication(turn: Turn, shards: list[Shard]) -> Finding:
-    wanted = policy(turn.spec).chain_length
+    wanted = turn.spec.servers.replicas
     if wanted == 1:
         return True, "NotReplicated", "this strategy keeps no replicas"
     short = [s.shard for s in shards if s.view is None or not s.confirmed(s.view.members)]
@@ -169,7 +168,7 @@ def _network(turn: Turn, shards: list[Shard], suspended: bool) -> Finding:
 
 
 def _buffer(turn: Turn) -> Finding:
-    if not policy(turn.spec).needs_redis:
+    if not turn.spec.traits.buffered:
         return None, "NotUsed", "this strategy keeps no buffer"
     if turn.observed.redis.up:
         return True, "RedisAnswers", "Redis answers"

@@ -18,7 +18,6 @@ from outlast.api.view import View
 from outlast_operator.planner.health import Standing, how_it_ended
 from outlast_operator.planner.observed import Probe, Process
 from outlast_operator.planner.redis_contact import answers
-from outlast_operator.planner.servers import runs_redis
 from outlast_operator.planner.status import Failover
 from outlast_operator.planner.tally import HEADS, keep_newest
 from outlast_operator.planner.turn import Turn
@@ -100,7 +99,7 @@ def _how_it_went(process: Process) -> str:
 
 def _lost_redis(turn: Turn) -> Iterator[Failover]:
     for p in _counted_now(turn, "redis"):
-        if runs_redis(turn):
+        if turn.spec.own_redis:
             yield Failover(
                 "redis", "Planned" if p.leaving else _how_it_went(p), turn.now, kind="redis", role="redis",
                 boot=p.instance, signal=p.exit_signal, message=p.reason,
@@ -175,7 +174,7 @@ def _is_back(s: Shard, f: Failover) -> bool:
 def _follow_successor(turn: Turn, view: View, f: Failover) -> Failover:
     """Note who is to apply what the outage left in the buffer. Hybrid: elsewhere nothing lies there, or everything goes
     through it (Stateless), and nobody can tell what was left by the outage."""
-    if turn.spec.recovery.strategy != "Hybrid" or f.role not in HEADS or view.head is None:
+    if not turn.spec.traits.diverts or f.role not in HEADS or view.head is None:
         return f
     probe = turn.probe(view.head.name, view.head.boot)
     return replace(f, successor=view.head.boot, replayed_before=probe.replayed if probe is not None else 0)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from outlast.api.strategy import policy
 from outlast_operator.planner.actions import FinishJob, KillProcess, RequestCheckpoint, TermProcess
 from outlast_operator.planner.backoff import fail
 from outlast_operator.planner.observed import Probe, Process
@@ -75,12 +74,12 @@ def _may_finish(turn: Turn, s: Shard) -> bool:
     """Whether a head is told to admit nothing more. A goal of time or accuracy ends at once; else what is acknowledged
     and not applied yet (the buffer's log, another shard's last updates) still is: until the version stands still."""
     goal = turn.status.goal
-    applied = goal in ("epochs", "workers") and not policy(turn.spec).needs_redis  # workers leave when all is
+    applied = goal in ("epochs", "workers") and not turn.spec.traits.buffered  # workers leave when all is
     if s.head is None or applied or goal in ("seconds", "accuracy") or _has_all_updates(turn, s):
         return True
     since = turn.since(f"still:{s.shard}:{s.head.epoch}")
     assert since is not None
-    drained = not policy(turn.spec).needs_redis or is_drained(turn, s, since)
+    drained = not turn.spec.traits.buffered or is_drained(turn, s, since)
     if not drained and not turn.lasted(f"undrained:{s.shard}", True, DRAIN_PATIENCE_S):
         return False
     # A time of the server's own, not a timer that a new version starts anew: each of those would be a write.

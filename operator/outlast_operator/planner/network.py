@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from outlast_operator.planner.reach import reachable, slot_of
 from outlast_operator.planner.redis_contact import answers_a_server, heads_without
-from outlast_operator.planner.servers import runs_redis
 from outlast_operator.planner.turn import Turn
 from outlast_operator.planner.views import Shard
 
@@ -30,7 +29,8 @@ def blocked(turn: Turn, shards: list[Shard]) -> tuple[str, str]:
         for p in reachable(turn, "worker")
         if turn.lasted(f"unheard:{p.instance}", p.phase == "running" and _is_unheard(shards, slot_of(p)), SEEN_S)
     ]
-    up, redis = turn.observed.redis.up, "Redis (port 6379)" if runs_redis(turn) else "the Redis at recovery.buffer.url"
+    up = turn.observed.redis.up
+    redis = "Redis (port 6379)" if turn.spec.own_redis else "the Redis at recovery.buffer.url"
     operator_alone = turn.lasted("redis unheard", not up and answers_a_server(turn), SEEN_S)
     heads = heads_without(turn, shards, SEEN_S) if up else []
     findings: list[tuple[str, str, object]] = [

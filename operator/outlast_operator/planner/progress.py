@@ -80,7 +80,7 @@ def _cost(turn: Turn, version: int) -> dict[str, float]:
     passed_s = max(0.0, turn.now - since)
     workers = passed_s * _running(turn, "worker") * price.worker / 3600
     servers = passed_s * _running(turn, "server") * price.server / 3600
-    idle_s = outage_s(turn.status.failovers, turn.now, since) if _waits_in_outages(turn) else 0.0
+    idle_s = outage_s(turn.status.failovers, turn.now, since) if not turn.spec.traits.buffered else 0.0
     idle = idle_s * _running(turn, "worker") * price.worker / 3600
     parts = {"total": workers + servers, "workers": workers, "idle": idle}
     cost = {part: before.cost.get(part, 0.0) + more for part, more in parts.items()}
@@ -96,10 +96,6 @@ def number_ready(turn: Turn, role: str) -> int:
 def _running(turn: Turn, role: str) -> int:
     """Out of reach or not: the machine is paid for."""
     return sum(p.role == role and p.phase == "running" for p in turn.observed.processes.values())
-
-
-def _waits_in_outages(turn: Turn) -> bool:
-    return turn.spec.recovery.strategy in ("Checkpoint", "Chain")
 
 
 def _repeated_share(turn: Turn, version: int) -> float | None:

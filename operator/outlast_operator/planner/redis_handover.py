@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-from outlast.api.strategy import policy
 from outlast_operator.planner.actions import EndRedis, PauseAppends
 from outlast_operator.planner.finish import is_drained, request_checkpoints
 from outlast_operator.planner.suspend import holds_nothing_yet
@@ -27,11 +26,10 @@ def hand_over_redis(turn: Turn, shards: list[Shard]) -> None:
         turn.do(PauseAppends())
         turn.explain("redis leaves: it takes no more gradients")
         return
-    reads_log = turn.spec.training.consistency != "Sync"  # Hybrid in Sync behaves as Chain
-    unread = [s.shard for s in shards if reads_log and not holds_nothing_yet(s) and not is_drained(turn, s, paused)]
+    unread = [s.shard for s in shards if not holds_nothing_yet(s) and not is_drained(turn, s, paused)]
     if unread:
         turn.explain(f"redis leaves: waiting until its log is applied, shards {unread}")
-    elif policy(turn.spec).from_buffer and not request_checkpoints(turn, shards):
+    elif turn.spec.traits.through_buffer and not request_checkpoints(turn, shards):
         turn.explain("redis leaves: waiting for a checkpoint of its applied log")
     else:
         turn.do(EndRedis(process.instance))

@@ -19,7 +19,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from outlast.api.strategy import Policy, policy
 from outlast.api.view import BUFFER, EMPTY
 from outlast_operator.planner.checkpoints import CheckpointRef
 
@@ -31,12 +30,12 @@ def first_restore(spec: JobSpec) -> str | None:
     """What the first view of a job restores from."""
     if spec.recovery.checkpoint.restore_from:
         return str(spec.recovery.checkpoint.restore_from)
-    return BUFFER if policy(spec).from_buffer else None
+    return BUFFER if spec.traits.through_buffer else None
 
 
-def state_before_snapshots(rules: Policy, restore: str | None) -> str | None:
+def state_before_snapshots(spec: JobSpec, restore: str | None) -> str | None:
     """`View.otherwise` of a history that begins from `restore`."""
-    if not rules.from_buffer:
+    if not spec.traits.through_buffer:
         return None
     return EMPTY if restore in (None, BUFFER) else restore
 

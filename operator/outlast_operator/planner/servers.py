@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from outlast.api.strategy import policy
 from outlast.api.view import Member
 from outlast_operator.planner.actions import InstallView, KillProcess, StartProcess, StartRedis
 from outlast_operator.planner.backoff import count_exit, fails_for_good, is_counted, may_start
@@ -132,7 +131,7 @@ def _why_end(turn: Turn, s: Shard, process: Process) -> str | None:
 
 def plan_redis(turn: Turn, shards: list[Shard]) -> None:
     """Keep the job's own Redis running (Stateless and Hybrid without `buffer.url`)."""
-    if not runs_redis(turn):
+    if not turn.spec.own_redis:
         return
     process = turn.process("redis")
     if process is not None and process.alive:
@@ -148,7 +147,3 @@ def plan_redis(turn: Turn, shards: list[Shard]) -> None:
     if may_start(turn, "redis"):
         turn.do(StartRedis(None if process is None else process.instance))
         turn.explain("starting redis")
-
-
-def runs_redis(turn: Turn) -> bool:
-    return policy(turn.spec).needs_redis and not turn.spec.recovery.buffer.url

@@ -7,7 +7,6 @@ stopped is lost otherwise (the job's own Redis goes with its pod).
 
 from __future__ import annotations
 
-from outlast.api.strategy import policy
 from outlast_operator.planner.backoff import count_exit, is_counted
 from outlast_operator.planner.finish import end, is_drained, request_checkpoints
 from outlast_operator.planner.redis_contact import answers
@@ -37,7 +36,7 @@ def what_is_unsaved(turn: Turn, shards: list[Shard]) -> str:
     """Suspending, and nobody computes any more: what the servers must still do; "" when they may be ended."""
     if not turn.status.views or all(holds_nothing_yet(s) for s in shards):
         return ""
-    buffered = policy(turn.spec).needs_redis
+    buffered = turn.spec.traits.buffered
     if not buffered and not any(p.alive for p in turn.observed.processes.values()):
         return ""  # what the newest checkpoint holds is all that there is
     since = turn.since("computing ended")

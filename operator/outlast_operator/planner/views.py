@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from outlast.api.strategy import Policy, policy
 from outlast.api.view import BUFFER, EMPTY, Member, View, last_state_name
 from outlast_operator.planner.checkpoint_sets import Candidates, parts_of, what_may_be_seen
 from outlast_operator.planner.health import Standing, lost_since, standing, surely_dead
@@ -53,24 +52,23 @@ class Shard:
 
 def survey(turn: Turn) -> list[Shard]:
     """Look at every shard: who is well, who is lost, who is ready."""
-    return [_survey_shard(turn, shard, policy(turn.spec)) for shard in range(turn.spec.servers.shards)]
+    return [_survey_shard(turn, shard) for shard in range(turn.spec.servers.shards)]
 
 
 def plan_views(turn: Turn, shards: list[Shard]) -> None:
     """Put the next views into the draft."""
-    rules = policy(turn.spec)
     for s in shards:
         if s.view is not None:
-            s.next = _follow(turn, s, rules)
+            s.next = _follow(turn, s)
             if s.next is None:
-                s.next = _succeed_the_last(turn, s, rules)
+                s.next = _succeed_the_last(turn, s)
     needy = [s for s in shards if s.view is not None and (s.next is None or s.failed_restore)]
-    if needy and not (rules.from_buffer and not any(s.failed_restore for s in needy)):
-        _roll_back(turn, shards, needy, rules)
+    if needy and not (turn.spec.traits.through_buffer and not any(s.failed_restore for s in needy)):
+        _roll_back(turn, shards, needy)
     else:
         for s in shards:
             if s.view is None:
-                _first(turn, s, rules)
+                _first(turn, s)
             elif s.next is None:
                 _rebuild_from_buffer(turn, s)
     _record(turn, shards)
@@ -79,7 +77,7 @@ def plan_views(turn: Turn, shards: list[Shard]) -> None:
 # --- looking ----------------------------------------------------------------------------------------------------------
 
 
-def _survey_shard(turn: Turn, shard: int, rules: Policy) -> Shard:
+def _survey_shard(turn: Turn, shard: int) -> Shard:
     view = turn.status.views.get(shard)
     s = Shard(shard, view)
     if view is not None:
@@ -89,7 +87,7 @@ def _survey_shard(turn: Turn, shard: int, rules: Policy) -> Shard:
             lost_since(turn, st)
         _drop_badly_linked(turn, s, view)
         _judge_restores(turn, s, view)
-        s.hopeless = s.lost - (_hopeful(turn, s, view) if rules.waits_for_silent else set())
+        s.hopeless = s.lost - (_hopeful(turn, s, view) if turn.spec.traits.chained else set())
         if not any(m.boot not in s.lost for m in view.members):
             s.lost = set(s.hopeless)
     s.fresh = _fresh(turn, shard, s)
@@ -160,11 +158,11 @@ def _fresh(turn: Turn, shard: int, s: Shard) -> list[Member]:
 # --- deciding ---------------------------------------------------------------------------------------------------------
 
 
-def _follow(turn: Turn, s: Shard, rules: Policy) -> View | None:
+def _follow(turn: Turn, s: Shard) -> View | None:
     view = s.view
     assert view is not None
     calm = not s.lost and s.confirmed(view.members)
-    if rules.from_buffer and calm and s.fresh and all(s.standings[m.boot].leaving for m in view.members):
+    if turn.spec.traits.through_buffer and calm and s.fresh and all(s.standings[m.boot].leaving for m in view.members):
         return None  # the replacement is there, and Redis holds the state
     tail = s.standings[view.members[-1].boot]
     tail_says = tail.probe if tail.well and tail.probe is not None and tail.probe.epoch == view.epoch else None
@@ -175,7 +173,7 @@ def _follow(turn: Turn, s: Shard, rules: Policy) -> View | None:
         leaving={boot for boot, st in s.standings.items() if st.leaving},
         caught_up=tail_says.caught_up if tail_says is not None and view.members[-1].boot not in s.lost else (),
         fresh=s.fresh if calm and tail_says is not None and tail_says.initialised else (),
-        replicas=rules.chain_length,
+        replicas=turn.spec.servers.replicas,
         epoch=_highest_epoch(turn, s),
         restored=all(has_restored(st, view) for st in kept),
     )
@@ -195,7 +193,7 @@ def _highest_epoch(turn: Turn, s: Shard) -> int:
     return max([s.view.epoch if s.view is not None else 0, *heard])
 
 
-def _succeed_the_last(turn: Turn, s: Shard, rules: Policy) -> View | None:
+def _succeed_the_last(turn: Turn, s: Shard) -> View | None:
     """The only member left without a replacement, and left its state: a successor goes on from it, and no other shard
     is concerned. None: there is no such state, or nobody can read it."""
     view = s.view
@@ -207,7 +205,7 @@ def _succeed_the_last(turn: Turn, s: Shard, rules: Policy) -> View | None:
     readable = [m for m in candidates if name in _last_states(turn, m)]
     if not readable or name in turn.status.rejected_checkpoints:
         return None
-    joining = [m for m in candidates if m in s.fresh and m not in readable[:1]][: rules.chain_length - 1]
+    joining = [m for m in candidates if m in s.fresh and m not in readable[:1]][: turn.spec.servers.replicas - 1]
     epoch = _highest_epoch(turn, s) + 1
     return fresh_view(s.shard, epoch, view.history, readable[:1], joining, name, _without_snapshot(turn, view))
 
@@ -244,26 +242,26 @@ def _without_snapshot(turn: Turn, view: View) -> str | None:
     return None if known_to_be_held else view.otherwise
 
 
-def _first(turn: Turn, s: Shard, rules: Policy) -> None:
-    if _enough(turn, s, s.fresh, rules):
-        members, restore = s.fresh[: rules.chain_length], first_restore(turn.spec)
+def _first(turn: Turn, s: Shard) -> None:
+    if _enough(turn, s, s.fresh):
+        members, restore = s.fresh[: turn.spec.servers.replicas], first_restore(turn.spec)
         epoch = _highest_epoch(turn, s) + 1
-        s.next = fresh_view(s.shard, epoch, 0, members, (), restore, state_before_snapshots(rules, restore))
+        s.next = fresh_view(s.shard, epoch, 0, members, (), restore, state_before_snapshots(turn.spec, restore))
 
 
-def _enough(turn: Turn, s: Shard, candidates: list[Member], rules: Policy) -> bool:
+def _enough(turn: Turn, s: Shard, candidates: list[Member]) -> bool:
     """Whether a view that keeps nobody may start with these: all of them are ready, or time is up."""
     key = f"ready:{s.shard}"
     if not candidates:
         return False
     ready = {m.name for m in candidates}
     names = [n for n in server_names(turn.spec, s.shard) if n in ready or not turn.held(n)]
-    if len(candidates) >= min(rules.chain_length, len(names)):
+    if len(candidates) >= min(turn.spec.servers.replicas, len(names)):
         return True
     return turn.unheard(key, True, turn.spec.recovery.failover.timeout_seconds)
 
 
-def _roll_back(turn: Turn, shards: list[Shard], needy: list[Shard], rules: Policy) -> None:
+def _roll_back(turn: Turn, shards: list[Shard], needy: list[Shard]) -> None:
     """Take all shards to the newest complete checkpoint, if what must be proved is proved and all have candidates."""
     rejected = set(turn.status.rejected_checkpoints)
     for s in needy:
@@ -272,7 +270,7 @@ def _roll_back(turn: Turn, shards: list[Shard], needy: list[Shard], rules: Polic
     turn.record(rejected_checkpoints=tuple(sorted(rejected)))
     candidates = {s.shard: _candidates(s) for s in shards}
     numbers = ", ".join(str(s.shard) for s in needy)
-    if lacks := _what_a_rollback_lacks(turn, shards, needy, candidates, rules):
+    if lacks := _what_a_rollback_lacks(turn, shards, needy, candidates):
         _wait(turn, shards, f"rollback for shard {numbers}: {lacks}")
         return
     available = [{c for m in candidates[s.shard] for c in parts_of(turn, m)} for s in shards]
@@ -290,11 +288,11 @@ def _roll_back(turn: Turn, shards: list[Shard], needy: list[Shard], rules: Polic
         part = None if chosen is None else best_parts(available[s.shard])[chosen.name]
         readable = [m for m in candidates[s.shard] if part is None or part in parts_of(turn, m)]
         joining = [m for m in candidates[s.shard] if m in s.fresh and m not in readable]
-        members = readable[: rules.chain_length]
-        room = rules.chain_length - len(members)
+        members = readable[: turn.spec.servers.replicas]
+        room = turn.spec.servers.replicas - len(members)
         epoch = _highest_epoch(turn, s) + 1
         s.next = fresh_view(
-            s.shard, epoch, history, members, joining[:room], restore, state_before_snapshots(rules, restore)
+            s.shard, epoch, history, members, joining[:room], restore, state_before_snapshots(turn.spec, restore)
         )
     _forget_what_was_rolled_back(turn)
     where = restore or "the initial weights"
@@ -307,11 +305,9 @@ def _wait(turn: Turn, shards: list[Shard], why: str, servers: tuple[str, ...] = 
     turn.explain(why)
 
 
-def _what_a_rollback_lacks(
-    turn: Turn, shards: list[Shard], needy: list[Shard], candidates: Candidates, rules: Policy
-) -> str:
+def _what_a_rollback_lacks(turn: Turn, shards: list[Shard], needy: list[Shard], candidates: Candidates) -> str:
     """What must be proved or ready first, and is not yet; "" if nothing."""
-    ready = [_enough(turn, s, candidates[s.shard], rules) for s in shards if s in needy or s.view is None]
+    ready = [_enough(turn, s, candidates[s.shard]) for s in shards if s in needy or s.view is None]
     proved = [surely_dead(turn, st) for s in needy if s.next is None for st in _members(s)]
     if not all(proved):
         return "waiting until every old server is proved dead"

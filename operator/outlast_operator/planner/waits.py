@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from outlast_operator.planner.actions import KillProcess, StartProcess, StartRedis
 from outlast_operator.planner.backoff import fail
-from outlast_operator.planner.servers import is_wanted, runs_redis
+from outlast_operator.planner.servers import is_wanted
 from outlast_operator.planner.status import POD_REJECTED, Wait
 from outlast_operator.planner.turn import Turn, server_names
 from outlast_operator.planner.views import Shard
@@ -86,7 +86,7 @@ def unready(turn: Turn, shards: list[Shard]) -> list[str]:
     names += [f"worker-{slot}" for slot in range(turn.spec.workers.replicas) if computing]
     if turn.spec.training.evaluated and computing:
         names.append("evaluator")
-    if runs_redis(turn):
+    if turn.spec.own_redis:
         names.append("redis")
     running = {p.name for p in turn.observed.processes.values() if p.phase == "running"}
     return [name for name in names if name not in running and name not in turn.status.done]

@@ -154,8 +154,7 @@ def _lend(turn: Turn, slot: int, filled: bool, cut_off: frozenset[int]) -> None:
 
 def _is_missed(turn: Turn) -> bool:
     """Whether the others wait for a slot without a worker."""
-    waits_for_all = turn.spec.training.consistency in ("Sync", "BoundedStaleness")
-    return waits_for_all and turn.status.t_running is not None and turn.status.goal is None
+    return turn.spec.traits.waits_for_slots and turn.status.t_running is not None and turn.status.goal is None
 
 
 def _running_slots(turn: Turn) -> list[int]:

@@ -22,6 +22,7 @@ from outlast.api.immutable import IMMUTABLE, IMMUTABLE_MESSAGE
 from outlast.api.rules import NAME_LENGTH, RULES, Rule
 from outlast.api.spec import JobSpec
 from outlast.api.status import TrainingJobStatus
+from outlast.api.strategy import CHAIN_LENGTH, CHAINED
 
 GROUP, VERSION, PLURAL = "outlast.dev", "v1alpha1", "trainingjobs"
 HEADER = "# Generated from trainer/outlast/api by `python -m outlast.api.crd`; do not edit.\n"
@@ -232,7 +233,7 @@ def _validation(rule: Rule) -> dict[str, Any]:
 
 # What a field that may be absent counts as; `self` is its spec.
 _ABSENT = {
-    "servers.replicas": "(self.recovery.strategy in ['Chain', 'Hybrid'] ? 3 : 1)",
+    "servers.replicas": f"(self.recovery.strategy in {list(CHAINED)} ? {CHAIN_LENGTH} : 1)",
     "training.evaluate.everySeconds": "0.0",
     "training.evaluate.everyUpdates": "0",
     "recovery.checkpoint.everySeconds": "0.0",

@@ -18,7 +18,7 @@ from outlast.api.base import DNS_LABEL, PATTERNS
 from outlast.api.errors import FieldError, Location, show
 from outlast.api.schedule import Schedule
 from outlast.api.spec import JobSpec
-from outlast.api.spec_fields import BUFFERED
+from outlast.api.strategy import BUFFERED, CHAINED, TABLE
 
 # The longest name made from a job's: a worker's pod, `JOB-worker-SLOT-INCARNATION`. All must be DNS labels.
 LONGEST_CHILD_SUFFIX = "-worker-9999-99999"
@@ -76,7 +76,7 @@ def _plain(value: Any) -> str:
 
 
 def _chained(spec: JobSpec) -> bool:
-    return spec.recovery.strategy in ("Chain", "Hybrid")
+    return spec.recovery.strategy in CHAINED
 
 
 def _buffered(spec: JobSpec) -> bool:
@@ -230,7 +230,7 @@ RULES: tuple[Rule, ...] = (
         "stateless-is-asynchronous",
         "training.consistency",
         "!(self.recovery.strategy == 'Stateless' && self.training.consistency == 'Sync')",
-        lambda s: not (s.recovery.strategy == "Stateless" and s.training.consistency == "Sync"),
+        lambda s: (s.recovery.strategy, s.training.consistency) in TABLE,
         "Sync is refused with recovery.strategy Stateless, because its barrier would make every worker wait for the "
         "server in an outage; use Async or BoundedStaleness, or choose Chain",
     ),

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from outlast.api.base import MANAGER, FieldsModel
-from outlast.api.spec_fields import BUFFERED, Evaluator, Recovery, Servers, Training, Workers
+from outlast.api.spec_fields import Evaluator, Recovery, Servers, Training, Workers
 from outlast.api.spec_policy import Cost, RunPolicy, Security
-
-_CHAINED = ("Chain", "Hybrid")
+from outlast.api.strategy import Traits, default_replicas, traits
 
 
 class JobSpec(FieldsModel):
@@ -51,15 +50,23 @@ class JobSpec(FieldsModel):
             strategy: Any = recovery.strategy
         else:
             strategy = recovery.get("strategy") if isinstance(recovery, dict) else None
-        replicas = 3 if strategy is None or strategy in _CHAINED else 1
-        return {**raw, "servers": {**servers, "replicas": replicas}}
+        return {**raw, "servers": {**servers, "replicas": default_replicas(strategy)}}
+
+    @property
+    def traits(self) -> Traits:
+        """What strategy and consistency mean together."""
+        return traits(self.recovery.strategy, self.training.consistency)
+
+    @property
+    def own_redis(self) -> bool:
+        """Whether the job needs a Redis and names none."""
+        return self.traits.buffered and self.recovery.buffer.url is None
 
     @property
     def local_steps(self) -> bool:
         """Whether a worker that is cut off goes on with local steps: `outage.mode`, or what it means left out."""
         mode = self.recovery.staleness.outage.mode
-        computes_on = self.recovery.strategy in BUFFERED and self.training.consistency != "Sync"
-        return computes_on if mode is None else mode == "LocalSteps"
+        return self.traits.buffered if mode is None else mode == "LocalSteps"
 
     @property
     def templates(self) -> dict[str, dict[str, Any]]:

@@ -28,11 +28,9 @@ from outlast.api.base import (
 )
 from outlast.api.errors import show
 from outlast.api.schedule import Schedule
+from outlast.api.strategy import Consistency, Strategy
 
-Consistency = Literal["Sync", "Async", "BoundedStaleness"]
 OptimizerName = Literal["SGD", "Adam", "AdamW"]
-Strategy = Literal["Checkpoint", "Chain", "Stateless", "Hybrid"]
-BUFFERED: tuple[Strategy, ...] = ("Stateless", "Hybrid")  # need a Redis, and compute on while no server answers
 Acknowledgement = Literal["Tail", "Successor", "Head"]
 WhenFull = Literal["Block", "Drop"]
 WireType = Literal["float32", "bfloat16"]

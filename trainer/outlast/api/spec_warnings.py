@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from outlast.api.base import FieldsModel
 from outlast.api.errors import SpecWarning
 from outlast.api.spec import JobSpec
-from outlast.api.spec_fields import BUFFERED, Buffer, Chain, Staleness, Training
+from outlast.api.spec_fields import Buffer, Chain, Staleness, Training
+from outlast.api.strategy import BUFFERED
 
 
 def warnings_for(spec: JobSpec) -> list[SpecWarning]:
@@ -36,9 +37,9 @@ def _changed(part: FieldsModel, default: FieldsModel) -> list[str]:
 
 def _training(spec: JobSpec) -> Iterator[tuple[str, str]]:
     consistency = spec.training.consistency
-    if consistency != "BoundedStaleness" and "maxStaleness" in _changed(spec.training, Training()):
+    if not spec.traits.bounded and "maxStaleness" in _changed(spec.training, Training()):
         yield "training.maxStaleness", f"has no effect with consistency {consistency}; only BoundedStaleness reads it"
-    if consistency == "Sync" and spec.recovery.strategy == "Hybrid":
+    if spec.recovery.strategy in BUFFERED and not spec.traits.buffered:
         yield "recovery.strategy", "Hybrid behaves as Chain with consistency Sync: gradients are never buffered"
 
 
@@ -52,16 +53,16 @@ def _checkpoint(spec: JobSpec) -> Iterator[tuple[str, str]]:
 
 def _chain(spec: JobSpec) -> Iterator[tuple[str, str]]:
     strategy, chain = spec.recovery.strategy, spec.recovery.chain
-    if strategy not in ("Chain", "Hybrid"):
+    if not spec.traits.chained:
         for name in _changed(chain, Chain()):
             yield f"recovery.chain.{name}", f"has no effect with strategy {strategy}, which has no chain"
-    elif spec.training.consistency == "Sync" and chain.ack != "Tail":
+    elif spec.traits.barrier and chain.ack != "Tail":
         yield (
             "recovery.chain.ack",
             f"{chain.ack} with consistency Sync: rounds that die with the head are computed again, and a run with "
             "failovers does not end exactly as one without",
         )
-    elif strategy == "Hybrid" and chain.ack != "Tail":
+    elif spec.traits.diverts and chain.ack != "Tail":
         yield (
             "recovery.chain.ack",
             f"{chain.ack} can lose acknowledged gradients with the head, which Hybrid's buffer otherwise prevents",
@@ -70,12 +71,12 @@ def _chain(spec: JobSpec) -> Iterator[tuple[str, str]]:
 
 def _buffer(spec: JobSpec) -> Iterator[tuple[str, str]]:
     strategy, buffer = spec.recovery.strategy, spec.recovery.buffer
-    if strategy not in ("Stateless", "Hybrid"):
+    if not spec.traits.buffered:
+        why = "; only Stateless and Hybrid buffer gradients"
+        if strategy in BUFFERED:
+            why = f" and consistency {spec.training.consistency}, in which gradients are never buffered"
         for name in _changed(buffer, Buffer()):
-            yield (
-                f"recovery.buffer.{name}",
-                f"has no effect with strategy {strategy}; only Stateless and Hybrid buffer gradients",
-            )
+            yield f"recovery.buffer.{name}", f"has no effect with strategy {strategy}{why}"
         return
     if buffer.url is not None:
         if urlsplit(buffer.url).password:
@@ -90,7 +91,7 @@ def _buffer(spec: JobSpec) -> Iterator[tuple[str, str]]:
 
 def _staleness(spec: JobSpec) -> Iterator[tuple[str, str]]:
     staleness, default = spec.recovery.staleness, Staleness()
-    if spec.training.consistency == "Sync":
+    if spec.traits.barrier:
         for name in ("policy", "reducedRate"):
             if name in _changed(staleness, default):
                 yield f"recovery.staleness.{name}", "has no effect with consistency Sync, in which nothing is stale"
@@ -98,8 +99,7 @@ def _staleness(spec: JobSpec) -> Iterator[tuple[str, str]]:
     reduced = staleness.reduced_rate
     if reduced is not None and reduced.lr >= spec.training.optimizer.lr:
         yield "recovery.staleness.reducedRate.lr", f"{reduced.lr:g} is not below optimizer.lr: it reduces nothing"
-    buffered = spec.recovery.strategy in BUFFERED
-    if buffered and staleness.policy == "Sum" and reduced is None and staleness.clip_norm is None:
+    if spec.traits.buffered and staleness.policy == "Sum" and reduced is None and staleness.clip_norm is None:
         yield (
             "recovery.staleness.policy",
             "Sum applies the backlog of an outage as one step as long as itself; consider reducedRate or clipNorm",

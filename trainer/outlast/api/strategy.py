@@ -1,33 +1,85 @@
-"""What each strategy means for the planner: how long a chain is, and where state comes from."""
+"""What each strategy means with each consistency: the one table that both planes, the README and the benches ask."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Literal, get_args
 
-if TYPE_CHECKING:
-    from outlast.api.spec import JobSpec
+Consistency = Literal["Sync", "Async", "BoundedStaleness"]
+Strategy = Literal["Checkpoint", "Chain", "Stateless", "Hybrid"]
+BufferUse = Literal["Never", "InOutages", "Always"]
+
+CHAIN_LENGTH = 3  # where servers.replicas is left out
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What the planner needs to know of a strategy."""
+class Traits:
+    """One row. The other attributes follow from its columns."""
 
-    chain_length: int  # members of a view; servers beyond it stand by
-    from_buffer: bool  # state is rebuilt from Redis
-    waits_for_silent: bool  # the last, silent members are given assumeDeadSeconds
-    needs_redis: bool
+    chained: bool  # servers.replicas servers hold a shard's state, and the tail acknowledges; else one server
+    buffer: BufferUse  # when gradients go to Redis, which acknowledges them then
+    barrier: bool  # an update is made of one push of every slot: a version's weights are exact, and so is a replay
+    bounded: bool  # no slot runs more than maxStaleness steps ahead of the slowest
+    in_flight: int  # pushes that a worker does not wait for; one more would break the bound, or the barrier
+
+    @property
+    def buffered(self) -> bool:
+        """The job needs a Redis, and workers compute on while no head answers."""
+        return self.buffer != "Never"
+
+    @property
+    def through_buffer(self) -> bool:
+        """Heads take gradients from Redis alone, and are rebuilt from it; workers pull weights."""
+        return self.buffer == "Always"
+
+    @property
+    def diverts(self) -> bool:
+        """Gradients go to the head, and to Redis while no head answers."""
+        return self.buffer == "InOutages"
+
+    @property
+    def asks_ahead(self) -> bool:
+        """A worker asks for weights before it needs them."""
+        return self.through_buffer and self.in_flight > 0
+
+    @property
+    def waits_for_slots(self) -> bool:
+        """A slot without a worker holds up the others."""
+        return self.barrier or self.bounded
 
 
-def policy(spec: JobSpec) -> Policy:
-    match spec.recovery.strategy:
-        case "Checkpoint":
-            return Policy(1, from_buffer=False, waits_for_silent=False, needs_redis=False)
-        case "Stateless":
-            return Policy(1, from_buffer=True, waits_for_silent=False, needs_redis=True)
-        case "Chain":
-            return Policy(spec.servers.replicas, from_buffer=False, waits_for_silent=True, needs_redis=False)
-        case "Hybrid":
-            return Policy(spec.servers.replicas, from_buffer=False, waits_for_silent=True, needs_redis=True)
-        case other:
-            raise AssertionError(f"unknown strategy {other!r}")
+TABLE: dict[tuple[str, str], Traits] = {
+    # strategy and consistency            chained  buffer     barrier  bounded  in flight
+    ("Checkpoint", "Sync"): Traits(False, "Never", True, False, 0),
+    ("Checkpoint", "Async"): Traits(False, "Never", False, False, 1),
+    ("Checkpoint", "BoundedStaleness"): Traits(False, "Never", False, True, 0),
+    ("Chain", "Sync"): Traits(True, "Never", True, False, 0),
+    ("Chain", "Async"): Traits(True, "Never", False, False, 1),
+    ("Chain", "BoundedStaleness"): Traits(True, "Never", False, True, 0),
+    ("Stateless", "Async"): Traits(False, "Always", False, False, 1),
+    ("Stateless", "BoundedStaleness"): Traits(False, "Always", False, True, 0),
+    ("Hybrid", "Sync"): Traits(True, "Never", True, False, 0),  # as Chain: a round is not buffered
+    ("Hybrid", "Async"): Traits(True, "InOutages", False, False, 1),
+    ("Hybrid", "BoundedStaleness"): Traits(True, "InOutages", False, True, 0),
+}
+
+
+def traits(strategy: str, consistency: str) -> Traits:
+    """Raises `KeyError` for a pair that the rules refuse."""
+    return TABLE[strategy, consistency]
+
+
+def strategies(wanted: Callable[[Traits], bool]) -> tuple[str, ...]:
+    """The strategies that are as wanted with one consistency at least, in the order of the table."""
+    return tuple(dict.fromkeys(strategy for (strategy, _), row in TABLE.items() if wanted(row)))
+
+
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+CHAINED = strategies(lambda row: row.chained)
+BUFFERED = strategies(lambda row: row.buffered)
+
+
+def default_replicas(strategy: Any) -> int:
+    """`servers.replicas` left out. `strategy` as its author wrote it; None: the default, which has a chain."""
+    return CHAIN_LENGTH if strategy is None or strategy in CHAINED else 1

@@ -63,11 +63,11 @@ class Admission:
         self._state = state
         self._downstream = downstream
         self._settings = settings
-        self._sync = self._settings.consistency == "Sync"
+        self._sync = self._settings.traits.barrier
         self._ordering = Ordering(state, settings)
         self._waiting = Waiting(sync=self._sync)
-        self._ssp = self._settings.consistency == "BoundedStaleness"
-        self._stateless = self._settings.strategy == "Stateless"
+        self._ssp = self._settings.traits.bounded
+        self._stateless = self._settings.traits.through_buffer
         self._trims: deque[tuple[int, int]] = deque()  # (this seq is stable: trim, to this offset)
         self._finish_asked: int | None = None  # in which history: a rollback makes an end undone
 

@@ -109,9 +109,8 @@ class Ordering:
     def _update(self, group: list[Contribution], pending: int, offset: int) -> Entry:
         s, settings = self.state, self.settings
         # A Stateless replay has no pull copies: the weights it must come to are chosen without them.
-        compensate = settings.strategy != "Stateless"
-        asks_ahead = settings.strategy == "Stateless" and settings.consistency == "Async"
-        usual = usual_staleness(s.data.slots, asks_ahead)
+        compensate = not settings.traits.through_buffer
+        usual = usual_staleness(s.data.slots, settings.traits.asks_ahead)
         shares = weights(settings.policy, s.version, group, s.history, usual=usual, compensate=compensate)
         scheduled = rate(settings.rate_at(s.version), pending, settings.reduced_rate, settings.base_lr)
         total, number = self.staleness

@@ -251,7 +251,7 @@ class Replica:
         if self._heard > self.epoch:
             self._acting = False
             # Redis may have refused a record of what is applied here already: Redis is right.
-            self._tainted = self._tainted or self.settings.strategy == "Stateless"
+            self._tainted = self._tainted or self.settings.traits.through_buffer
 
     def _higher_epoch(self, event: HigherEpoch, ready: Ready) -> None:
         if event.epoch > self.epoch:
@@ -309,7 +309,7 @@ class Replica:
 
     def _drop(self, ready: Ready) -> None:
         """Forget the state: it belongs to another history, or may hold what nobody else does."""
-        sync = self.settings.consistency == "Sync"
+        sync = self.settings.traits.barrier
         self._admission.refuse_all(Refusal.HISTORY if sync else Refusal.STOPPED, ready, "rolled back to a checkpoint")
         self._forget(ready)
         ready.restore = "empty"

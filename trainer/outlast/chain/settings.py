@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from outlast.api.schedule import rate_at
 from outlast.api.spec import JobSpec
+from outlast.api.strategy import Traits, traits
 from outlast.chain.staleness import POLICIES, ReducedRate
 
 
@@ -32,6 +33,10 @@ class ReplicaSettings:
     stop_updates: int | None = None
     group_max: int = 32  # contributions drained from the log into one update
     window: int = 64  # entries that relaxed acknowledgements may run ahead of the tail: it bounds the log
+
+    @property
+    def traits(self) -> Traits:
+        return traits(self.strategy, self.consistency)
 
     def __post_init__(self) -> None:
         if self.replicate_every > 1 and self.ack == "Tail":

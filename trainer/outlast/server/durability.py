@@ -76,7 +76,7 @@ class Durability:
         self._every, self._keep = checkpoint.every_updates, checkpoint.keep
         self._schedule = CheckpointSchedule(checkpoint.every_updates, checkpoint.every_seconds, shards)
         self._may_wait = 0 if shards == 1 else _MAY_WAIT
-        self._stateless = spec.recovery.strategy == "Stateless"
+        self._stateless = spec.traits.through_buffer
         self._store = _store(config, shards)
         self._peers = CheckpointPeers(config, spec.recovery.failover.timeout_seconds)
         self._lacks_parts = False  # it joined, and its directory may lack what the others' hold

@@ -76,14 +76,12 @@ class LogReader:
         self._server = server
         spec, config = server.spec, server.config
         url = spec.recovery.buffer.url or config.redis_url
-        strategy = spec.recovery.strategy
-        uses = strategy == "Stateless" or (strategy == "Hybrid" and spec.training.consistency != "Sync")
-        self._stateless = strategy == "Stateless"
+        self._stateless = spec.traits.through_buffer
         self._counts = spec.recovery.staleness.reduced_rate is not None  # nothing else asks how many are pending
         self._together = Backlog()
         self.log: GradientLog | None = None
-        if uses:
-            assert url is not None, f"strategy {strategy} needs recovery.buffer.url or a Redis that the job runs"
+        if spec.traits.buffered:
+            assert url is not None, "a job that buffers needs recovery.buffer.url or a Redis that the job runs"
             self.log = GradientLog(
                 url, config.job_uid, len(config.servers), spec.recovery.buffer.max_bytes, spec.recovery.buffer.dtype
             )

@@ -265,7 +265,7 @@ class Server:
     def make_parameters(self, meta: dict[str, Any]) -> None:
         """Allocate for the model that `meta` describes (manifest, optimizer, range)."""
         self.initial_meta = meta
-        keep = self.spec.training.consistency == "Sync" and self.spec.servers.shards > 1
+        keep = self.spec.traits.barrier and self.spec.servers.shards > 1
         shared = self.listener.address.startswith("unix:")
         self.parameters = parameters_for(meta, keep, self.spec.workers.replicas + _SPARE_READERS, shared)
         self.serving.make_pool(self.parameters.numel, self.spec, shared)
@@ -291,7 +291,7 @@ class Server:
         snapshot = None
         if waiter.wants_weights and not isinstance(reply, Refused):
             assert self.parameters is not None
-            exact = reply.version if self.spec.training.consistency == "Sync" else None
+            exact = reply.version if self.spec.traits.barrier else None
             snapshot = self._snapshot(exact)
             if snapshot is None:  # Sync, several shards: v-1 was never here, our state came whole
                 gone = Refused(waiter, Refusal.VERSION, self.replica.view, f"version {reply.version} is not here")

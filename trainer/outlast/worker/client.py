@@ -83,7 +83,7 @@ class Client:
     ) -> None:
         self.config, self.spec = config, spec
         self.ranges = shard_ranges(manifest.numel, len(config.servers))
-        self.session = Session(len(config.servers), spec.recovery.strategy, spec.training.consistency)
+        self.session = Session(len(config.servers), spec.traits)
         self.condition = threading.Condition()
         self.data = DataPlan(slots=spec.workers.replicas)
         self.clocks: dict[int, int] = {}
@@ -112,7 +112,7 @@ class Client:
             threading.Thread(target=self._serve_shard, args=(i,), name=f"shard-{i}", daemon=True)
             for i in range(len(config.servers))
         ]
-        self.appender = Appender(self) if spec.recovery.strategy in ("Stateless", "Hybrid") else None
+        self.appender = Appender(self) if spec.traits.buffered else None
 
     # --- the worker's thread ---
 
@@ -216,7 +216,7 @@ class Client:
                     self.condition.wait(0.01)  # a shard has moved on or back meanwhile: look again
                     continue
             versions = [s.version for s in self._staged]
-            if self.spec.training.consistency != "Sync" or not self.torn:
+            if not self.spec.traits.barrier or not self.torn:
                 return min(versions)
             if len({s.history for s in self._staged}) > 1:  # some shard has not heard of a rollback yet
                 exact = [None] * len(self.ranges)

@@ -114,7 +114,7 @@ def main() -> None:
     config = ProcessConfig.from_environment()
     spec = read_spec(config.spec)
     torch.set_num_threads(int(config.extras.get("threads", 1)))
-    torch.use_deterministic_algorithms(spec.training.consistency == "Sync", warn_only=True)
+    torch.use_deterministic_algorithms(spec.traits.barrier, warn_only=True)
     sys.setswitchinterval(0.0005)  # the threads that send and receive must not wait for the loop's Python
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: end_as_planned())

@@ -105,13 +105,7 @@ class Optimizer(torch.optim.Optimizer):
         self._base_rates = [float(group["lr"]) for group in self.inner.param_groups]
         groups = [[(names[id(p)], p) for p in g["params"]] for g in self.inner.param_groups]
         self._model = FlatModel(groups, buffers)
-        self._sync = training.consistency == "Sync"
-        # SSP bounds how far a slot runs ahead; a push in flight would let it run one further.
-        self._in_flight = 1 if training.consistency == "Async" else 0
-        self._computes_on = self.spec.recovery.strategy in ("Stateless", "Hybrid") and not self._sync
-        self._bounded = training.consistency == "BoundedStaleness"
-        self._pulls = self.spec.recovery.strategy == "Stateless"
-        self._asks_ahead = self._pulls and training.consistency == "Async"
+        self._traits = self.spec.traits
         self._clip = self.spec.recovery.staleness.clip_norm
         self._client = Client(
             config, self.spec, self._model.manifest, description, self._model.flat.detach().cpu().clone()
@@ -126,7 +120,7 @@ class Optimizer(torch.optim.Optimizer):
         version = self._client.synchronise()
         self._check_stopped()
         self._load()
-        self._step = 1 + (version if self._sync else self._highest_step())
+        self._step = 1 + (version if self._traits.barrier else self._highest_step())
         self._check_stopped()
         # torch.manual_seed also notes a stack trace for each kind of accelerator that it has not found: 0.1 ms or more.
         accelerator = getattr(torch, "accelerator", None)  # torch 2.5 has none, and is seeded as ever
@@ -238,11 +232,11 @@ class Optimizer(torch.optim.Optimizer):
         item = client.submit(self._step, self._step, lease, Kind.UPDATE, self._lr_scale())
         del lease
         self._step += 1
-        if self._pulls and not self._asks_ahead:
+        if self._traits.through_buffer and not self._traits.asks_ahead:
             client.request_weights()
         self._await(item)
         self._check_stopped()
-        if self._sync and (client.take_resync() or client.torn or client.versions[0] != self._step - 1):
+        if self._traits.barrier and (client.take_resync() or client.torn or client.versions[0] != self._step - 1):
             self._step = client.synchronise() + 1
             self._check_stopped()
         self._load()
@@ -276,33 +270,33 @@ class Optimizer(torch.optim.Optimizer):
         """Wait for what the consistency asks for; strategies that compute on wait for no dead or slow server."""
         client = self._client
         assert client is not None
-        session = client.session
-        if not self._computes_on:
-            if self._in_flight == 0:
+        session, traits = client.session, self._traits
+        if not traits.buffered:
+            if traits.in_flight == 0:
                 client.wait_until(lambda: item.outcome is not None)
             else:
-                client.wait_until(lambda: session.unanswered <= self._in_flight)
+                client.wait_until(lambda: session.unanswered <= traits.in_flight)
             return
         seen = self._seen
-        if self._pulls or session.outage():  # to Redis: no faster than it takes them; memory is for when it is away
+        if traits.through_buffer or session.outage():  # no faster than Redis takes them: memory is for when it is away
             client.wait_until(lambda: session.unanswered <= _TO_REDIS or session.buffer_down)
-        if self._bounded:
+        if traits.bounded:
             self._await_the_slowest(client)
             return
         if self._gave_up and client.arrivals == seen:
             return
-        if self._pulls:
+        if traits.through_buffer:
             came = client.wait_until(lambda: session.outage() or client.arrivals > seen, _PATIENCE_S)
         else:
-            came = client.wait_until(lambda: session.outage() or session.unanswered <= self._in_flight, _PATIENCE_S)
+            came = client.wait_until(lambda: session.outage() or session.unanswered <= traits.in_flight, _PATIENCE_S)
         self._gave_up = not came
 
     def _await_the_slowest(self, client: Client) -> None:
         """BoundedStaleness where workers compute on: a slow worker is no outage, however long it takes."""
         session = client.session
-        client.wait_until(lambda: session.outage() or session.unanswered <= self._in_flight)
+        client.wait_until(lambda: session.outage() or session.unanswered <= self._traits.in_flight)
         bound = self.spec.training.max_staleness
-        while self._pulls and not session.outage() and not client.stopped:
+        while self._traits.through_buffer and not session.outage() and not client.stopped:
             seen = client.arrivals_by_shard
             client.request_weights()
             client.wait_until(lambda seen=seen: session.outage() or client.arrived_since(seen))
@@ -318,7 +312,7 @@ class Optimizer(torch.optim.Optimizer):
             client.copy_weights(self._model.flat)
             self._model.spread()
             self._loaded = self._seen
-        if self._asks_ahead:
+        if self._traits.asks_ahead:
             client.request_weights()  # they come while the next gradient is computed
 
     def _check_stopped(self) -> None:
@@ -354,7 +348,7 @@ class Optimizer(torch.optim.Optimizer):
         back, over = self._look_for_servers(client, away)
         # One at a time: while Redis is away steps are gathered in one difference, and take no more memory.
         overdue = time.monotonic() - self._local_since >= self._send_every_s
-        free = client.session.unanswered <= self._in_flight
+        free = client.session.unanswered <= self._traits.in_flight
         if local.active and (back or over or self._leaving or (overdue and free)):
             self._send_delta(local)
         if back:

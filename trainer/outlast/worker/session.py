@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from outlast.api.strategy import Traits
 from outlast.api.view import Member, View
 from outlast.chain.events import Refusal
 from outlast.worker.events import Action, Ask, Dial, Idle, Notice, Outcome, Outgoing, SendPull, SendPush
@@ -48,11 +49,11 @@ class _Shard:
 class Session:
     """One worker's session with `shards` shards."""
 
-    def __init__(self, shards: int, strategy: str, consistency: str) -> None:
+    def __init__(self, shards: int, traits: Traits) -> None:
         self._shards = [_Shard() for _ in range(shards)]
-        self._direct = strategy != "Stateless"
-        self._sync = consistency == "Sync"
-        self._diverts = strategy == "Hybrid" and consistency != "Sync"
+        self._direct = not traits.through_buffer
+        self._sync = traits.barrier
+        self._diverts = traits.diverts
         self._buffer: deque[Outgoing] = deque()
         self._notices: list[Notice] = []
         self.history = 0  # the highest that any view told

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outlast.api.job import TrainingJob
+from outlast.api.strategy import traits
 
 PAPER = "paper"
 OURS = "ours"
@@ -41,7 +42,7 @@ class Configuration:
 
     @property
     def buffered(self) -> bool:
-        return self.strategy in ("Stateless", "Hybrid")
+        return traits(self.strategy, self.consistency).buffered
 
 
 ALL = (

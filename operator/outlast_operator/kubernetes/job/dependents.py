@@ -83,7 +83,7 @@ class Dependents:
             ("secrets", children.token(ref, self._value(token_secret(ref)))),
             ("services", children.servers_headless(ref)),
         ]
-        if children.runs_redis(spec):
+        if spec.own_redis:
             wanted.append(("secrets", children.redis_password(ref, self._value(redis_secret(ref)))))
             wanted.append(("services", children.redis_endpoint(ref)))
         return wanted

@@ -26,7 +26,6 @@ from outlast_operator.kubernetes.job.pods import (
     pull_trouble,
     read_pod,
 )
-from outlast_operator.kubernetes.manifests.children import runs_redis
 from outlast_operator.kubernetes.manifests.names import REDIS_PORT, JobRef
 from outlast_operator.kubernetes.manifests.pods import redis_url, template_digest
 from outlast_operator.planner.backoff import LONG_LIFE_S
@@ -294,15 +293,14 @@ class Observer:
         if url is None:
             return RedisState(False, self._last_run)
         if self._redis is None:
-            guard = (self._dialling(view),) if view is not None and runs_redis(self.spec) else ()
+            guard = (self._dialling(view),) if view is not None and self.spec.own_redis else ()
             interval_s = self.spec.recovery.failover.heartbeat_seconds
             self._redis = (url, RedisWatch(url, interval_s, self.wake, *guard))
         return self._redis[1].state
 
     def _redis_url(self, view: PodView | None) -> str | None:
-        if not runs_redis(self.spec):
-            strategy = self.spec.recovery.strategy
-            return self.spec.recovery.buffer.url if strategy in ("Stateless", "Hybrid") else None
+        if not self.spec.own_redis:
+            return self.spec.recovery.buffer.url if self.spec.traits.buffered else None
         if view is None or not view.alive or not view.address:
             return None
         return redis_url(f"{view.ip}:{REDIS_PORT}", self.secrets.redis_password)

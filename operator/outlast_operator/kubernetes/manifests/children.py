@@ -9,7 +9,6 @@ from typing import Any
 from outlast.api.base import parse_quantity
 from outlast.api.spec import JobSpec
 from outlast.api.spec_fields import Claim
-from outlast.api.strategy import policy
 from outlast.buffer.types import redis_maxmemory
 from outlast_operator.kubernetes.manifests.names import (
     CONTAINER_ANNOTATION,
@@ -59,11 +58,6 @@ ASSUMED_SNAPSHOT_BYTES = 1 << 30
 REDIS_REQUEST_BYTES = 512 << 20
 _DATA = "/data"
 _REDIS_GRACE_S = 50
-
-
-def runs_redis(spec: JobSpec) -> bool:
-    """Whether the job needs a Redis and names none."""
-    return policy(spec).needs_redis and spec.recovery.buffer.url is None
 
 
 def servers_headless(job: JobRef) -> Json:

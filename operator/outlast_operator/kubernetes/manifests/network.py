@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from outlast.api.spec import JobSpec
-from outlast_operator.kubernetes.manifests.children import runs_redis
 from outlast_operator.kubernetes.manifests.names import (
     DATA_PORT,
     METRICS_PORT,
@@ -62,7 +61,7 @@ def closes(policy: Json, direction: str, its_labels: Mapping[str, str]) -> bool:
 
 
 def _ingress(job: JobRef, spec: JobSpec, peers: Peers, others: list[Json]) -> Json:
-    roles = ["server", *(["redis"] if runs_redis(spec) else [])]
+    roles = ["server", *(["redis"] if spec.own_redis else [])]
     worker = _labels(job, spec)["worker"]
     if any(closes(other, INGRESS, worker) for other in others):
         roles.append("worker")
@@ -74,7 +73,7 @@ def _ingress(job: JobRef, spec: JobSpec, peers: Peers, others: list[Json]) -> Js
         {"ports": [_tcp(DATA_PORT)], "from": [_pods(job), operators]},
         {"ports": [_tcp(METRICS_PORT)], **({"from": list(peers.metrics_from)} if peers.metrics_from else {})},
     ]
-    if runs_redis(spec):
+    if spec.own_redis:
         rules.insert(1, {"ports": [_tcp(REDIS_PORT)], "from": [_pods(job, "server", "worker"), operators]})
     return _policy(job, INGRESS, {**_pods(job, *roles), "policyTypes": [INGRESS], "ingress": rules})
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig, ServerAddress
 from outlast.api.spec import JobSpec
-from outlast.api.strategy import policy
 from outlast.process.metrics import PORT_VARIABLE
 from outlast.process.readiness import PATH, PORT_EXTRA
 from outlast_operator.kubernetes.manifests.names import (
@@ -116,7 +115,7 @@ def process_config(job: JobRef, spec: JobSpec, action: StartProcess) -> ProcessC
     """Without the secrets, which the pod adds."""
     names = [server_names(spec, shard) for shard in range(spec.servers.shards)]
     bare = _without_templates(spec)
-    own_redis = policy(spec).needs_redis and spec.recovery.buffer.url is None
+    own_redis = spec.own_redis
     extras: Json = {"threads": _threads(spec, action)}
     if action.role == "server":
         extras["grace_s"] = grace_s(spec.servers.template)
@@ -159,7 +158,7 @@ def _without_templates(spec: JobSpec) -> Json:
 
 def pod_count(spec: JobSpec) -> int:
     """Pods of a whole job, for gang schedulers."""
-    own_redis = policy(spec).needs_redis and spec.recovery.buffer.url is None
+    own_redis = spec.own_redis
     return spec.servers.shards * spec.servers.replicas + spec.workers.replicas + spec.training.evaluated + own_redis
 
 
@@ -234,7 +233,7 @@ def _environment(job: JobRef, spec: JobSpec, action: StartProcess) -> list[Json]
         {"name": ENVIRONMENT_VARIABLE, "value": config.to_json()},
         secret_variable(TOKEN_VARIABLE, token_secret(job), TOKEN_KEY),
     ]
-    if policy(spec).needs_redis and spec.recovery.buffer.url is None:
+    if spec.own_redis:
         env.append(secret_variable(REDIS_VARIABLE, redis_secret(job), PASSWORD_KEY))
     more = DEFAULTS if action.role == "evaluator" else {**DEFAULTS, PORT_VARIABLE: str(METRICS_PORT)}
     return [*env, *({"name": name, "value": value} for name, value in more.items())]
