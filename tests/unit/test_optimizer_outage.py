@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import outlast
 from outlast.api.config import ProcessConfig, ServerAddress
 from outlast.chain.events import DataPlan, Kind
 from outlast.worker.optimizer import Optimizer, Superseded, TrainingError, joined
@@ -216,3 +217,9 @@ def test_adams_rate_stays() -> None:
     worker.client.down = True
     worker.step(1.0)
     assert worker.weight == 0.99
+
+
+def test_the_exceptions_that_a_script_may_catch_are_public() -> None:
+    assert outlast.TrainingError is TrainingError
+    assert issubclass(outlast.TrainingFinished, SystemExit)
+    assert outlast.TrainingFinished("done").code == 0

@@ -457,7 +457,8 @@ def test_warning_of_a_file_and_of_the_stored_job(spec: str, message: str) -> Non
 def test_import_needs_no_torch() -> None:
     code = (
         "import sys, outlast, outlast.api.spec, outlast.api.crd, outlast.api.schedule;"
-        "assert 'Optimizer' in dir(outlast) and outlast.__version__ == '0.1.0';"
+        "assert {*outlast.__all__, 'Optimizer', 'TrainingError', 'TrainingFinished'} <= set(dir(outlast));"
+        "assert outlast.__version__ == '0.1.0';"
         "assert not {'torch', 'redis', 'numpy'} & set(sys.modules), 'heavy imports'"
     )
     path = str(Path(__file__).parents[2] / "trainer")

@@ -1,7 +1,7 @@
 """Outlast: PyTorch training that outlasts its parameter servers.
 
-`import outlast` is cheap and needs no torch: `outlast.Optimizer`, the drop-in for a torch optimizer, is loaded when
-it is first asked for.
+`import outlast` is cheap and needs no torch: `outlast.Optimizer`, the drop-in for a torch optimizer, and the exceptions
+that a script may catch are loaded when they are first asked for.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from outlast.worker.optimizer import Optimizer
+    from outlast.worker.optimizer import Optimizer, TrainingError, TrainingFinished
 
 __version__ = "0.1.0"
-__all__ = ["Optimizer", "__version__"]
+__all__ = ["Optimizer", "TrainingError", "TrainingFinished", "__version__"]
 
-_LAZY = {"Optimizer": "outlast.worker.optimizer"}  # name -> the module that defines it, and imports torch
+# name -> the module that defines it, and imports torch
+_LAZY = dict.fromkeys(("Optimizer", "TrainingError", "TrainingFinished"), "outlast.worker.optimizer")
 
 
 def __getattr__(name: str) -> Any:

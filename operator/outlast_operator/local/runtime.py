@@ -370,21 +370,21 @@ def main() -> int:
     """The operator child. Returns 0 when the job's outcome is recorded and every process has ended."""
     import os
 
-    from outlast_operator.planner.plan import plan
+    from outlast_operator.planner.plan import plan as decide
 
     runtime = LocalRuntime(RunDirectory(Path(os.environ[RUN_DIRECTORY_VARIABLE])))
     spec, heartbeat_s = runtime.spec, runtime.spec.recovery.failover.heartbeat_seconds
     reason = ""
     while not runtime.forkserver_gone:
-        turn, changed = run_turn(runtime, lambda observed, now: plan(spec, observed, now), time.monotonic())
-        if turn.reason != reason:
-            log.info("plan: %s", turn.reason)
-            reason = turn.reason
+        plan, changed = run_turn(runtime, lambda observed, now: decide(spec, observed, now), time.monotonic())
+        if plan.reason != reason:
+            log.info("plan: %s", plan.reason)
+            reason = plan.reason
         if changed:
             continue
         if is_over(runtime.observe()):
             runtime.close()
             return 0
         look_again = time.monotonic() + heartbeat_s
-        runtime.wait(min(look_again, turn.wake_at) if turn.wake_at is not None else look_again)
+        runtime.wait(min(look_again, plan.wake_at) if plan.wake_at is not None else look_again)
     return 1

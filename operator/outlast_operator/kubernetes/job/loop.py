@@ -23,7 +23,7 @@ from outlast_operator.kubernetes.job.status import INVALID, REFUSED, invalid_sta
 from outlast_operator.kubernetes.job.storage import CheckpointStorage
 from outlast_operator.kubernetes.manifests.names import JobRef, is_owned
 from outlast_operator.planner.observed import ObservedJob
-from outlast_operator.planner.plan import plan
+from outlast_operator.planner.plan import plan as decide
 from outlast_operator.runtime.reconcile import Conflict, is_over, run_turn
 
 log = logging.getLogger("outlast.kubernetes")
@@ -187,19 +187,19 @@ class JobLoop:
         spec = runtime.acceptance.spec
         assert spec is not None
         now = self._tools.now()
-        turn, changed = run_turn(runtime, lambda observed, t: plan(spec, observed, t), now)
-        if turn.reason != self._reason:
-            log.info("%s/%s: %s", self.ref.namespace, self.ref.name, turn.reason)
-            self._reason = turn.reason
+        plan, changed = run_turn(runtime, lambda observed, t: decide(spec, observed, t), now)
+        if plan.reason != self._reason:
+            log.info("%s/%s: %s", self.ref.namespace, self.ref.name, plan.reason)
+            self._reason = plan.reason
         if changed:
             self._give_way(runtime.conflicts)
             return None
-        runtime.after_turn(turn.status)
+        runtime.after_turn(plan.status)
         observed = runtime.observed  # what this turn has set off wakes the next
         running = any(p.alive for p in observed.processes.values())
         look_again = now + (spec.recovery.failover.heartbeat_seconds if running else IDLE_S)
-        if turn.wake_at is not None:
-            look_again = min(look_again, turn.wake_at)
+        if plan.wake_at is not None:
+            look_again = min(look_again, plan.wake_at)
         if observed.status.outcome is None:
             return look_again
         finished = self._finished(observed.status.t_completed or now)  # what still runs, or is kept by its policy
