@@ -21,9 +21,9 @@ import sys
 import time
 from typing import Any
 
+from outlast.process.exit_codes import EXIT_FAILED, EXIT_OK
+
 NAMES = ("trace", "lost", "busy", "recovery", "speed")
-EXIT_HOLDS = 0
-EXIT_FAILED = 1
 PIPE_WIDTH = 120
 
 
@@ -67,4 +67,4 @@ def run(arguments: argparse.Namespace) -> int:
             figures["problems"] = list(outcome.problems)
         print(json.dumps({"name": bench.NAME, "figures": figures, "must": bench.MUST, "holds": outcome.holds}))
         sys.stdout.flush()
-    return EXIT_HOLDS if outcome.holds else EXIT_FAILED
+    return EXIT_OK if outcome.holds else EXIT_FAILED

@@ -25,15 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from outlast.process.exit_codes import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from outlast_bench.study.run.conduct import Asked, Made
 
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 PIPE_WIDTH = 120
 
 

@@ -12,7 +12,10 @@ from torch import nn
 
 import outlast
 from outlast.api.config import ProcessConfig, ServerAddress
+from outlast.api.job import read_spec
 from outlast.chain.events import DataPlan, Kind
+from outlast.model.flat import FlatModel
+from outlast.worker.client import Client
 from outlast.worker.optimizer import Optimizer, Superseded, TrainingError, joined
 
 SLOTS = 4
@@ -223,3 +226,15 @@ def test_the_exceptions_that_a_script_may_catch_are_public() -> None:
     assert outlast.TrainingError is TrainingError
     assert issubclass(outlast.TrainingFinished, SystemExit)
     assert outlast.TrainingFinished("done").code == 0
+
+
+@pytest.mark.parametrize(("consistency", "appends"), [("Async", True), ("Sync", False)])
+def test_a_hybrid_worker_has_an_appender_only_where_gradients_are_buffered(consistency: str, appends: bool) -> None:
+    training = {"task": "a.b", "stopAfter": {"updates": 1}, "consistency": consistency}
+    spec = read_spec({"training": training, "recovery": {"strategy": "Hybrid"}})
+    servers = ((ServerAddress("server-0", "tcp:nowhere:1"),),)
+    url = "redis://nowhere:1" if appends else None
+    config = ProcessConfig("job", "uid", "token", "worker", "worker-0", spec.to_json(), servers, redis_url=url)
+    flat = FlatModel([[("w", nn.Parameter(torch.zeros(4)))]], [])
+    client = Client(config, spec, flat.manifest, {}, torch.zeros(4))
+    assert (client.appender is not None) == appends

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from outlast.api.strategy import traits
+from outlast.api.strategy import TABLE
 from outlast.api.view import Member, View
 from outlast.chain.events import Kind, Refusal
 from outlast.worker.events import Ask, Dial, Idle, Outcome, Outgoing, SendPush
@@ -17,7 +17,7 @@ VIEWS = [View(shard=shard, epoch=1, history=0, members=(HEADS[shard],)) for shar
 
 
 def connected(strategy: str) -> Session:
-    session = Session(2, traits(strategy, "Async"))
+    session = Session(2, TABLE[strategy, "Async"])
     for shard in (0, 1):
         session.heard(shard, {"another": VIEWS[shard]}, now=0.0)
         session.dialled(shard, HEADS[shard])

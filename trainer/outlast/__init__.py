@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Optimizer", "TrainingError", "TrainingFinished", "__version__"]
 
-# name -> the module that defines it, and imports torch
 _LAZY = dict.fromkeys(("Optimizer", "TrainingError", "TrainingFinished"), "outlast.worker.optimizer")
 
 

@@ -20,12 +20,13 @@ from torch import nn
 from outlast.api.config import ProcessConfig
 from outlast.api.job import read_spec
 from outlast.model.flat import FlatModel, byte_view, shard_ranges
+from outlast.process.exit_codes import EXIT_CONFIGURATION
 from outlast.tasks.base import Evaluation, Task, TaskError, load_task
 from outlast.wire.connection import Connection
 from outlast.wire.control import ServerControl
 from outlast.wire.dial import connect
 from outlast.wire.frames import Header, Op
-from outlast.worker.main import EXIT_CONFIGURATION, report_fault
+from outlast.worker.main import report_fault
 from outlast.worker.optimizer import take_apart
 
 log = logging.getLogger("outlast.evaluate")

@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig
+from outlast.process.exit_codes import EXIT_CONFIGURATION
 
 log = logging.getLogger("outlast.pod")
 
@@ -29,7 +30,6 @@ TOKEN_VARIABLE, REDIS_VARIABLE = "OUTLAST_TOKEN", "OUTLAST_REDIS_PASSWORD"
 LEDGER_VARIABLE = "OUTLAST_LEDGER_DIR"  # where workers note what they computed and saw acknowledged, for audits
 TERMINATION_VARIABLE, TERMINATION_LOG = "OUTLAST_TERMINATION_LOG", "/dev/termination-log"
 TERMINATION_BYTES = 4096  # the kubelet reads no more
-EXIT_CONFIGURATION = 3
 TARGETS = {"server": "outlast.server.main", "worker": "outlast.worker.main", "evaluator": "outlast.evaluator"}
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from outlast.api.strategy import BUFFERED, STRATEGIES, strategies, traits
+from outlast.api.strategy import BUFFERED, STRATEGIES, TABLE, strategies
 from outlast.process.ledger import Fact
 from outlast_bench.promises.common import (
     FASHION_MNIST,
@@ -161,7 +161,7 @@ def _backlog(ran: Ran, failure: dict[str, Any]) -> tuple[int, float | None]:
         return 0, None
     begin, end = run.t_start + failure["t_killed_s"], run.t_start + back
     ledger = [r for r in run.heard.ledger if r.t <= end]
-    if not traits(ran.report["strategy"], ran.report["consistency"]).through_buffer:
+    if not TABLE[ran.report["strategy"], ran.report["consistency"]].through_buffer:
         waited = steps_of((r for r in ledger if r.t >= begin), Fact.BUFFERED).count
         return waited, failure["t_backlog_applied_s"]
     total = steps_of(ledger, Fact.BUFFERED).count

@@ -6,11 +6,11 @@ import importlib
 import logging
 import sys
 
-from outlast_operator.local import prctl
+from outlast.process.prctl import die_with_parent
 
 
 def main() -> int:
-    prctl.die_with_parent(int(sys.argv[1]))
+    die_with_parent(int(sys.argv[1]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     module, _, function = sys.argv[2].partition(":")
     return int(getattr(importlib.import_module(module), function)())

@@ -16,11 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import outlast
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+from outlast.process.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK
 
 
 @dataclass(frozen=True)

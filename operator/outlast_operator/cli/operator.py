@@ -14,12 +14,12 @@ import time
 from typing import TYPE_CHECKING
 
 import outlast
+from outlast.process.exit_codes import EXIT_BAD_INPUT
 
 if TYPE_CHECKING:
     from outlast_operator.kubernetes.job.acceptance import Account
     from outlast_operator.kubernetes.manifests.network import Peers
 
-EXIT_BAD_INPUT = 2
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 

@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from outlast.process.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 from outlast_operator.reporting.data import in_words
-
-EXIT_OK = 0
-EXIT_BAD_INPUT = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,12 +19,12 @@ from typing import Any
 
 from outlast.api.errors import SpecError
 from outlast.api.job import TrainingJob
+from outlast.process.exit_codes import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from outlast_operator.cli.report import draw, without_series
 from outlast_operator.local.kills import FORM, Kill, KillError, parse_kill
 from outlast_operator.local.redis import RedisMissing
 
-EXIT = {"Succeeded": 0, "Failed": 1, "Interrupted": 130}
-EXIT_BAD_INPUT = 2
+EXIT = {"Succeeded": EXIT_OK, "Failed": EXIT_FAILED, "Interrupted": EXIT_INTERRUPTED}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,7 @@ import sys
 
 from outlast.api.errors import SpecError
 from outlast.api.job import TrainingJob
-
-EXIT_OK = 0
-EXIT_BAD_INPUT = 2
+from outlast.process.exit_codes import EXIT_BAD_INPUT, EXIT_OK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

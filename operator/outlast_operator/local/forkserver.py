@@ -30,6 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from outlast.process.prctl import die_with_parent
 from outlast_operator.local import prctl
 from outlast_operator.local.forkserver_client import ProcessRecord, socket_path
 from outlast_operator.local.titles import name_process
@@ -237,7 +238,7 @@ class ForkServer:
         """In the child: leave the loop behind and run the target. Never returns into the loop's frames."""
         code = 1
         try:
-            prctl.die_with_parent(parent)
+            die_with_parent(parent)
             self._abandon()
             _redirect(request.get("log"))
             name_process(request["name"], self._job)
@@ -365,7 +366,7 @@ def _exit(code: int) -> NoReturn:
 
 def main(argv: list[str]) -> int:
     run_dir, parent_pid, job = Path(argv[1]), int(argv[2]), argv[3]
-    prctl.die_with_parent(parent_pid)
+    die_with_parent(parent_pid)
     prctl.adopt_orphans()
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     started = time.monotonic()

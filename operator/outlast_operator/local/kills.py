@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 FORM = "TARGET@WHEN[+DOWN][:SIGNAL], for example head@15s, servers@update=500+10s or worker-0@accuracy=0.5:STOP"
-TARGETS = "head, tail, server-N, servers, worker-N, workers, redis or operator"
+_TARGET_FORMS = "head, tail, server-N, servers, worker-N, workers, redis or operator"
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "STOP": signal.SIGSTOP}
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
@@ -110,7 +110,7 @@ def _parse_target(text: str, target: str) -> tuple[str, int]:
     numbered = _NUMBERED.fullmatch(target)
     if numbered:
         return f"{numbered[1]}-{int(numbered[2])}", 0
-    raise KillError(f"--kill {text}: {target!r} is not a target; use {TARGETS}")
+    raise KillError(f"--kill {text}: {target!r} is not a target; use {_TARGET_FORMS}")
 
 
 def _parse_when(text: str, when: str) -> Trigger:

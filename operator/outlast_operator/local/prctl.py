@@ -1,40 +1,21 @@
-"""Two Linux process attributes that the standard library does not reach.
+"""What Linux tells of processes and the standard library does not.
 
-`die_with_parent` makes a chain of processes in which nobody outlives the one above; `adopt_orphans` lets the top of
-that chain reap (and end) what a dead link left behind.
+`die_with_parent` (outlast.process.prctl) makes a chain of processes in which none outlives the one above;
+`adopt_orphans` lets the top of that chain reap (and end) what a dead link left behind.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 
-_PR_SET_PDEATHSIG = 1
+from outlast.process.prctl import prctl
+
 _PR_SET_CHILD_SUBREAPER = 36
-_libc = ctypes.CDLL(None, use_errno=True)  # at import: a freshly forked child should do as little as possible
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"prctl({option}) failed: {os.strerror(error)}")
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel to SIGKILL this process when the thread that started it ends.
-
-    `parent_pid` is the parent as it was before this process started: had it died before the request was placed, no
-    signal would ever come, so this process ends itself then.
-    """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies (instead of init)."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def children(pid: int) -> list[int]:

@@ -21,6 +21,7 @@ from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig
 from outlast.api.job import read_spec
 from outlast.api.view import Member
 from outlast.buffer.types import redis_maxmemory
+from outlast.pod import TARGETS
 from outlast_operator.local.directory import RunConfig, RunDirectory, write_json
 from outlast_operator.local.forkserver_client import ForkServerClient, ForkServerError, ProcessRecord, socket_path
 from outlast_operator.local.redis import find_redis_server, redis_command
@@ -48,11 +49,6 @@ from outlast_operator.runtime.watches import RedisWatch, ServerWatch
 log = logging.getLogger("outlast.local")
 
 RUN_DIRECTORY_VARIABLE = "OUTLAST_RUN_DIRECTORY"
-TARGETS = {
-    "server": "outlast.server.main:main",
-    "worker": "outlast.worker.main:main",
-    "evaluator": "outlast.evaluator:main",
-}
 # Redis is started before any worker has told the model's size; its limit then leaves room for snapshots of this size.
 ASSUMED_SNAPSHOT_BYTES = 1 << 30
 REAP_PATIENCE_S = 2.0
@@ -246,7 +242,7 @@ class LocalRuntime:
             argv = _worker_program(action.name, self.config.job)
         self._forkserver.spawn(
             action.name,
-            target=TARGETS[action.role],
+            target=f"{TARGETS[action.role]}:main",
             argv=argv,
             env={**template.env, ENVIRONMENT_VARIABLE: config.to_json(), "PYTHONPATH": self._python_path()},
             log=self.directory.log(action.name),
@@ -358,10 +354,9 @@ class LocalRuntime:
 
 
 def _worker_program(name: str, job: str) -> list[str]:
-    module, _, function = TARGETS["worker"].partition(":")
     code = (
         f"from outlast_operator.local.titles import name_process; name_process({name!r}, {job!r}); "
-        f"import sys; from {module} import {function}; sys.exit({function}())"
+        f"import sys; from {TARGETS['worker']} import main; sys.exit(main())"
     )
     return [sys.executable, "-c", code]
 

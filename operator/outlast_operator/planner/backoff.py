@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from outlast_operator.planner.observed import CONFIG_ERROR_EXIT, Process
+from outlast.process.exit_codes import EXIT_CONFIGURATION
+from outlast_operator.planner.observed import Process
 from outlast_operator.planner.status import Attempt
 from outlast_operator.planner.turn import Turn
 
@@ -108,7 +109,7 @@ def fail(turn: Turn, reason: str, message: str) -> None:
 def fails_for_good(turn: Turn, process: Process, failures: int) -> bool:
     """Whether this exit ends the job: an error that no restart can mend, or one error too many."""
     limit = turn.spec.run_policy.backoff_limit
-    if process.exit_code == CONFIG_ERROR_EXIT:
+    if process.exit_code == EXIT_CONFIGURATION:
         fail(turn, "ConfigurationError", f"{process.name}: {process.reason or 'configuration error; see its log'}")
     elif failures > limit:
         what = process.reason or ending(process)

@@ -18,7 +18,6 @@ from outlast_operator.planner.status import JobStatus, Wait
 
 Role = Literal["server", "worker", "evaluator", "redis"]
 Phase = Literal["starting", "running", "exited"]
-CONFIG_ERROR_EXIT = 3  # a process that leaves with it cannot be helped by a restart: the job fails with its message
 
 
 @dataclass(frozen=True)

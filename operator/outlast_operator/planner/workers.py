@@ -17,9 +17,10 @@ Rules:
 
 from __future__ import annotations
 
+from outlast.process.exit_codes import EXIT_CONFIGURATION
 from outlast_operator.planner.actions import AssignSlot, KillProcess, StartProcess, TermProcess
 from outlast_operator.planner.backoff import count_exit, ending, fails_for_good, is_counted, is_own_error, may_start
-from outlast_operator.planner.observed import CONFIG_ERROR_EXIT, Process
+from outlast_operator.planner.observed import Process
 from outlast_operator.planner.reach import cut_off_slots, slot_of
 from outlast_operator.planner.status import POD_REJECTED
 from outlast_operator.planner.turn import Turn
@@ -114,7 +115,7 @@ def _keep(turn: Turn, slot: int, process: Process, recorded: int) -> None:
 
 def _count_worker(turn: Turn, process: Process, clock: int | None) -> None:
     attempt = count_exit(turn, process, clock)
-    over = turn.status.goal is not None and process.exit_code != CONFIG_ERROR_EXIT
+    over = turn.status.goal is not None and process.exit_code != EXIT_CONFIGURATION
     rolled_back = turn.status.t_rolled_back
     if process.exit_code == 0 and not over and rolled_back is not None and process.t_started < rolled_back:
         turn.explain(f"{process.name} may have exited because of a goal that was rolled back; restarting it")
@@ -186,7 +187,7 @@ def plan_evaluator(turn: Turn, shards: list[Shard]) -> None:
             turn.record(done=(*turn.status.done, EVALUATOR))
             return
         too_often = attempt.failures > turn.spec.run_policy.backoff_limit
-        if finishing and (too_often or process.exit_code == CONFIG_ERROR_EXIT):
+        if finishing and (too_often or process.exit_code == EXIT_CONFIGURATION):
             _give_up_evaluating(turn, process.reason or ending(process))
             return
         if is_own_error(process):

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from outlast.api.strategy import traits
+from outlast.api.strategy import TABLE
 from outlast_operator.reporting import curves as report_curves
 from outlast_operator.reporting import words
 from outlast_operator.reporting.curves import number
@@ -349,8 +349,8 @@ def _stops(target: str, report: dict[str, Any]) -> bool:
     if target in ("operator", "evaluator"):
         return False
     if target == "redis":
-        return traits(report["strategy"], report["consistency"]).through_buffer
-    return not target.startswith("worker-") or traits(report["strategy"], report["consistency"]).barrier
+        return TABLE[report["strategy"], report["consistency"]].through_buffer
+    return not target.startswith("worker-") or TABLE[report["strategy"], report["consistency"]].barrier
 
 
 def _delay(failure: dict[str, Any], field: str) -> float | None:

@@ -52,12 +52,10 @@ EDITABLE: tuple[str, ...] = (
 )
 IMMUTABLE_MESSAGE = "cannot be changed in a job that exists; delete the job and create it again"
 
-
 FIXED_WHILE_RUNNING_MESSAGE = (
     "cannot be followed by processes that were started with {before}; set suspend: true with it, and suspend: false "
     "when the job is suspended"
 )
-
 
 FIXED_IN_QUEUE_MESSAGE = (
     "the queue admitted the job's pods as one group, made for {before} workers; set suspend: true first, and "

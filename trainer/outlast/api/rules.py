@@ -75,14 +75,6 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else show(value)
 
 
-def _chained(spec: JobSpec) -> bool:
-    return spec.recovery.strategy in CHAINED
-
-
-def _buffered(spec: JobSpec) -> bool:
-    return spec.recovery.strategy in BUFFERED
-
-
 def _schedule(names: str, good: Callable[[Schedule], bool]) -> Callable[[JobSpec], bool]:
     """Holds unless there is a schedule with one of these names that is not good."""
 
@@ -200,14 +192,14 @@ RULES: tuple[Rule, ...] = (
         "chain-needs-replicas",
         "servers.replicas",
         "!(self.recovery.strategy in ['Chain', 'Hybrid']) || !has(self.servers.replicas) || self.servers.replicas >= 2",
-        lambda s: not _chained(s) or s.servers.replicas >= 2,
+        lambda s: s.recovery.strategy not in CHAINED or s.servers.replicas >= 2,
         "{servers.replicas} is too few for recovery.strategy {recovery.strategy}; use 2 or more, or choose Checkpoint",
     ),
     Rule(
         "single-server",
         "servers.replicas",
         "self.recovery.strategy in ['Chain', 'Hybrid'] || !has(self.servers.replicas) || self.servers.replicas == 1",
-        lambda s: _chained(s) or s.servers.replicas == 1,
+        lambda s: s.recovery.strategy in CHAINED or s.servers.replicas == 1,
         "{servers.replicas} is too many for recovery.strategy {recovery.strategy}, which has one server for "
         "each shard; use 1, or choose Chain or Hybrid",
     ),
@@ -299,7 +291,7 @@ RULES: tuple[Rule, ...] = (
         "recovery.staleness.outage.mode",
         "!has(self.recovery.staleness.outage.mode) || self.recovery.staleness.outage.mode != 'LocalSteps' "
         "|| self.recovery.strategy in ['Stateless', 'Hybrid']",
-        lambda s: s.recovery.staleness.outage.mode != "LocalSteps" or _buffered(s),
+        lambda s: s.recovery.staleness.outage.mode != "LocalSteps" or s.recovery.strategy in BUFFERED,
         "LocalSteps is refused with recovery.strategy {recovery.strategy}, whose workers wait in an outage; "
         "use StaleGradients, or choose Stateless or Hybrid",
     ),

@@ -1,6 +1,4 @@
-"""The spec of a TrainingJob. job.py reads it from a document; a `JobSpec` that exists is valid: nothing checks it again
-(except what changed in a job that exists: immutable.py).
-"""
+"""The spec of a TrainingJob. job.py reads it from a document; a `JobSpec` that exists is valid."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from pydantic import Field, model_validator
 from outlast.api.base import MANAGER, FieldsModel
 from outlast.api.spec_fields import Evaluator, Recovery, Servers, Training, Workers
 from outlast.api.spec_policy import Cost, RunPolicy, Security
-from outlast.api.strategy import Traits, default_replicas, traits
+from outlast.api.strategy import TABLE, Traits, default_replicas
 
 
 class JobSpec(FieldsModel):
@@ -46,16 +44,13 @@ class JobSpec(FieldsModel):
         if not isinstance(servers, dict) or servers.get("replicas") is not None:
             return raw
         recovery = raw.get("recovery")
-        if isinstance(recovery, Recovery):
-            strategy: Any = recovery.strategy
-        else:
-            strategy = recovery.get("strategy") if isinstance(recovery, dict) else None
+        strategy = recovery.get("strategy") if isinstance(recovery, dict) else getattr(recovery, "strategy", None)
         return {**raw, "servers": {**servers, "replicas": default_replicas(strategy)}}
 
     @property
     def traits(self) -> Traits:
         """What strategy and consistency mean together."""
-        return traits(self.recovery.strategy, self.training.consistency)
+        return TABLE[self.recovery.strategy, self.training.consistency]
 
     @property
     def own_redis(self) -> bool:

@@ -18,15 +18,8 @@ from outlast.api.strategy import BUFFERED
 
 def warnings_for(spec: JobSpec) -> list[SpecWarning]:
     """All warnings about a valid spec, in the order of its fields."""
-    return [SpecWarning(f"spec.{path}", message) for path, message in _all(spec)]
-
-
-def _all(spec: JobSpec) -> Iterator[tuple[str, str]]:
-    yield from _training(spec)
-    yield from _checkpoint(spec)
-    yield from _chain(spec)
-    yield from _buffer(spec)
-    yield from _staleness(spec)
+    parts = (_training, _checkpoint, _chain, _buffer, _staleness)
+    return [SpecWarning(f"spec.{path}", message) for part in parts for path, message in part(spec)]
 
 
 def _changed(part: FieldsModel, default: FieldsModel) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 Consistency = Literal["Sync", "Async", "BoundedStaleness"]
 Strategy = Literal["Checkpoint", "Chain", "Stateless", "Hybrid"]
-BufferUse = Literal["Never", "InOutages", "Always"]
 
 CHAIN_LENGTH = 3  # where servers.replicas is left out
 
@@ -18,7 +17,7 @@ class Traits:
     """One row. The other attributes follow from its columns."""
 
     chained: bool  # servers.replicas servers hold a shard's state, and the tail acknowledges; else one server
-    buffer: BufferUse  # when gradients go to Redis, which acknowledges them then
+    buffer: Literal["Never", "InOutages", "Always"]  # when gradients go to Redis, which acknowledges them then
     barrier: bool  # an update is made of one push of every slot: a version's weights are exact, and so is a replay
     bounded: bool  # no slot runs more than maxStaleness steps ahead of the slowest
     in_flight: int  # pushes that a worker does not wait for; one more would break the bound, or the barrier
@@ -34,8 +33,7 @@ class Traits:
         return self.buffer == "Always"
 
     @property
-    def diverts(self) -> bool:
-        """Gradients go to the head, and to Redis while no head answers."""
+    def diverts(self) -> bool:  # to Redis, while no head answers
         return self.buffer == "InOutages"
 
     @property
@@ -44,8 +42,7 @@ class Traits:
         return self.through_buffer and self.in_flight > 0
 
     @property
-    def waits_for_slots(self) -> bool:
-        """A slot without a worker holds up the others."""
+    def waits_for_slots(self) -> bool:  # one without a worker holds up the others
         return self.barrier or self.bounded
 
 
@@ -63,11 +60,6 @@ TABLE: dict[tuple[str, str], Traits] = {
     ("Hybrid", "Async"): Traits(True, "InOutages", False, False, 1),
     ("Hybrid", "BoundedStaleness"): Traits(True, "InOutages", False, True, 0),
 }
-
-
-def traits(strategy: str, consistency: str) -> Traits:
-    """Raises `KeyError` for a pair that the rules refuse."""
-    return TABLE[strategy, consistency]
 
 
 def strategies(wanted: Callable[[Traits], bool]) -> tuple[str, ...]:

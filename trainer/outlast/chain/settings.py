@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from outlast.api.schedule import rate_at
 from outlast.api.spec import JobSpec
-from outlast.api.strategy import Traits, traits
+from outlast.api.strategy import TABLE, Traits
 from outlast.chain.staleness import POLICIES, ReducedRate
 
 
@@ -36,7 +36,7 @@ class ReplicaSettings:
 
     @property
     def traits(self) -> Traits:
-        return traits(self.strategy, self.consistency)
+        return TABLE[self.strategy, self.consistency]
 
     def __post_init__(self) -> None:
         if self.replicate_every > 1 and self.ack == "Tail":

@@ -10,9 +10,9 @@ import logging
 import os
 import threading
 
-log = logging.getLogger("outlast.process")
+from outlast.process.exit_codes import EXIT_FAILED
 
-EXIT_CRASH = 1
+log = logging.getLogger("outlast.process")
 
 
 def fail_stop() -> None:
@@ -26,4 +26,4 @@ def _end(escaped: threading.ExceptHookArgs) -> None:
     trace = None if error is None else (escaped.exc_type, error, escaped.exc_traceback)
     log.critical("%s failed; this process ends, to be replaced: %r", name, error, exc_info=trace)
     logging.shutdown()
-    os._exit(EXIT_CRASH)
+    os._exit(EXIT_FAILED)

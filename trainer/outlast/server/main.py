@@ -46,6 +46,7 @@ from outlast.chain.replica import Replica
 from outlast.chain.settings import settings_from
 from outlast.chain.staleness import inverse, usual_staleness
 from outlast.chain.state import restored
+from outlast.process.exit_codes import EXIT_CONFIGURATION, EXIT_FAILED
 from outlast.process.fail_stop import fail_stop
 from outlast.process.metrics import Sample, publish, server_samples
 from outlast.process.readiness import PORT_EXTRA, serve_readiness
@@ -63,7 +64,6 @@ from outlast.wire.shared_memory import AVAILABLE
 log = logging.getLogger("outlast.server")
 
 _SPARE_READERS = 8  # snapshots beyond one a worker: evaluator, joining workers
-EXIT_CONFIGURATION = 3
 _COMPARE_EVERY = 500  # entries between two comparisons of replicas
 
 
@@ -225,7 +225,7 @@ class Server:
                 "parameters differ from the head's after entry %d (version %d): this replica ends, and a fresh one "
                 "joins in its place; look for faulty memory or another torch release", entry.seq, entry.version
             )  # fmt: skip
-            os._exit(1)
+            os._exit(EXIT_FAILED)
 
     def _first_update(self, entry: Entry) -> None:
         view = self.replica.view

@@ -7,11 +7,9 @@ so two slots in one process would disturb each other's.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -20,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from outlast.api.config import ENVIRONMENT_VARIABLE, ProcessConfig
+from outlast.process.prctl import die_with_parent
 
 log = logging.getLogger("outlast.worker")
 
 _POLL_S = 0.25
-_PR_SET_PDEATHSIG = 1
 
 
 class ExtraSlots:
@@ -60,11 +58,11 @@ class ExtraSlots:
         extras = {key: value for key, value in self._config.extras.items() if key != "slots_file"}
         config = replace(self._config, slot=slot, incarnation=incarnation, extras=extras)
         environment = {**os.environ, ENVIRONMENT_VARIABLE: config.to_json()}
-        libc = ctypes.CDLL(None)
+        parent = os.getpid()
         self._processes.append(
             subprocess.Popen(
                 [sys.executable, "-m", "outlast.worker.main"],
                 env=environment,
-                preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+                preexec_fn=lambda: die_with_parent(parent),
             )
         )

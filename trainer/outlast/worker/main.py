@@ -24,6 +24,7 @@ from outlast.api.spec import JobSpec
 from outlast.model import optimizers
 from outlast.model.flat import ManifestMismatch
 from outlast.model.optimizers import OptimizerMismatch
+from outlast.process.exit_codes import EXIT_CONFIGURATION
 from outlast.process.fail_stop import fail_stop
 from outlast.tasks.base import LoadedTask, TaskError, load_task
 from outlast.worker.extra_slots import ExtraSlots
@@ -31,7 +32,6 @@ from outlast.worker.optimizer import Optimizer, TrainingError, TrainingFinished,
 
 log = logging.getLogger("outlast.worker")
 
-EXIT_CONFIGURATION = 3
 _LAST_WORDS_S = 1.8  # a local run kills 2 s after SIGTERM
 
 

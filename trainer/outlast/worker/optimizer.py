@@ -99,9 +99,8 @@ class Optimizer(torch.optim.Optimizer):
     def _join(self, config: ProcessConfig, names: dict[int, str], buffers: list[tuple[str, torch.Tensor]]) -> None:
         self.config = config
         self.spec = read_spec(config.spec)
-        training = self.spec.training
         description = optimizers.describe(self.inner)
-        optimizers.check_agreement(optimizers.spec_description(training.optimizer), description)
+        optimizers.check_agreement(optimizers.spec_description(self.spec.training.optimizer), description)
         self._base_rates = [float(group["lr"]) for group in self.inner.param_groups]
         groups = [[(names[id(p)], p) for p in g["params"]] for g in self.inner.param_groups]
         self._model = FlatModel(groups, buffers)

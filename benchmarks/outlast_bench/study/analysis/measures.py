@@ -26,7 +26,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from outlast.api.strategy import traits
+from outlast.api.strategy import TABLE
 from outlast_bench.study.analysis.load import TARGET_ACCURACY, StudyRun
 from outlast_bench.study.analysis.measures_outage import Around, OutageMeasures, outage_measures
 from outlast_bench.study.analysis.run_curves import RunCurves, line_through
@@ -99,7 +99,7 @@ def measure(
     report, mine = run.report, run.curves
     steady = control.curves if control is not None else None
     own = next((s.curves for s in siblings if not s.kills), None)
-    buffered = traits(report["strategy"], report["consistency"]).buffered
+    buffered = TABLE[report["strategy"], report["consistency"]].buffered
     around = Around(steady, own, tuple(s.curves for s in siblings), ordered_s, buffered)
     gradients = {str(k): int(v) for k, v in (report.get("gradients") or {}).items() if number(v) is not None}
     worker_s, idle_s, recomputed_s = _worker_seconds(run, mine)

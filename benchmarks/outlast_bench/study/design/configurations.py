@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outlast.api.job import TrainingJob
-from outlast.api.strategy import traits
+from outlast.api.strategy import TABLE
 
 PAPER = "paper"
 OURS = "ours"
@@ -42,7 +42,7 @@ class Configuration:
 
     @property
     def buffered(self) -> bool:
-        return traits(self.strategy, self.consistency).buffered
+        return TABLE[self.strategy, self.consistency].buffered
 
 
 ALL = (

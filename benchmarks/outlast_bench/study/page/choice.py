@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from outlast.api.strategy import traits
+from outlast.api.strategy import TABLE
 from outlast_bench.study.analysis import target
 from outlast_bench.study.analysis.cost import PriceTable, hourly_of, usual
 from outlast_bench.study.analysis.statistics import Estimate, paired
@@ -94,7 +94,7 @@ def needs(group: Group) -> str:
     """`3 servers a shard, Redis`: a study's jobs have one shard. `group` has runs."""
     report = group.runs[0].run.report
     servers = f"{words.count(int(report.get('servers') or 0), 'server')} a shard"
-    return f"{servers}, Redis" if traits(report["strategy"], report["consistency"]).buffered else servers
+    return f"{servers}, Redis" if TABLE[report["strategy"], report["consistency"]].buffered else servers
 
 
 def times_cheapest(summary: Summary, prices: PriceTable, group: Group) -> float | None:

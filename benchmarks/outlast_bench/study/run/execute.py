@@ -25,9 +25,9 @@ from typing import Any
 import yaml
 
 from outlast.api.job import TrainingJob
+from outlast.process.prctl import die_with_parent
 from outlast_bench.study.design.records import read_json
 from outlast_bench.study.run import machine
-from outlast_operator.local import prctl
 
 PATIENCE_S = 120.0  # beyond the training, for start, outages, drain, the last evaluation and the end
 END_PATIENCE_S = 30.0
@@ -101,7 +101,7 @@ def _run(words: list[str], limit_s: float, run_dir: Path, tick: Callable[[], Non
             stdout=out,
             stderr=err,
             env={**os.environ, "PYTHONPATH": path},
-            preexec_fn=lambda: prctl.die_with_parent(me),
+            preexec_fn=lambda: die_with_parent(me),
         )
         deadline = time.monotonic() + limit_s
         try:

@@ -8,9 +8,9 @@ where its object was deleted: the pods that run were started with it.
 from __future__ import annotations
 
 import logging
-import secrets as random
 from collections.abc import Callable
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any
 
 from outlast.api.spec import JobSpec
@@ -89,7 +89,7 @@ class Dependents:
         return wanted
 
     def _value(self, name: str) -> str:
-        return self._values.get(name) or random.token_hex(16)
+        return self._values.get(name) or token_hex(16)
 
     def _ensure(self, name: str, plural: str, obj: Json, ended: bool) -> None:
         try:

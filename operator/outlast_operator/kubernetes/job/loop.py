@@ -9,7 +9,7 @@ job whose record cannot be read is left as it is, and an event says so: to act w
 from __future__ import annotations
 
 import logging
-import secrets as random
+import random
 import threading
 from dataclasses import replace
 from typing import Any
@@ -156,7 +156,7 @@ class JobLoop:
         """Retry one conflict at once. Repeated conflicts mean another writer: back off with jitter."""
         if conflicts > CONFLICTS_AT_ONCE:
             longest_s = min(FIRST_RETRY_S * 2 ** min(conflicts - CONFLICTS_AT_ONCE, 10), RUNNING_RETRY_S)
-            self._stopped.wait(longest_s * random.SystemRandom().uniform(0.5, 1.0))
+            self._stopped.wait(longest_s * random.uniform(0.5, 1.0))
 
     def _sleep(self, until: float | None) -> None:
         """`until` None: do not sleep."""
