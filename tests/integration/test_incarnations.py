@@ -10,7 +10,8 @@ import torch
 from one_server import Job
 
 from outlast.buffer.log import GradientLog
-from outlast.worker.optimizer import Optimizer, Superseded
+from outlast.worker.errors import Superseded
+from outlast.worker.optimizer import Optimizer
 from redis_fixture import RedisServer
 
 pytestmark = pytest.mark.timeout(60)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import queue
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from one_server import Job
+
+from outlast.api.config import ServerAddress
+from outlast.worker.view_poll import ViewPoll
 
 pytestmark = pytest.mark.timeout(60)
 AWAY_S = 30.0
@@ -34,17 +37,18 @@ def test_a_worker_finds_the_servers_that_it_knows_without_their_names(
     job = Job(tmp_path, "Async", 1, {"name": "SGD", "lr": 0.1}, 1000, "names", replicas=2)
     model = torch.nn.Linear(4, 1)
     optimizer = job.join(model, lr=0.1)
-    client = optimizer._client
-    assert client is not None
+    assert optimizer._remote is not None
+    client = optimizer._remote._client
     found.clear()
-    with client.condition:
+    with client.outbox.condition:
         client.session.lost(0, time.monotonic())
     model(torch.ones(1, 4)).sum().backward()
     optimizer.step()
     assert optimizer.drain(AWAY_S / 2), "the gradient was not acknowledged"
     assert not client.session.outage()
-    client._answers.append(queue.SimpleQueue())
-    client._ask_one(1, job.server.listener.address, 0.0)
-    assert client._answers[1].get().view is None, "what a server of shard 0 tells is no view of shard 1"
+    place = (ServerAddress("server-0", job.server.listener.address),)
+    config = replace(optimizer._remote._config, servers=(place, place))
+    assert len(ViewPoll(config, 0, AWAY_S).ask(None)) == 1
+    assert ViewPoll(config, 1, AWAY_S).ask(None) == {}, "what a server of shard 0 tells is no view of shard 1"
     back.set()
     job.close()

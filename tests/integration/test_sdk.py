@@ -19,7 +19,7 @@ from torch import nn
 import outlast
 from outlast.api.config import ENVIRONMENT_VARIABLE
 from outlast.model.optimizers import OptimizerMismatch
-from outlast.worker.optimizer import TrainingError, TrainingFinished
+from outlast.worker.errors import TrainingError, TrainingFinished
 
 pytestmark = pytest.mark.timeout(60)
 

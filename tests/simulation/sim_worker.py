@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,13 @@ from outlast.api.view import View
 from outlast.buffer.types import AppendResult, BufferUnavailable
 from outlast.chain.events import Acknowledged, Contribution, DataPlan, Identity, Kind, Refusal, Refused, Weights
 from outlast.worker.events import Ask, Dial, Idle, Notice, Outcome, Outgoing, SendPull, SendPush
+from outlast.worker.pacing import Pacing, Waits
 from outlast.worker.session import Session
 
 if TYPE_CHECKING:
     from world import World
 
 STRAGGLER_S = 0.03
-PATIENCE_S = 0.25
-TO_REDIS = 3  # gradients on their way there, at most
 RETRY_S = 0.1
 SEND_SO_FAR = 0.1  # how probable it is that a worker sends its local steps so far, after one of them
 MEMORY = 32  # gradients on their way, at most
@@ -56,8 +56,9 @@ class SimWorker(Process):
         self._local_first = self._local_value = 0
         self._cut_off = False  # the weights at hand are its own
         self._awaited: int | None = None
-        self._resync = self._gave_up = False
-        self._ticks = self._seen = 0
+        self.resync = False
+        self._ticks = 0
+        self._pacing = Pacing(self, self._traits, self.spec.training.max_staleness)
         self._open: list[Outgoing] = []
         self._histories: dict[int, int] = {}  # id(item) -> lowest history that acknowledged it
         self._asking: set[str] = set()
@@ -76,21 +77,56 @@ class SimWorker(Process):
         self._ticks += 1
         self.wake()
 
-    # --- the worker's thread ---
+    # --- what its pacing asks (`Servers`, and `Answers`) ---
 
-    def has_stopped(self) -> bool:
+    @property
+    def inbox(self) -> SimWorker:
+        return self
+
+    @property
+    def stopped(self) -> bool:
         return self.session.finished or self.fenced
 
     @property
     def arrivals(self) -> int:
         return sum(s.arrivals for s in self.staged)
 
+    @property
+    def arrivals_by_shard(self) -> list[int]:
+        return [s.arrivals for s in self.staged]
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        return tuple(s.version for s in self.staged)
+
+    @property
+    def histories(self) -> tuple[int, ...]:
+        return tuple(s.history for s in self.staged)
+
+    @property
+    def torn(self) -> bool:
+        return len({(s.version, s.history) for s in self.staged}) > 1
+
+    def arrived_since(self, seen: list[int]) -> bool:
+        return all(s.arrivals > n for s, n in zip(self.staged, seen, strict=True))
+
+    def take_resync(self) -> bool:
+        resync, self.resync = self.resync, False
+        return resync
+
+    def request(self, versions: Sequence[int | None] | None = None) -> None:
+        for shard in range(len(self.staged)):
+            self.session.request(shard, None if versions is None else versions[shard])
+        self.notify()
+
+    # --- the training loop ---
+
     def _main(self) -> Step:
         version = yield from self._synchronise()
-        if not self.has_stopped():
+        if not self.stopped:
             self.step = 1 + (version if self._traits.barrier else (yield from self._highest_step()))
             self._load()
-        while not self.has_stopped():
+        while not self.stopped:
             self.world.checkers.computing(self)
             local = self._local and self.session.outage()
             versions = [(version, digest) for version, _, digest in self._loaded]
@@ -134,107 +170,40 @@ class SimWorker(Process):
 
     def _send(self, value: int) -> Step:
         yield from self._wait(lambda: self.session.unanswered < MEMORY)
-        if self.has_stopped():
+        if self.stopped:
             return
         self.world.ledger.computed(self.slot, self.step, self.step)
         item = self._submit(self.step, self.step, value, Kind.UPDATE)
         self.step += 1
-        if self._traits.through_buffer and not self._traits.asks_ahead:
-            self._request_weights()
-        yield from self._await(item)
-        if self.has_stopped():
+        yield from self._follow_pace(self._pacing.after_push(item))
+        if self.stopped:
             return
-        if self._traits.barrier and (self._take_resync() or self._torn() or self.staged[0].version != self.step - 1):
+        if self._pacing.must_synchronise(item.last):
             self.step = (yield from self._synchronise()) + 1
         self._load()
 
     def _load(self) -> None:
-        self._seen = self.arrivals
+        self._pacing.load(self._copy_weights)
+
+    def _copy_weights(self) -> None:
         self._loaded = [(s.version, s.history, s.digest) for s in self.staged]
-        if self._traits.asks_ahead:
-            self._request_weights()
-
-    def _request_weights(self) -> None:
-        for shard in range(len(self.staged)):
-            self.session.request(shard)
-        self.notify()
-
-    def _take_resync(self) -> bool:
-        resync, self._resync = self._resync, False
-        return resync
 
     def _wait(self, ready: Any, timeout_s: float | None = None) -> Step:
         until = None if timeout_s is None else self.now + timeout_s
-        return (yield Wait(lambda: ready() or self.has_stopped(), until))
+        return (yield Wait(lambda: ready() or self.stopped, until))
 
-    def _await(self, item: Outgoing) -> Step:
-        session = self.session
-        if not self._traits.buffered:
-            if self._traits.in_flight == 0:
-                yield from self._wait(lambda: item.outcome is not None)
-            else:
-                yield from self._wait(lambda: session.unanswered <= self._traits.in_flight)
+    def _follow_pace(self, waits: Waits) -> Step:
+        """Wait as `Pacing` says."""
+        try:
+            until = next(waits)
+            while True:
+                until = waits.send((yield from self._wait(until.ready, until.timeout_s)))
+        except StopIteration:
             return
-        seen = self._seen
-        if self._traits.through_buffer or session.outage():
-            yield from self._wait(lambda: session.unanswered <= TO_REDIS or session.buffer_down)
-        if self._traits.bounded:
-            yield from self._await_the_slowest()
-            return
-        if self._gave_up and self.arrivals == seen:
-            return
-        if self._traits.through_buffer:
-            came = yield from self._wait(lambda: session.outage() or self.arrivals > seen, PATIENCE_S)
-        else:
-            enough = self._traits.in_flight
-            came = yield from self._wait(lambda: session.outage() or session.unanswered <= enough, PATIENCE_S)
-        self._gave_up = not came
-
-    def _await_the_slowest(self) -> Step:
-        """BoundedStaleness where workers compute on: a slow worker is no outage, however long it takes."""
-        session = self.session
-        yield from self._wait(lambda: session.outage() or session.unanswered <= self._traits.in_flight)
-        bound = self.spec.training.max_staleness
-        while self._traits.through_buffer and not session.outage() and not self.has_stopped():
-            seen = [s.arrivals for s in self.staged]
-            self._request_weights()
-            yield from self._wait(
-                lambda seen=seen: (
-                    session.outage() or all(s.arrivals > n for s, n in zip(self.staged, seen, strict=True))
-                )
-            )
-            if min(self.clocks.get(slot, 0) for slot in range(self.data.slots)) >= self.step - 1 - bound:
-                break
-            yield Wait(None, self.now + 0.005)
 
     def _synchronise(self) -> Step:
-        exact: list[int | None] = [None] * len(self.staged)
-        while not self.has_stopped():
-            seen = [s.arrivals for s in self.staged]
-            self._resync = False
-            for shard, version in enumerate(exact):
-                self.session.request(shard, version)
-            self.notify()
-            yield from self._wait(
-                lambda seen=seen: self._resync or all(s.arrivals > n for s, n in zip(self.staged, seen, strict=True))
-            )
-            if self._resync:
-                exact = [None] * len(self.staged)
-                yield Wait(None, self.now + 0.01)
-                continue
-            versions = [s.version for s in self.staged]
-            if not self._traits.barrier or not self._torn():
-                break
-            if len({s.history for s in self.staged}) > 1:  # some shard has not heard of a rollback yet
-                exact = [None] * len(self.staged)
-                yield Wait(None, self.now + 0.01)
-                continue
-            exact = [min(versions)] * len(versions)
-        return max(0, min(s.version for s in self.staged))
-
-    def _torn(self) -> bool:
-        """Sync: whether the shards' weights are not of one version and history."""
-        return len({(s.version, s.history) for s in self.staged}) > 1
+        yield from self._follow_pace(self._pacing.synchronise())
+        return max(0, min(self.versions))
 
     def _step_locally(self, value: int) -> None:
         if not self._local_first:
@@ -261,7 +230,7 @@ class SimWorker(Process):
             return
         if self._awaited is None:
             self._awaited = self.step - 1
-        self._request_weights()
+        self.request()
 
     def _send_delta(self) -> None:
         first, self._local_first = self._local_first, 0
@@ -412,7 +381,7 @@ class SimWorker(Process):
             if notice is Notice.FENCED:
                 self.fenced = True
             elif notice is Notice.RESYNC:
-                self._resync = True
+                self.resync = True
         still = []
         for item in self._open:
             if item.outcome is None:

@@ -16,9 +16,30 @@ from outlast.api.job import read_spec
 from outlast.chain.events import DataPlan, Kind
 from outlast.model.flat import FlatModel
 from outlast.worker.client import Client
-from outlast.worker.optimizer import Optimizer, Superseded, TrainingError, joined
+from outlast.worker.errors import Superseded, TrainingError
+from outlast.worker.optimizer import Optimizer, joined
 
 SLOTS = 4
+
+
+class FakeInbox:
+    """One shard's weights, of version 3."""
+
+    versions, histories, torn = (3,), (0,), False
+
+    def __init__(self) -> None:
+        self.data, self.clocks = DataPlan(slots=SLOTS), dict[int, int]()
+        self.arrivals = self.has = 0
+
+    @property
+    def arrivals_by_shard(self) -> list[int]:
+        return [self.arrivals]
+
+    def arrived_since(self, seen: list[int]) -> bool:
+        return self.arrivals > seen[0]
+
+    def applied(self, step: int) -> bool:
+        return self.has >= step
 
 
 class FakeClient:
@@ -30,24 +51,27 @@ class FakeClient:
         FakeClient.made = self
         self.down = False
         self.session = SimpleNamespace(outage=lambda: self.down, unanswered=0, buffer_down=False, finished=False)
-        self.data, self.clocks, self.appender = DataPlan(slots=SLOTS), dict[int, int](), None
-        self.fenced, self.failure, self.versions, self.arrivals = False, None, (3,), 1
+        self.outbox = SimpleNamespace(fenced=False, failure=None, session=self.session)
+        self.inbox = FakeInbox()
+        self.stopped = self.resync = False
         self.samples = list
         self.weights = initial.clone()
         self.sent: list[tuple[Kind, int, int, list[float], float]] = []
         self.facts: list[tuple[str, int]] = []
-        self.asked = self.has = 0
+        self.asked = -1  # joining asks, too
 
     def start(self) -> None: ...
 
-    def request_weights(self) -> None:
+    def highest_step(self, slot: int) -> int:
+        return 0
+
+    def request(self, versions: Any = None) -> None:
         self.asked += 1
+        if not self.down:
+            self.inbox.arrivals += 1
 
-    def applied(self, step: int) -> bool:
-        return self.has >= step
-
-    def synchronise(self) -> int:
-        return 3
+    def take_resync(self) -> bool:
+        return False
 
     def copy_weights(self, out: torch.Tensor) -> None:
         out.copy_(self.weights)
@@ -60,7 +84,7 @@ class FakeClient:
 
     def submit(self, first: int, last: int, lease: Any, kind: Kind, scale: float) -> Any:
         self.sent.append((kind, first, last, [round(v, 5) for v in lease.tensor.tolist()], scale))
-        return SimpleNamespace(outcome=None)
+        return SimpleNamespace(outcome=None, last=last)
 
     def wait_until(self, ready: Any, timeout_s: float | None = None) -> bool:
         return bool(ready())
@@ -92,7 +116,7 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("outlast.worker.optimizer.Client", FakeClient)
+    monkeypatch.setattr("outlast.worker.remote_optimizer.Client", FakeClient)
     yield
     joined.clear()
 
@@ -110,7 +134,7 @@ def come_back(worker: Worker, weights: float) -> None:
     """Servers answer again, with these weights."""
     worker.client.down = False
     worker.client.weights.fill_(weights)
-    worker.client.arrivals += 1
+    worker.client.inbox.arrivals += 1
 
 
 def just_reached_again(every_s: float = 1e6) -> Worker:
@@ -127,12 +151,12 @@ def test_servers_that_are_back_get_the_difference_and_are_followed_once_they_hav
     worker = just_reached_again()
     assert worker.client.sent == [(Kind.DELTA, 1, 2, [0.08], 1 / SLOTS)]
     worker.step(1.0)
-    worker.client.has = 1  # what came before: the backlog is being applied
+    worker.client.inbox.has = 1  # what came before: the backlog is being applied
     worker.step(1.0)
     assert len(worker.client.sent) == 1, "computed on weights of its own: no gradient that passes for fresh"
     assert worker.weight == 1.0 - 4 * 0.01 * SLOTS, "nor are weights taken that lack all that was moved"
     assert worker.client.asked == 3, "clocks come with weights"
-    worker.client.has = 2
+    worker.client.inbox.has = 2
     worker.step(1.0)
     assert worker.client.sent[1:] == [(Kind.DELTA, 3, 5, [0.12], 1 / SLOTS)]
     assert worker.weight == 0.5, "the servers' weights, for the next gradient"
@@ -144,7 +168,7 @@ def test_of_steps_sent_while_servers_catch_up_none_is_waited_for() -> None:
     """Else a worker that sends after every step would never come to an end."""
     worker = just_reached_again(every_s=1e-9)
     worker.step(1.0)
-    worker.client.has = 2  # all from before they came back, not the third
+    worker.client.inbox.has = 2  # all from before they came back, not the third
     worker.step(1.0)
     assert [sent[:3] for sent in worker.client.sent] == [(Kind.DELTA, n, n) for n in (1, 2, 3, 4)]
     assert worker.weight == 0.5
@@ -154,13 +178,13 @@ def test_servers_lost_again_while_they_catch_up_are_waited_for_anew() -> None:
     worker = just_reached_again()
     worker.client.down = True
     worker.step(1.0)
-    worker.client.has = 2
+    worker.client.inbox.has = 2
     come_back(worker, 0.6)
     worker.step(1.0)
     assert [sent[:3] for sent in worker.client.sent] == [(Kind.DELTA, 1, 2), (Kind.DELTA, 3, 4)]
     worker.step(1.0)
     assert worker.weight == 1.0 - 5 * 0.01 * SLOTS, "they have the first difference, not the second"
-    worker.client.has = 4
+    worker.client.inbox.has = 4
     worker.step(1.0)
     assert worker.weight == 0.6
 

@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 from study_builder import several_models, write_run, write_study
 
-from outlast.worker.optimizer import Optimizer, TrainingError
+from outlast.worker.errors import TrainingError
+from outlast.worker.optimizer import Optimizer
 from outlast_bench.study.analysis.load import StudyRun, load_study
 from outlast_bench.study.analysis.summary import summarise
 from outlast_bench.study.verdicts.models import decided, normalisation

@@ -10,12 +10,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from outlast.worker.optimizer import Optimizer, TrainingError, TrainingFinished
+    from outlast.worker.errors import TrainingError, TrainingFinished
+    from outlast.worker.optimizer import Optimizer
 
 __version__ = "0.1.0"
 __all__ = ["Optimizer", "TrainingError", "TrainingFinished", "__version__"]
 
-_LAZY = dict.fromkeys(("Optimizer", "TrainingError", "TrainingFinished"), "outlast.worker.optimizer")
+_LAZY = {
+    "Optimizer": "outlast.worker.optimizer",
+    "TrainingError": "outlast.worker.errors",
+    "TrainingFinished": "outlast.worker.errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -95,7 +95,7 @@ def measure() -> int:
     for _ in range(arguments["blocks"]):
         blocks["echo_s"].append(timed(echo_round, arguments["rounds"]))
         blocks["outlast_s"].append(timed(outlast_round, arguments["rounds"]))
-    result = {**blocks, "version": client.versions[0]}
+    result = {**blocks, "version": client.inbox.versions[0]}
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
     return 0
@@ -127,14 +127,15 @@ def outlast_rounds(raw_config: dict[str, Any], numel: int) -> tuple[Callable[[],
     description = optimizers.spec_description(spec.training.optimizer)
     client = Client(config, spec, manifest, description, torch.ones(numel))
     client.start()
-    client.synchronise()
+    client.request()
+    client.wait_until(lambda: client.inbox.arrivals > 0)
     filled: set[int] = set()
     step = 0
 
     def one() -> None:
         nonlocal step
         step += 1
-        arrivals = client.arrivals
+        arrivals = client.inbox.arrivals
         lease = client.take()
         assert lease is not None
         if lease.tensor.data_ptr() not in filled:  # pages that exist, and numbers that are no denormals
@@ -142,8 +143,8 @@ def outlast_rounds(raw_config: dict[str, Any], numel: int) -> tuple[Callable[[],
             filled.add(lease.tensor.data_ptr())
         item = client.submit(step, step, lease, Kind.UPDATE, 1.0)
         del lease
-        client.wait_until(lambda: item.outcome is not None and client.arrivals > arrivals)
+        client.wait_until(lambda: item.outcome is not None and client.inbox.arrivals > arrivals)
         if item.outcome is not Outcome.SERVER:
-            raise SystemExit(f"gradient {step} came to nothing: {item.outcome}, {client.failure}")
+            raise SystemExit(f"gradient {step} came to nothing: {item.outcome}, {client.outbox.failure}")
 
     return one, client

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
 
+from outlast.api.config import ProcessConfig
+from outlast.api.spec import JobSpec
 from outlast.buffer.log import GradientLog
 from outlast.buffer.types import AppendResult, BufferFull, BufferMisconfigured, BufferUnavailable
 from outlast.worker.events import Outgoing
-
-if TYPE_CHECKING:
-    from outlast.worker.client import Client
+from outlast.worker.outbox import Outbox
 
 log = logging.getLogger("outlast.client")
 
@@ -22,11 +21,12 @@ _RETRY_S = 0.1
 
 
 class Appender:
-    """Appends what the session hands to the buffer, in order."""
+    """Appends what the session hands to the buffer, in order. `ranges[shard]`: its part of the flat vector."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        spec, config = client.spec, client.config
+    def __init__(self, config: ProcessConfig, spec: JobSpec, outbox: Outbox, ranges: list[tuple[int, int]]) -> None:
+        self._outbox, self._session, self._ranges = outbox, outbox.session, ranges
+        self._slot, self._incarnation = config.slot, config.incarnation
+        self._drops = spec.recovery.buffer.when_full == "Drop"
         url = spec.recovery.buffer.url or config.redis_url
         assert url is not None
         self.log = GradientLog(
@@ -44,43 +44,42 @@ class Appender:
 
         Waits while Redis does not answer: without that step the slot would take steps that the log holds already.
         """
-        client = self._client
-        slot, incarnation = client.config.slot, client.config.incarnation
+        outbox = self._outbox
         while True:
             try:
-                newest = self.log.fence(slot, incarnation)
-                with client.condition:
-                    client.fenced = client.fenced or newest > incarnation
-                return self.log.highest_step(slot)
+                newest = self.log.fence(self._slot, self._incarnation)
+                with outbox.condition:
+                    outbox.fenced = outbox.fenced or newest > self._incarnation
+                return self.log.highest_step(self._slot)
             except BufferUnavailable as error:
                 log.warning("%s", error)
-                with client.condition:
-                    client.condition.wait(_RETRY_S)
+                with outbox.condition:
+                    outbox.condition.wait(_RETRY_S)
 
     def _run(self) -> None:
-        client = self._client
+        outbox, session = self._outbox, self._session
         while True:
-            with client.condition:
-                client.condition.wait_for(lambda: client.closed or client.session.next_for_buffer() is not None)
-                item = client.session.next_for_buffer()
-                if client.closed or item is None:
+            with outbox.condition:
+                outbox.condition.wait_for(lambda: outbox.closed or session.next_for_buffer() is not None)
+                item = session.next_for_buffer()
+                if outbox.closed or item is None:
                     return
             self._append(item)
 
     def _append(self, item: Outgoing) -> None:
-        client = self._client
+        outbox, session = self._outbox, self._session
         result: AppendResult | None
         try:
             result = self.log.append(
-                client.config.slot,
-                client.config.incarnation,
+                self._slot,
+                self._incarnation,
                 item.history,
                 max(item.versions),
                 item.kind,
                 item.first,
                 item.last,
                 item.lr_scale,
-                [item.payload.tensor[a:b] for a, b in client.ranges],
+                [item.payload.tensor[a:b] for a, b in self._ranges],
             )
         except BufferUnavailable as error:
             log.warning("%s", error)
@@ -89,21 +88,18 @@ class Appender:
             log.warning("%s", error)
             result = AppendResult.FULL
         except BufferMisconfigured as error:
-            with client.condition:
-                client.failure = str(error)
-                client.settle()
+            outbox.fail(str(error))
             return
-        full = result is AppendResult.FULL
-        with client.condition:
+        with outbox.condition:
             if result in (AppendResult.OK, AppendResult.DUPLICATE):
-                client.session.buffered(item)
+                session.buffered(item)
             elif result is AppendResult.CLOSED:
-                client.session.buffered(item, closed=True)
+                session.buffered(item, closed=True)
             elif result is AppendResult.FENCED:
-                client.fenced = True
-            elif full and client.spec.recovery.buffer.when_full == "Drop":
-                client.session.dropped(item)
+                outbox.fenced = True
+            elif result is AppendResult.FULL and self._drops:
+                session.dropped(item)
             else:  # full, or Redis away: keep it, and give the heads a chance
-                client.session.take_back()
-                client.condition.wait(_RETRY_S)
-            client.settle()
+                session.take_back()
+                outbox.condition.wait(_RETRY_S)
+            outbox.settle()

@@ -27,8 +27,9 @@ from outlast.model.optimizers import OptimizerMismatch
 from outlast.process.exit_codes import EXIT_CONFIGURATION
 from outlast.process.fail_stop import fail_stop
 from outlast.tasks.base import LoadedTask, TaskError, load_task
+from outlast.worker.errors import TrainingError, TrainingFinished
 from outlast.worker.extra_slots import ExtraSlots
-from outlast.worker.optimizer import Optimizer, TrainingError, TrainingFinished, joined
+from outlast.worker.optimizer import Optimizer, joined
 
 log = logging.getLogger("outlast.worker")
 

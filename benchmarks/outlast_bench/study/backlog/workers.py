@@ -20,7 +20,8 @@ from outlast.model import optimizers
 from outlast.model.flat import FlatModel
 from outlast.tasks.base import LoadedTask, load_task
 from outlast.worker.local_steps import LocalSteps
-from outlast.worker.optimizer import seed_of, take_apart
+from outlast.worker.optimizer import take_apart
+from outlast.worker.remote_optimizer import seed_of
 from outlast_bench.study.backlog.server import Gradient, SimulatedServer
 
 
