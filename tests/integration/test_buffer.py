@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from outlast.buffer.append import admit
 from outlast.buffer.log import GradientLog, redis_maxmemory
 from outlast.buffer.scripts import APPEND
 from outlast.buffer.types import (
@@ -156,7 +155,7 @@ def test_an_append_whose_answer_is_lost_keeps_its_payload(
     """The link connects again and tries once more; what the first attempt uploaded is in the log by then."""
     log = open_log(start())
     assert push(log, 1, torch.ones(10)) == AppendResult.OK  # the connection has been used
-    upload, calls = log.bulk._upload, []
+    upload, calls = log.store.bulk._upload, []
 
     def upload_and_lose_the_answer(*args: Any) -> Any:
         answer = upload(*args)
@@ -165,7 +164,7 @@ def test_an_append_whose_answer_is_lost_keeps_its_payload(
             raise ConnectionResetError("the answer was lost")
         return answer
 
-    monkeypatch.setattr(log.bulk, "_upload", upload_and_lose_the_answer)
+    monkeypatch.setattr(log.store.bulk, "_upload", upload_and_lose_the_answer)
     assert push(log, 2, torch.full((10,), 2.0)) == AppendResult.DUPLICATE
     assert len(calls) == 2
     out = torch.zeros(10)
@@ -304,7 +303,7 @@ def test_uploads_under_way_count_against_max_bytes(start: Callable[..., RedisSer
     cost = stored_cost(4 * 300_000)
     log = open_log(start(), max_bytes=2 * cost, upload_ttl_s=0.4)
     item = LogItem(0, 0, 1, 0, 0, Kind.UPDATE, 1, 1, 1.0, 0, 0, "float32", "", 0)
-    assert admit(log, item, cost) == "ok"  # slot 0 has begun, and then dies
+    assert log._appends.admit(item, cost) == "ok"  # slot 0 has begun, and then dies
     assert push(log, 1, torch.ones(300_000), slot=1) == AppendResult.OK
     assert push(log, 2, torch.ones(300_000), slot=1) == AppendResult.FULL
     wait_until(lambda: push(log, 2, torch.ones(300_000), slot=1) == AppendResult.OK)
@@ -314,12 +313,12 @@ def test_the_cost_is_what_redis_allocates(start: Callable[..., RedisServer]) -> 
     server = start()
     log = open_log(server)
     for elements in (1_000_000, 300_000, 813_258, 150_000):
-        log._call("FLUSHALL")
+        log.store.call("FLUSHALL")
         log.claim(0, 1)
-        before = int(log._info("memory")["used_memory"])
+        before = int(log.store.info("memory")["used_memory"])
         for step in range(1, 21):
             push(log, step, torch.ones(elements))
-        used = int(log._info("memory")["used_memory"]) - before
+        used = int(log.store.info("memory")["used_memory"]) - before
         assert 0.9 < used / log.stats().bytes < 1.1, elements
 
 
@@ -332,14 +331,14 @@ def test_out_of_memory_is_full_and_making_room_still_works(start: Callable[..., 
     assert results[0] == AppendResult.OK
     assert results[-1] == AppendResult.FULL
     held = results.count(AppendResult.OK)
-    assert len(log._call("KEYS", "*}:c:*")) == 2 * held, "a refused upload leaves nothing"
+    assert len(log.store.call("KEYS", "*}:c:*")) == 2 * held, "a refused upload leaves nothing"
     with pytest.raises(BufferFull, match="maxmemory"):
         log.save_snapshot(0, 1, snapshot_meta(2, held), {"flat": torch.ones(3_000_000)})
-    assert len(log._call("KEYS", "*}:snap:*")) == 1
+    assert len(log.store.call("KEYS", "*}:snap:*")) == 1
     filler = 0
     while True:  # to the last byte
         try:
-            log._call("SET", f"filler{filler}", b"x" * 4096)
+            log.store.call("SET", f"filler{filler}", b"x" * 4096)
         except BufferFull:
             break
         filler += 1
@@ -348,7 +347,7 @@ def test_out_of_memory_is_full_and_making_room_still_works(start: Callable[..., 
     assert log.fence(0, 1) == 1
     assert log.trim(0, 2, 0)
     for n in range(filler):
-        log._call("UNLINK", f"filler{n}")
+        log.store.call("UNLINK", f"filler{n}")
     wait_until(lambda: log.save_snapshot(0, 2, snapshot_meta(2, held), {"flat": torch.ones(10)}))
     assert log.trim(0, 2, held)
     assert push(log, held + 1, gradient) == AppendResult.OK
@@ -371,9 +370,9 @@ def test_redis_maxmemory_holds_what_it_promises(start: Callable[..., RedisServer
 def test_orphan_chunks_are_reclaimed(start: Callable[..., RedisServer]) -> None:
     log = open_log(start(), upload_ttl_s=0.3)
     view = memoryview(bytearray(100))
-    log.bulk.upload([(log.chunk_key("dead", 0, 0), view)], log.upload_ttl_ms)  # and the worker is gone
-    assert len(log._call("KEYS", "*}:c:*")) == 1
-    wait_until(lambda: log._call("KEYS", "*}:c:*") == [])
+    log.store.bulk.upload([(log.store.chunk_key("dead", 0, 0), view)], log._appends._ttl_ms)  # and the worker is gone
+    assert len(log.store.call("KEYS", "*}:c:*")) == 1
+    wait_until(lambda: log.store.call("KEYS", "*}:c:*") == [])
     assert push(log, 1, torch.ones(3)) == AppendResult.OK
     time.sleep(0.4)
     out = torch.zeros(3)
@@ -389,7 +388,7 @@ def test_an_upload_that_expired_is_sent_again(
     gradient = torch.ones(3_000_000)
     with pytest.raises(BufferUnavailable, match="longer than"):
         any(push(log, step, gradient) != AppendResult.OK for step in range(1, 50))  # 1 ms is sometimes enough
-    wait_until(lambda: len(log._call("KEYS", "*}:c:*")) == sum(i.chunks for i in log.read(0, 0)))
+    wait_until(lambda: len(log.store.call("KEYS", "*}:c:*")) == sum(i.chunks for i in log.read(0, 0)))
 
 
 def test_a_lost_reply_is_a_duplicate_the_next_time(start: Callable[..., RedisServer]) -> None:
@@ -429,7 +428,7 @@ def test_a_snapshot_never_goes_back(start: Callable[..., RedisServer], seq: int,
         "a later state is safe already"
     )
     assert log.load_snapshot(0)[0] == snapshot_meta(5, 5)  # type: ignore[index]
-    assert len(log._call("KEYS", "*}:snap:*")) == 1
+    assert len(log.store.call("KEYS", "*}:snap:*")) == 1
     assert log.claim(0, 2, history=1)
     assert log.save_snapshot(0, 2, snapshot_meta(4, 4, history=1), {"flat": torch.zeros(1)}), "a rollback does"
     assert log.load_snapshot(0)[0] == snapshot_meta(4, 4, history=1)  # type: ignore[index]
@@ -448,7 +447,7 @@ def test_fenced_epochs_and_incarnations(start: Callable[..., RedisServer]) -> No
     loaded = log.load_snapshot(0)
     assert loaded is not None
     assert (loaded[1]["flat"] == 0).all()
-    assert len(log._call("KEYS", "*}:snap:*")) == 1, "a fenced server's upload is removed"
+    assert len(log.store.call("KEYS", "*}:snap:*")) == 1, "a fenced server's upload is removed"
     assert log.fence(0, 4) == 4
     assert push(log, 2, torch.ones(3), incarnation=3) == AppendResult.FENCED
     assert push(log, 2, torch.ones(3), incarnation=5) == AppendResult.OK
@@ -474,7 +473,7 @@ def test_a_blocking_read_wakes_at_once_and_stops_nobody(start: Callable[..., Red
     got: list[tuple[float, list[LogItem]]] = []
     thread = threading.Thread(target=lambda: got.append((0.0, log.read(0, 0, block_ms=20_000))))
     thread.start()
-    wait_until(lambda: b"cmd=xread" in worker._call("CLIENT", "LIST"))
+    wait_until(lambda: b"cmd=xread" in worker.store.call("CLIENT", "LIST"))
     assert log.stats().entries == 0, "other calls go on meanwhile"
     push(worker, 1, torch.ones(3))
     thread.join(10)
@@ -497,7 +496,7 @@ def test_many_entries_are_read_trimmed_and_listed_in_pages(start: Callable[..., 
     assert log.trim(0, 1, 1150)
     assert [i.first for i in log.read(0, 0)] == list(range(1151, 1201))
     assert log.highest_step(0) == 1200
-    assert log._call("ZCARD", log.prefix + "gone:0") == 1, "what was applied stays one interval"
+    assert log.store.call("ZCARD", log.store.prefix + "gone:0") == 1, "what was applied stays one interval"
 
 
 def test_fetching_what_was_trimmed(start: Callable[..., RedisServer]) -> None:
@@ -536,7 +535,7 @@ def test_snapshots_replace_each_other_and_drop_records(start: Callable[..., Redi
     assert loaded[0] == snapshot_meta(3, 3)
     assert loaded[1]["flat"] is into["flat"]
     assert all(torch.equal(loaded[1][k], tensors[k]) for k in tensors)
-    assert len(log._call("KEYS", "*}:snap:*")) == 5
+    assert len(log.store.call("KEYS", "*}:snap:*")) == 5
     assert log.save_snapshot(0, 1, snapshot_meta(1, 1), tensors), "a later one is there: nothing to do"
     assert log.load_snapshot(0)[0] == snapshot_meta(3, 3)  # type: ignore[index]
 
@@ -544,11 +543,11 @@ def test_snapshots_replace_each_other_and_drop_records(start: Callable[..., Redi
 def test_a_damaged_snapshot_is_not_loaded(start: Callable[..., RedisServer]) -> None:
     log = open_log(start())
     log.save_snapshot(0, 1, snapshot_meta(1, 0), {"flat": torch.ones(1000)})
-    (key,) = log._call("KEYS", "*}:snap:*")
-    log._call("SETRANGE", key, 2000, b"\x01")
+    (key,) = log.store.call("KEYS", "*}:snap:*")
+    log.store.call("SETRANGE", key, 2000, b"\x01")
     with pytest.raises(SnapshotCorrupt, match="newest checkpoint"):
         log.load_snapshot(0)
-    log._call("UNLINK", key)
+    log.store.call("UNLINK", key)
     with pytest.raises(SnapshotCorrupt, match="missing"):
         log.load_snapshot(0)
 
@@ -639,4 +638,4 @@ def test_payloads_are_checked() -> None:
 def test_the_append_script_is_cached(start: Callable[..., RedisServer]) -> None:
     log = open_log(start())
     push(log, 1, torch.ones(3))
-    assert log._call("SCRIPT", "EXISTS", APPEND.sha) == [1]
+    assert log.store.call("SCRIPT", "EXISTS", APPEND.sha) == [1]

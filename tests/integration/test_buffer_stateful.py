@@ -73,9 +73,9 @@ class LogMachine(RuleBasedStateMachine):
         self.restarts = 0
 
     def teardown(self) -> None:
-        strays = [key for key in self.real._call("KEYS", "*") if not key.startswith(self.real.prefix.encode())]
+        strays = [key for key in self.real.store.call("KEYS", "*") if not key.startswith(self.real.store.prefix.encode())]
         assert strays == [], "the log wrote outside its prefix"
-        self.real._call("FLUSHALL")
+        self.real.store.call("FLUSHALL")
         self.real.disconnect()
 
     @initialize(claimed=st.booleans())
@@ -154,7 +154,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule()
     def flush_scripts(self) -> None:
-        self.real._call("SCRIPT", "FLUSH")
+        self.real.store.call("SCRIPT", "FLUSH")
 
     @rule()
     def restart(self) -> None:
@@ -172,7 +172,7 @@ class LogMachine(RuleBasedStateMachine):
         for slot in range(2):
             assert self.real.highest_step(slot) == self.model.highest_step(slot)
         for shard in range(SHARDS):
-            assert int(self.real._call("HGET", self.real.shard_key(shard), "epoch") or 0) == self.model.epoch(shard)
+            assert int(self.real.store.call("HGET", self.real.store.shard_key(shard), "epoch") or 0) == self.model.epoch(shard)
             loaded, expected = self.real.load_snapshot(shard), self.model.load_snapshot(shard)
             assert (loaded is None) == (expected is None)
             if loaded is not None and expected is not None:
@@ -183,12 +183,12 @@ class LogMachine(RuleBasedStateMachine):
     @invariant()
     def no_stray_chunks(self) -> None:
         """Chunks in Redis are those that manifests and snapshots name: nothing leaks, nothing is missing."""
-        keys = self.real._call("KEYS", "*}:c:*")
+        keys = self.real.store.call("KEYS", "*}:c:*")
         held = sum(i.chunks for shard in range(SHARDS) for i in self.real.read(shard, 0, 1000))
         assert len(keys) == held
-        assert all(self.real._call("TTL", key) == -1 for key in keys)
+        assert all(self.real.store.call("TTL", key) == -1 for key in keys)
         snapshots = sum(2 for shard in range(SHARDS) if self.model.load_snapshot(shard))
-        assert len(self.real._call("KEYS", "*}:snap:*")) == snapshots
+        assert len(self.real.store.call("KEYS", "*}:snap:*")) == snapshots
 
 
 @pytest.mark.timeout(300)

@@ -139,7 +139,7 @@ def test_who_began_empty_and_wrote_a_checkpoint_held_state(job: Job, successor: 
     log = job.server.log_reader.log
     assert log is not None
     wait_until(lambda: successor.status()["checkpoints"], "the first checkpoint")
-    log.control.use(lambda client, _: client.flushall())
+    log.store.control.use(lambda client, _: client.flushall())
     install(successor, 2, 0, "buffer", EMPTY)
     wait_until(lambda: successor.status()["restore_error"], "an error")
     assert "no snapshot" in successor.status()["restore_error"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from outlast.buffer.codec import Payload, chunks
 from outlast.buffer.scripts import APPEND
+from outlast.buffer.store import Store
 from outlast.buffer.types import (
     AppendResult,
     BufferFull,
@@ -28,78 +29,79 @@ from outlast.buffer.types import (
 
 if TYPE_CHECKING:
     from outlast.buffer.connection import Arg
-    from outlast.buffer.log import GradientLog
 
 logger = logging.getLogger("outlast.buffer")
 
 
-def append_gradient(log: GradientLog, item: LogItem, payloads: Sequence[Payload]) -> AppendResult:
-    """Add `payloads`, one for each shard, as `item`; see `GradientLog.append`."""
-    if len(payloads) != log.shards:
-        raise ValueError(f"{len(payloads)} payloads for {log.shards} shards; pass one for each")
-    if not 1 <= item.first <= item.last:
-        raise ValueError(f"steps {item.first}..{item.last} are no interval; steps start at 1")
-    with log.codec_lock:
-        encoded = [log.codec.encode(shard, payload) for shard, payload in enumerate(payloads)]
-        cost = sum(stored_cost(view.nbytes) for _, view in encoded)
-        if cost > log.max_bytes:
-            raise BufferMisconfigured(
-                f"recovery.buffer.maxBytes: {log.max_bytes} cannot hold one gradient, which takes {cost} bytes; "
-                "use many times that"
-            )
-        try:
-            result = admit(log, item, cost)
-            if result == AppendResult.OK:
-                result = _commit(log, item, cost, encoded)
-            if result == "missing":  # the upload expired on its way
-                result = _commit(log, item, cost, encoded)
-        except BufferFull as error:
-            if not log.full_said:
-                logger.warning("%s", error)
-            log.full_said = True
-            return AppendResult.FULL
-    if result == "missing":
-        raise BufferUnavailable(
-            f"an upload to Redis at {log.target} took longer than its {log.upload_ttl_ms / 1000:g} s to live; "
-            "the gradient is kept and sent again: look for a paused process or a slow network"
-        )
-    if result == "unclaimed":
-        raise BufferUnavailable(
-            f"the log in Redis at {log.target} has no server yet (it is new, or lost its data); gradients are "
-            "kept and sent again once a server has claimed it"
-        )
-    if result == "paused":
-        raise BufferUnavailable(
-            f"Redis at {log.target} is about to end and takes no gradients any more; they are kept and sent again"
-        )
-    if result == AppendResult.OK:
-        log.full_said = False
-    return AppendResult(result)
+_TRY_AGAIN = {
+    "missing": "took longer for an upload than it has to live; the gradient is kept and sent again: look for a paused "
+    "process or a slow network",
+    "unclaimed": "has no server of this job yet (it is new, or lost its data); gradients are kept and sent again once "
+    "a server has claimed the log",
+    "paused": "is about to end and takes no gradients any more; they are kept and sent again",
+}
 
 
-def admit(log: GradientLog, item: LogItem, cost: int) -> str:
-    """Ask for room for `cost` bytes: the script's word, `ok` if the upload may begin."""
-    answer = log.bulk.script(APPEND, log.prefix, lambda run_id: _arguments(log, "admit", item, cost, run_id))
-    return str(answer[0].decode())
+class Appends:
+    """Appends to a log of at most `max_bytes` over all shards; an upload lives `ttl_ms` until it is committed."""
 
+    def __init__(self, store: Store, shards: int, max_bytes: int, ttl_ms: int) -> None:
+        self._store, self._shards, self._max_bytes, self._ttl_ms = store, shards, max_bytes, ttl_ms
+        self._full_said = False
 
-def _commit(log: GradientLog, item: LogItem, cost: int, encoded: Sequence[tuple[int, memoryview]]) -> str:
-    """Upload all chunks and commit them, in one round trip."""
+    def append(self, item: LogItem, payloads: Sequence[Payload]) -> AppendResult:
+        """Add `payloads`, one for each shard, as `item`; see `GradientLog.append`."""
+        if len(payloads) != self._shards:
+            raise ValueError(f"{len(payloads)} payloads for {self._shards} shards; pass one for each")
+        if not 1 <= item.first <= item.last:
+            raise ValueError(f"steps {item.first}..{item.last} are no interval; steps start at 1")
+        with self._store.codec_lock:
+            encoded = [self._store.codec.encode(shard, payload) for shard, payload in enumerate(payloads)]
+            cost = sum(stored_cost(view.nbytes) for _, view in encoded)
+            if cost > self._max_bytes:
+                raise BufferMisconfigured(
+                    f"recovery.buffer.maxBytes: {self._max_bytes} cannot hold one gradient, which takes {cost} bytes; "
+                    "use many times that"
+                )
+            try:
+                result = self.admit(item, cost)
+                if result == AppendResult.OK:
+                    result = self._commit(item, cost, encoded)
+                if result == "missing":  # the upload expired on its way
+                    result = self._commit(item, cost, encoded)
+            except BufferFull as error:
+                if not self._full_said:
+                    logger.warning("%s", error)
+                self._full_said = True
+                return AppendResult.FULL
+        if result == AppendResult.OK:
+            self._full_said = False
+        if result in _TRY_AGAIN:
+            raise BufferUnavailable(f"Redis at {self._store.target} {_TRY_AGAIN[result]}")
+        return AppendResult(result)
 
-    def make(run_id: str) -> tuple[list[tuple[str, memoryview]], tuple[Arg, ...]]:
-        push = secrets.token_hex(8)
-        uploads: list[tuple[str, memoryview]] = []
-        manifests: list[Arg] = []
-        for shard, (elements, view) in enumerate(encoded):
-            pieces = list(chunks(view))
-            uploads += [(log.chunk_key(push, shard, i), piece) for i, piece in enumerate(pieces)]
-            manifests += [len(pieces), encode_item(item, elements, view.nbytes, push, len(pieces))]
-        return uploads, (*_arguments(log, "commit", item, cost, run_id), push, *manifests)
+    def admit(self, item: LogItem, cost: int) -> str:
+        """Ask for room for `cost` bytes: the script's word, `ok` if the upload may begin."""
+        store = self._store
+        answer = store.bulk.script(APPEND, store.prefix, lambda run_id: self._arguments("admit", item, cost, run_id))
+        return str(answer[0].decode())
 
-    answer = log.bulk.upload_and_run(make, log.upload_ttl_ms, APPEND, log.prefix)
-    return str(answer[0].decode())
+    def _commit(self, item: LogItem, cost: int, encoded: Sequence[tuple[int, memoryview]]) -> str:
+        """Upload all chunks and commit them, in one round trip."""
 
+        def make(run_id: str) -> tuple[list[tuple[str, memoryview]], tuple[Arg, ...]]:
+            push = secrets.token_hex(8)
+            uploads: list[tuple[str, memoryview]] = []
+            manifests: list[Arg] = []
+            for shard, (elements, view) in enumerate(encoded):
+                pieces = list(chunks(view))
+                uploads += [(self._store.chunk_key(push, shard, i), piece) for i, piece in enumerate(pieces)]
+                manifests += [len(pieces), encode_item(item, elements, view.nbytes, push, len(pieces))]
+            return uploads, (*self._arguments("commit", item, cost, run_id), push, *manifests)
 
-def _arguments(log: GradientLog, mode: str, item: LogItem, cost: int, run_id: str) -> tuple[Arg, ...]:
-    who = (item.slot, item.incarnation, item.history, item.first, item.last)
-    return (mode, *who, cost, log.max_bytes, log.shards, run_id, log.upload_ttl_ms)
+        answer = self._store.bulk.upload_and_run(make, self._ttl_ms, APPEND, self._store.prefix)
+        return str(answer[0].decode())
+
+    def _arguments(self, mode: str, item: LogItem, cost: int, run_id: str) -> tuple[Arg, ...]:
+        who = (item.slot, item.incarnation, item.history, item.first, item.last)
+        return (mode, *who, cost, self._max_bytes, self._shards, run_id, self._ttl_ms)

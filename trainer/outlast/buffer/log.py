@@ -10,38 +10,33 @@ Rules [epoch-in-script, bounded-log]
 - Two ways to fail: `BufferUnavailable` (keep the gradient, try again), and results that are answers (`full`, …).
 
 Theory of operation. Uploading asks first (`admit`): a full or closed log costs one small round trip, not 46 MB, and
-uploads under way count against `maxBytes`. Three connections: small commands, large values, and the blocking read.
+uploads under way count against `maxBytes`.
 
 Thread safety: any thread may call anything; appends, fetches and snapshots wait for each other.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from outlast.buffer.append import append_gradient
-from outlast.buffer.codec import Codec, Payload, byte_view, chunks
-from outlast.buffer.scripts import CLAIM, CLOSE, FENCE, HIGHEST, RECORD, TRIM, Script
+from outlast.buffer.append import Appends
+from outlast.buffer.codec import Payload, byte_view, chunks
+from outlast.buffer.scripts import CLAIM, CLOSE, FENCE, HIGHEST, RECORD, TRIM
 from outlast.buffer.snapshot import load_snapshot, save_snapshot
+from outlast.buffer.store import Store
 from outlast.buffer.types import (
     AppendResult,
     BufferMisconfigured,
     BufferStats,
-    ClaimNeeded,
     EntryMissing,
-    GradientLogError,
     LogItem,
-    SnapshotNeeded,
     decode_item,
     decode_record,
     encode_record,
-    log_prefix,
     redis_maxmemory,
 )
 from outlast.chain.events import Identity, Kind, Record
@@ -49,14 +44,11 @@ from outlast.chain.events import Identity, Kind, Record
 if TYPE_CHECKING:
     import redis
 
-    from outlast.buffer.connection import Arg, Reply
+    from outlast.buffer.connection import Contact
 
 __all__ = ["GradientLog", "redis_maxmemory"]
 
-logger = logging.getLogger("outlast.buffer")
-
 TRIM_BATCH = 32  # entries a script: it stops everybody else meanwhile
-PAGE = 512  # manifests a reply, where all are wanted
 
 
 class GradientLog:
@@ -77,22 +69,8 @@ class GradientLog:
         timeout_s: float = 5.0,
         upload_ttl_s: float = 60.0,
     ) -> None:
-        # Only here: redis takes 0.05 s of CPU to import, which a server of a job without a log need not spend.
-        from outlast.buffer.bulk import Wire
-        from outlast.buffer.connection import Contact, Link, Target
-
-        self.target = Target.parse(url)
-        self.prefix = log_prefix(job_uid)
-        self.shards = shards
-        self.max_bytes = max_bytes
-        self.upload_ttl_ms = int(upload_ttl_s * 1000)
-        self.contact = Contact()
-        self.control = Link(self.target, timeout_s, self.contact)
-        self.bulk = Wire(self.target, timeout_s)
-        self.blocking = Link(self.target, timeout_s, self.contact)
-        self.codec = Codec(dtype)
-        self.codec_lock = threading.Lock()
-        self.full_said = False
+        self.store = Store(url, job_uid, dtype, timeout_s)
+        self._appends = Appends(self.store, shards, max_bytes, int(upload_ttl_s * 1000))
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -114,17 +92,17 @@ class GradientLog:
         Raises `BufferUnavailable`; `BufferMisconfigured` when the gradient alone is larger than `max_bytes`.
         """
         item = LogItem(
-            0, slot, incarnation, history, version, kind, first, last, lr_scale, 0, 0, self.codec.dtype, "", 0
+            0, slot, incarnation, history, version, kind, first, last, lr_scale, 0, 0, self.store.codec.dtype, "", 0
         )
-        return append_gradient(self, item, payloads)
+        return self._appends.append(item, payloads)
 
     def fence(self, slot: int, incarnation: int) -> int:
         """From now on only `incarnation` and newer ones of `slot` append. Returns the one in force."""
-        return int(self._script(FENCE, slot, incarnation))
+        return int(self.store.script(FENCE, slot, incarnation))
 
     def highest_step(self, slot: int) -> int:
         """The highest step of `slot` that is in the log or was applied from it; 0 if none."""
-        return int(self._script(HIGHEST, slot))
+        return int(self.store.script(HIGHEST, slot))
 
     # --- the head -----------------------------------------------------------------------------------------------------
 
@@ -135,18 +113,18 @@ class GradientLog:
         offset is given from now on, whatever Redis forgot. A higher `history` than before gives up this shard's
         records and what the log remembers as applied.
         """
-        policy = str(self._info("memory").get("maxmemory_policy", "noeviction"))
+        policy = str(self.store.info("memory").get("maxmemory_policy", "noeviction"))
         if policy.startswith("allkeys"):
             raise BufferMisconfigured(
-                f"Redis at {self.target} evicts keys when memory is short (maxmemory-policy {policy}), which would "
-                "lose acknowledged gradients; set noeviction"
+                f"Redis at {self.store.target} evicts keys when memory is short (maxmemory-policy {policy}), which "
+                "would lose acknowledged gradients; set noeviction"
             )
-        return self._guarded(CLAIM, shard, epoch, history, offset)
+        return self.store.guarded(CLAIM, shard, epoch, history, offset) is not None
 
     def read(self, shard: int, after_offset: int, limit: int = 256, block_ms: int = 0) -> list[LogItem]:
         """Manifests above `after_offset`, in order, at most `limit`; waits up to `block_ms` for the first one."""
-        link = self.blocking if block_ms > 0 else self.control
-        streams = ("STREAMS", self.shard_key(shard) + ":log", f"{after_offset}-1")
+        link = self.store.blocking if block_ms > 0 else self.store.control
+        streams = ("STREAMS", self.store.shard_key(shard) + ":log", f"{after_offset}-1")
         deadline = time.monotonic() + block_ms / 1000
         while True:
             # A wait as long as the connection's timeout would pass for a Redis that hangs.
@@ -160,14 +138,14 @@ class GradientLog:
 
     def fetch_many(self, shard: int, items: Sequence[LogItem], outs: Sequence[torch.Tensor]) -> None:
         """Read payloads, pipelined, each into its own float32 `[item.elements]`. Raises `EntryMissing` if trimmed."""
-        with self.codec_lock:
+        with self.store.codec_lock:
             landings = []
             wanted: list[tuple[str, memoryview]] = []
             for n, (item, out) in enumerate(zip(items, outs, strict=True)):
-                landed = self.codec.landing(n, item.dtype, out)
+                landed = self.store.codec.landing(n, item.dtype, out)
                 landings.append(landed)
                 wanted += self._wanted(shard, item, landed)
-            lengths = self.bulk.fetch(wanted)
+            lengths = self.store.bulk.fetch(wanted)
             for length, (key, view) in zip(lengths, wanted, strict=True):
                 if length != len(view):
                     raise EntryMissing(
@@ -175,24 +153,24 @@ class GradientLog:
                         "trimmed by another epoch; read the log again from its first entry"
                     )
             for landed, out in zip(landings, outs, strict=True):
-                self.codec.decode(landed, out)
+                self.store.codec.decode(landed, out)
 
     def _wanted(self, shard: int, item: LogItem, landed: torch.Tensor) -> list[tuple[str, memoryview]]:
         if landed.numel() != item.elements:
             raise ValueError(f"entry {item.offset} has {item.elements} elements, the memory for it {landed.numel()}")
         pieces = chunks(byte_view(landed))
-        return [(self.chunk_key(item.push, shard, i), piece) for i, piece in enumerate(pieces)]
+        return [(self.store.chunk_key(item.push, shard, i), piece) for i, piece in enumerate(pieces)]
 
     def record(self, shard: int, epoch: int, record: Record) -> bool:
         """Write how a stretch of the log became one update, before its result is published [record-before-publish].
 
         False: fenced. Raises `ClaimNeeded`, `SnapshotNeeded` (records count from a snapshot of this run and history).
         """
-        return self._guarded(RECORD, shard, epoch, record.entry_seq, encode_record(record))
+        return self.store.guarded(RECORD, shard, epoch, record.entry_seq, encode_record(record)) is not None
 
     def records(self, shard: int, after_seq: int) -> list[Record]:
         """Records with `entry_seq` above `after_seq`, in order."""
-        found = self._pages(self.shard_key(shard) + ":records", after_seq)
+        found = self.store.entries(self.store.shard_key(shard) + ":records", after_seq)
         return [decode_record(fields[b"r"]) for _, fields in found]
 
     def trim(self, shard: int, epoch: int, offset: int) -> bool:
@@ -201,109 +179,56 @@ class GradientLog:
         When every shard has dropped an entry it counts as applied: appending its steps again is a duplicate.
         """
         while True:
-            answer = self._guarded_answer(TRIM, shard, epoch, offset, TRIM_BATCH)
+            answer = self.store.guarded(TRIM, shard, epoch, offset, TRIM_BATCH)
             if answer is None or answer[1] == b"0":
                 return answer is not None
 
     def unread(self, shard: int, after: int) -> list[Identity]:
         """Identities in the log above `after`: what was acknowledged and never applied, at the end of a job."""
-        found = self._pages(self.shard_key(shard) + ":log", after)
+        found = self.store.entries(self.store.shard_key(shard) + ":log", after)
         return [decode_item(entry_id, fields[b"m"]).identity for entry_id, fields in found]
 
     def close(self, epoch: int, shard: int = 0) -> bool:
         """Refuse appends from now on (all shards'). False: `epoch` does not hold `shard` any more."""
-        return self._guarded(CLOSE, shard, epoch)
+        return self.store.guarded(CLOSE, shard, epoch) is not None
 
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
     def save_snapshot(self, shard: int, epoch: int, meta: dict[str, Any], tensors: dict[str, torch.Tensor]) -> bool:
         """Store the shard's whole state; see `snapshot.save_snapshot`. False: fenced."""
-        return save_snapshot(self, shard, epoch, meta, tensors)
+        return save_snapshot(self.store, shard, epoch, meta, tensors)
 
     def load_snapshot(
         self, shard: int, into: dict[str, torch.Tensor] | None = None
     ) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
         """The newest snapshot's (meta, tensors), or None; see `snapshot.load_snapshot`."""
-        return load_snapshot(self, shard, into)
+        return load_snapshot(self.store, shard, into)
 
     # --- the whole job ------------------------------------------------------------------------------------------------
 
     def run_id(self) -> str:
         """Of the Redis that answers now; another one than before: claim, then snapshot."""
-        return self.control.use(lambda client, run_id: run_id if client.ping() else "")
+        return self.store.control.use(lambda client, run_id: run_id if client.ping() else "")
+
+    @property
+    def contact(self) -> Contact:
+        return self.store.contact
 
     def max_memory(self) -> int:
         """Redis's own limit in bytes; 0 if it has none."""
-        return int(self._info("memory").get("maxmemory", "0"))
+        return int(self.store.info("memory").get("maxmemory", "0"))
 
     def stats(self) -> BufferStats:
 
         def ask(client: redis.Redis, run_id: str) -> BufferStats:
             both = client.pipeline(transaction=False)
-            both.hmget(self.prefix + "log", "bytes", "peak", "next", "closed")
-            both.hlen(self.prefix + "pending")
+            both.hmget(self.store.prefix + "log", "bytes", "peak", "next", "closed")
+            both.hlen(self.store.prefix + "pending")
             log, entries = both.execute()
             held, peak, last, closed = (int(x or 0) for x in log)
             return BufferStats(held, int(entries), peak, last, bool(closed), run_id)
 
-        return self.control.use(ask)
+        return self.store.control.use(ask)
 
     def disconnect(self) -> None:
-        for link in (self.control, self.bulk, self.blocking):
-            link.close()
-
-    # --- plumbing -----------------------------------------------------------------------------------------------------
-
-    def shard_key(self, shard: int) -> str:
-        return f"{self.prefix}shard:{shard}"
-
-    def chunk_key(self, push: str, shard: int, i: int) -> str:
-        return f"{self.prefix}c:{push}:{shard}:{i}"
-
-    def _call(self, *args: Arg) -> Reply:
-        return self.control.call(*args)
-
-    def _pages(self, key: str, after: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        found: list[tuple[bytes, dict[bytes, bytes]]] = []
-        while True:
-            page = self._call("XRANGE", key, f"{after + 1}-0", "+", "COUNT", PAGE)
-            found += page
-            if len(page) < PAGE:
-                return found
-            after = int(page[-1][0].split(b"-")[0])
-
-    def _info(self, section: str) -> dict[str, Any]:
-        return self.control.use(lambda client, _: client.info(section))
-
-    def _script(self, script: Script, *args: Arg, guard: tuple[Arg, Arg] | None = None) -> Reply:
-        def arguments(run_id: str) -> tuple[Arg, ...]:
-            return (*guard, run_id, *args) if guard is not None else args
-
-        return self.control.script(script, self.prefix, arguments)
-
-    def _guarded(self, script: Script, shard: int, epoch: int, *args: Arg) -> bool:
-        return self._guarded_answer(script, shard, epoch, *args) is not None
-
-    def _guarded_answer(self, script: Script, shard: int, epoch: int, *args: Arg) -> list[bytes] | None:
-        """A server's script: its answer, or None when a higher epoch holds the shard."""
-        answer: list[bytes] = self._script(script, *args, guard=(shard, epoch))
-        result = answer[0].decode()
-        if result == "fenced":
-            logger.info("shard %d: epoch %d is fenced by epoch %s in Redis", shard, epoch, answer[1].decode())
-            return None
-        if result == "unclaimed":
-            raise ClaimNeeded(
-                f"shard {shard}: epoch {epoch} was not claimed in this run of Redis ({self.control.run_id[:8]}); "
-                "claim it with the offset consumed so far, then save a snapshot"
-            )
-        if result == "unbased":
-            raise SnapshotNeeded(
-                f"shard {shard}: Redis holds no snapshot of this run and history for records to count from; "
-                "save one, then record"
-            )
-        if result == "disorder":
-            raise GradientLogError(
-                f"shard {shard}: record {args[0]!s} is not above the last one, {answer[1].decode()}, and differs from "
-                "what was recorded there: replay the records before making new ones"
-            )
-        return answer
+        self.store.disconnect()
