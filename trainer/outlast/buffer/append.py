@@ -34,11 +34,11 @@ logger = logging.getLogger("outlast.buffer")
 
 
 _TRY_AGAIN = {
-    "missing": "took longer for an upload than it has to live; the gradient is kept and sent again: look for a paused "
-    "process or a slow network",
-    "unclaimed": "has no server of this job yet (it is new, or lost its data); gradients are kept and sent again once "
-    "a server has claimed the log",
-    "paused": "is about to end and takes no gradients any more; they are kept and sent again",
+    "missing": "an upload to Redis at {target} took longer than its {ttl_s:g} s to live; the gradient is kept and sent "
+    "again: look for a paused process or a slow network",
+    "unclaimed": "the log in Redis at {target} has no server yet (it is new, or lost its data); gradients are kept and "
+    "sent again once a server has claimed it",
+    "paused": "Redis at {target} is about to end and takes no gradients any more; they are kept and sent again",
 }
 
 
@@ -77,7 +77,7 @@ class Appends:
         if result == AppendResult.OK:
             self._full_said = False
         if result in _TRY_AGAIN:
-            raise BufferUnavailable(f"Redis at {self._store.target} {_TRY_AGAIN[result]}")
+            raise BufferUnavailable(_TRY_AGAIN[result].format(target=self._store.target, ttl_s=self._ttl_ms / 1000))
         return AppendResult(result)
 
     def admit(self, item: LogItem, cost: int) -> str:
