@@ -73,9 +73,10 @@ class LogMachine(RuleBasedStateMachine):
         self.restarts = 0
 
     def teardown(self) -> None:
-        strays = [key for key in self.real.store.call("KEYS", "*") if not key.startswith(self.real.store.prefix.encode())]
+        store = self.real.store
+        strays = [key for key in store.call("KEYS", "*") if not key.startswith(store.prefix.encode())]
         assert strays == [], "the log wrote outside its prefix"
-        self.real.store.call("FLUSHALL")
+        store.call("FLUSHALL")
         self.real.disconnect()
 
     @initialize(claimed=st.booleans())
@@ -172,7 +173,8 @@ class LogMachine(RuleBasedStateMachine):
         for slot in range(2):
             assert self.real.highest_step(slot) == self.model.highest_step(slot)
         for shard in range(SHARDS):
-            assert int(self.real.store.call("HGET", self.real.store.shard_key(shard), "epoch") or 0) == self.model.epoch(shard)
+            store = self.real.store
+            assert int(store.call("HGET", store.shard_key(shard), "epoch") or 0) == self.model.epoch(shard)
             loaded, expected = self.real.load_snapshot(shard), self.model.load_snapshot(shard)
             assert (loaded is None) == (expected is None)
             if loaded is not None and expected is not None:
