@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from plan_world import World, make_spec
 
-from outlast.api.strategy import policy
 from outlast_operator.planner.actions import Action
 
 PATIENCE_S = 90.0
@@ -92,7 +91,7 @@ def settled(world: World) -> bool:
     if status.state != "Running" or len(status.views) != world.spec.servers.shards:
         return False
     views = status.views.values()
-    full = all(len(v.members) == policy(world.spec).chain_length and not v.joining for v in views)
+    full = all(len(v.members) == world.spec.servers.replicas and not v.joining for v in views)
     installed = all(world.servers[m.name].view == v for v in views for m in v.members)
     return full and installed and all(p.alive for p in world.others.values())
 
