@@ -108,7 +108,7 @@ def _plan_of_a_new_one(arguments: argparse.Namespace, console: Console, answer: 
 def _study(arguments: argparse.Namespace, console: Console, answer: dict[str, Any]) -> int:
     from outlast_bench.study.run.conduct import Conductor
     from outlast_bench.study.run.machine import busy
-    from outlast_bench.study.run.progress import in_words
+    from outlast_bench.study.run.progress import rough
 
     if arguments.out is None:
         return _plan_of_a_new_one(arguments, console, answer)
@@ -121,7 +121,7 @@ def _study(arguments: argparse.Namespace, console: Console, answer: dict[str, An
     if arguments.plan:
         return EXIT_OK
     _check_tools(asked, arguments.prices)
-    console.print(f"this takes about {in_words(total_s)}; an interrupted study is gone on with by the same command")
+    console.print(f"this takes about {rough(total_s)}; an interrupted study is gone on with by the same command")
     if warning := busy(os.getloadavg()[0], conductor.study.machine.cores):
         console.print(f"note: {warning}", style="yellow", highlight=False)
     with _terminated_as_interrupted():
@@ -152,8 +152,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     """Raises `StudyError` for what does not go together, `SpecError` for a job that would be refused."""
     from dataclasses import replace
 
-    from outlast_bench.study.design.experiments import BACKLOG, FASHION_MNIST, full, own_task, quick
-    from outlast_bench.study.design.experiments_models import models
+    from outlast_bench.study.design.experiments import BACKLOG, FASHION_MNIST, full, models, own_task, quick
     from outlast_bench.study.design.records import StudyError
     from outlast_bench.study.run.conduct import Asked, as_typed
 

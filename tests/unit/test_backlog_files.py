@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from study_builder import write_backlog
 
-from outlast_bench.study.analysis.backlog import around_in_words, cells
+from outlast_bench.study.analysis.backlog import cells
 from outlast_bench.study.analysis.load import load_study
 from outlast_bench.study.analysis.summary import summarise
 from outlast_bench.study.backlog import experiment as backlog
@@ -21,7 +21,6 @@ from outlast_bench.study.backlog.records import (
     BacklogRecord,
     Evaluations,
     Start,
-    load_all,
     path_of,
     read,
     write,
@@ -55,7 +54,7 @@ def record(
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = write(tmp_path, record())
     assert path == path_of(tmp_path, 2, 100, 0)
-    assert load_all(tmp_path) == [record()]
+    assert load_study(tmp_path).backlog == (record(),)
     path.write_text('{"schema": 1}')
     with pytest.raises(ValueError, match=r"seed-0\.json is no record .*delete it"):
         read(path)
@@ -86,16 +85,6 @@ def test_progress_kept_in_loss_cannot_fall_below_the_untrained_weights(loss: flo
     (cell,) = cells([record(loss=loss)], "loss")
     assert cell.kept is not None
     assert cell.kept.mean == pytest.approx(kept)
-
-
-def test_it_is_said_of_which_outages_there_are_ranges() -> None:
-    five, two = [record(seed) for seed in range(5)], [replace(record(seed), outage=10_000) for seed in range(2)]
-    assert around_in_words(cells(five)) == "95 % bootstrap intervals"
-    assert around_in_words(cells(two)).startswith("ranges (fewer than")
-    mixed = around_in_words(cells([*five, *two, *(replace(r, outage=3000) for r in two)]))
-    assert mixed.startswith("95 % bootstrap intervals; of outages of 3,000 and 10,000 ranges (fewer than")
-    eight = [replace(r, workers=8, outage=100) for r in two]
-    assert "of outages of 100 in part ranges" in around_in_words(cells([*five, *eight]))
 
 
 def test_the_full_study_asks_for_every_outage_and_number_of_workers() -> None:
@@ -165,4 +154,4 @@ def test_an_interrupted_backlog_ends_at_once_and_goes_on_where_it_stopped(
     backlog.compute(tmp_path, backlog.missing(tmp_path, [short, rest]), Console(quiet=True))
     assert {path.name for path in first.parent.iterdir()} == {"seed-0.json", "seed-1.json"}
     assert first.stat().st_mtime_ns == before
-    assert [found.commit for found in load_all(tmp_path)] == ["abc1234"] * 2
+    assert [found.commit for found in load_study(tmp_path).backlog] == ["abc1234"] * 2

@@ -16,8 +16,7 @@ from rich.console import Console
 from outlast_bench import cli_study as command
 from outlast_bench.study.analysis.load import load_study
 from outlast_bench.study.design import experiments, records
-from outlast_bench.study.design.experiments import Experiment
-from outlast_bench.study.design.experiments_models import models
+from outlast_bench.study.design.experiments import Experiment, models
 from outlast_bench.study.design.records import PlannedRun, StudyError
 from outlast_bench.study.page.keep import keep
 from outlast_bench.study.page.story import counts

@@ -13,8 +13,8 @@ from study_builder import Made, make_report, write_run, write_study
 
 from outlast_bench.study.analysis.load import load_study
 from outlast_bench.study.analysis.summary import summarise
-from outlast_bench.study.page.story_machines import machine as in_words
-from outlast_bench.study.page.story_machines import speeds
+from outlast_bench.study.page.machines import machine as rows_of
+from outlast_bench.study.page.machines import speeds
 from outlast_bench.study.run import machine
 from outlast_bench.study.run.machine import CoreTimes, boot_id, commit_of_code, core_times, shares
 
@@ -108,23 +108,23 @@ def test_every_machine_is_named_with_what_was_made_on_it(tmp_path: Path) -> None
     study(tmp_path)
     write_run(tmp_path, "one-worker", "control", 0, 0, make_report(Made()))
     made_on(tmp_path, lambda path: "1b4e28ba-2fa1" if path.match("hybrid/*/seed-1/*") else "2c5f39cb-3ab2")
-    rows = dict(in_words(load_study(tmp_path)))
-    named = {rows["Machine A"], rows["Machine B"]}
+    rows = dict(rows_of(load_study(tmp_path)))
+    named = {rows["Machine 1"], rows["Machine 2"]}
     assert named == {
         f"a cpu, 2 cores, 1.1 GB, Linux, Python 3.11, PyTorch 2.5, boot {boot}" for boot in ("1b4e28ba", "2c5f39cb")
     }
     assert {part.partition(" on ")[0] for part in rows["Runs of steep"].split(" and ")} >= {"7 runs", "1 run"}
     assert rows["Runs of one-worker"].startswith("1 run on ")
-    assert rows["Compared with care"].startswith("seed 1 of steep: made in part on one machine")
-    assert rows["Cores during the runs"].endswith("took 2.1 % (2.1 % in the run that it hit hardest)")
+    assert rows["Seeds made on two machines"] == "seed 1 of steep"
+    assert rows["Taken by other guests of the host"] == "2.1 % (2.1 to 2.1)"
 
 
 def test_seeds_that_lie_on_one_machine_each_need_no_care_and_old_records_are_read(tmp_path: Path) -> None:
     study(tmp_path)
     made_on(tmp_path, lambda path: "1b4e28ba-2fa1" if path.match("seed-1/*") else "")
-    rows = dict(in_words(load_study(tmp_path)))
-    assert "not recorded" in (rows["Machine A"], rows["Machine B"])
-    assert "Compared with care" not in rows
+    rows = dict(rows_of(load_study(tmp_path)))
+    assert "not recorded" in (rows["Machine 1"], rows["Machine 2"])
+    assert "Seeds made on two machines" not in rows
 
 
 def test_what_else_ran_beside_a_run_shows(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_what_else_ran_beside_a_run_shows(tmp_path: Path) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"busy_share": busy, "wall_s": 40.0}))
         report = path.with_name("report.json")
         report.write_text(json.dumps(json.loads(report.read_text()) | {"resources": resources}))
-    told = dict(in_words(load_study(tmp_path)))["Besides"]
-    assert told.startswith("12.0 s of CPU a run (10.0 to 26.0)"), told  # seven of 10, one of 26
+    told = dict(rows_of(load_study(tmp_path)))["CPU beside a run (s)"]
+    assert told == "12.0 (10.0 to 26.0)", "seven of 10, one of 26"
 
 
 def test_the_speed_of_the_machine_is_told_for_each_experiment_that_tells_it(tmp_path: Path) -> None:
@@ -156,4 +156,4 @@ def test_the_speed_of_the_machine_is_told_for_each_experiment_that_tells_it(tmp_
         rows = [{"t_s": t, "process": "evaluator", "cpu_s": cost * i, "rss_bytes": 1} for i, t in enumerate(told)]
         path.write_text(json.dumps(report | {"resources": rows}))
     (row,) = speeds(summarise(load_study(tmp_path)))
-    assert row == ("Speed in steep", "100 to 200 ms of CPU an evaluation, over 8 runs")
+    assert row == ("CPU an evaluation in steep (ms)", "100 to 200 (8 runs)")

@@ -1,4 +1,7 @@
-"""A study's page, figures and tables: from whole studies, and from whatever an interrupted one has left."""
+"""A study's page, figures and tables: from whole studies, and from whatever an interrupted one has left.
+
+The answer comes first, what repeats it last, and an account only of this study.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -21,10 +26,9 @@ from outlast_bench.study.figures import curves as figures_curves
 from outlast_bench.study.figures import points as figures_points
 from outlast_bench.study.figures import style as figure_style
 from outlast_bench.study.figures.style import STRATEGY_COLOURS, colour_of, strategy_of
-from outlast_bench.study.page import story_machines
-from outlast_bench.study.page.page import Study, html, render
-from outlast_bench.study.page.story import counts
-from outlast_bench.study.page.story_results import results
+from outlast_bench.study.page import machines
+from outlast_bench.study.page.grids import counts, results
+from outlast_bench.study.page.page import Study, contents, html, render
 from outlast_bench.study.page.tables import all_tables, write
 from outlast_bench.study.verdicts.cost import verdicts
 
@@ -176,10 +180,10 @@ def test_a_directory_without_a_study_is_refused(tmp_path: Path) -> None:
 
 def test_failed_runs_are_named_and_in_no_mean(tmp_path: Path) -> None:
     summary = summarise(load_study(with_failures(tmp_path)))
-    assert "3 failed runs, shown as failed and in no mean" in counts(summary.data)
+    assert ("failed", 3) in counts(summary.data)
     made = {table.name: write(table, tmp_path) for table in all_tables(summary, load_prices())}
     assert made["failed"].read_text().count("server-0 exited with 1 six times in a row") == 3
-    rows = list(csv.DictReader(made["steep-measures"].open()))
+    rows = list(csv.DictReader(made["measures"].open()))
     final = {r["configuration"]: r for r in rows if r["measure"] == "final accuracy"}
     assert (final["checkpoint"]["n"], final["checkpoint"]["failed"], final["checkpoint"]["seeds"]) == ("1", "1", "0")
     assert "hybrid" not in final
@@ -212,19 +216,19 @@ def test_runs_of_different_code_and_earlier_failures_are_told(tmp_path: Path) ->
         more = {"commit": "fff0000" if i == 0 else "abc1234", "earlier_errors": ["it hung <twice>"] if i == 1 else []}
         path.write_text(json.dumps(json.loads(path.read_text()) | more))
     summary = summarise(load_study(tmp_path))
-    different = dict(story_machines.machine(summary.data))["Different code"]
-    assert different.startswith("7 records by abc1234 and 1 record by fff0000")
-    assert "1 run made again after a failure" in counts(summary.data)
+    different = dict(machines.machine(summary.data))["Different code"]
+    assert different == "7 records by abc1234 and 1 record by fff0000"
+    assert ("made again after a failure", 1) in counts(summary.data)
     (retried,) = [table for table in all_tables(summary, load_prices()) if table.name == "retried"]
     assert [row[-2:] for row in retried.rows] == [("it hung <twice>", "ok")]
-    study = Study(summary, load_prices(), (), (), (), (), None, (retried,), "steep")
-    assert "it hung &lt;twice&gt;" in html(study)
+    study = Study(summary, load_prices(), "steep", tables=(retried,))
+    assert "it hung &lt;twice&gt;" in html(study, {})
 
 
 def test_runs_of_one_commit_and_machine_need_no_words_about_it(tmp_path: Path) -> None:
     data = load_study(quick_study(tmp_path))
-    assert not [name for name, _ in story_machines.machine(data) if name.startswith(("Different", "Machine ", "Runs"))]
-    assert "again" not in counts(data)
+    assert not [name for name, _ in machines.machine(data) if name.startswith(("Different", "Machine ", "Runs"))]
+    assert counts(data) == [("runs", 8)]
 
 
 def test_labels_from_files_reach_the_page_as_text(tmp_path: Path) -> None:
@@ -250,7 +254,7 @@ def test_prices_of_the_users_own_change_costs_alone(tmp_path: Path) -> None:
     mine.write_text(text.replace("on-demand: 0.90", "on-demand: 90.0"))
     summary = summarise(load_study(quick_study(tmp_path / "study")))
     before, after = ({t.name: t for t in all_tables(summary, load_prices(p))} for p in (None, mine))
-    assert {name for name in before if before[name] != after[name]} == {"steep-cost"}
+    assert {name for name in before if before[name] != after[name]} == {"cost"}
 
 
 def test_a_mean_of_fewer_runs_than_there_are_says_so(tmp_path: Path) -> None:
@@ -262,6 +266,102 @@ def test_a_mean_of_fewer_runs_than_there_are_says_so(tmp_path: Path) -> None:
     (grid,) = results(summarise(load_study(tmp_path)), "steep")
     (line,) = [line for line in grid.lines if line.label == "Stateless"]
     assert line.cells[grid.columns.index("progress kept") - 1][1] == "(1 of 2 runs)"
+
+
+# --- what stands where ---
+
+
+@dataclass(frozen=True)
+class Shown:
+    directory: Path
+    html: str
+    text: str
+    drawn: set[str]
+
+    @property
+    def account(self) -> str:
+        return self.html.partition('id="reading"')[2].partition("</section>")[0]
+
+
+def show(directory: Path) -> Shown:
+    """Its page, with coarse pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figure_style, "PNG_DPI", 20)
+        patch.setattr(figure_style, "GRID_POINTS", 40)
+        drawn = {path.stem for path in render(directory) if path.suffix == ".svg"}
+    return Shown(directory, (directory / "index.html").read_text(), read(directory).text, drawn)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    return show(everything(tmp_path_factory.mktemp("study")))
+
+
+ACCOUNT = "**Why.** Because 1 < 2.\n\n<script>alert(1)</script>\n"
+
+
+def first_line(directory: Path) -> str:
+    runs = len(list(directory.glob("runs/*/*/*/*/run.json")))
+    return f"<!-- of the study begun 2024-05-01T10:00:00, {runs} runs -->\n"
+
+
+def everything(directory: Path) -> Path:
+    """A bit of each experiment, and an account of them."""
+    several_models(quick_study(directory))
+    for experiment in ("paper-times", "one-worker"):
+        write_run(directory, experiment, "control", 0, 0, make_report(Made()))
+        write_run(directory, experiment, "chain", 1, 0, make_report(Made("Chain", kills=[20.0])))
+    write_backlog(directory, workers=(2,), outages=(100, 375), seeds=(0,))
+    (directory / "notes.md").write_text(first_line(directory) + ACCOUNT)
+    return directory
+
+
+ORDER = (
+    "which", "words", "answer", "reading", "experiments", "steep", "backlog", "cost", "models", "one-worker", "tables",
+    "machine", "appendix", "paper-times", "models-net", "models-net-plain",
+)  # fmt: skip
+
+
+def test_what_answers_the_question_comes_first_and_what_repeats_it_last(shown: Shown) -> None:
+    assert tuple(re.findall(r'<section id="([^"]+)"', shown.html)) == ORDER
+    assert tuple(re.findall(r'<li><a href="#([^"]+)">', shown.html)) == ORDER, "the contents name every part, in order"
+
+
+def test_an_account_is_shown_as_text(shown: Shown) -> None:
+    assert "<p><b>Why.</b> Because 1 &lt; 2.</p>" in shown.html
+    assert "<script>" not in shown.html
+    assert "<script>alert(1)</script>" in shown.text
+
+
+def test_time_to_the_target_has_no_figure_where_the_control_passed_it_before_the_kill(shown: Shown) -> None:
+    assert {"steep-time-to-target", "paper-times-against-control"} <= shown.drawn
+    assert "paper-times-time-to-target" not in shown.drawn
+
+
+def test_programs_write_no_sentences(shown: Shown) -> None:
+    """What stands in paragraphs is fixed in the template, or the user's own."""
+    template = resources.files("outlast_bench.study.page").joinpath("study.html.j2").read_text("utf-8")
+    for paragraph in re.findall(r"<p>(.*?)</p>", shown.html):
+        fixed = paragraph in template or paragraph.startswith(('<span class="badge">', "Planned", "Left out"))
+        assert fixed or paragraph in shown.account, paragraph
+
+
+def test_an_account_of_another_study_is_left_out_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick_study(tmp_path)
+    (tmp_path / "notes.md").write_text(first_line(tmp_path).replace("2024-05-01", "2023-05-01") + ACCOUNT)
+    stale = show(tmp_path)
+    assert "it is not about this study" in stale.text
+    assert "Because 1 < 2" not in stale.text
+    assert "reading" not in re.findall(r'href="#([^"]+)"', stale.html)
+    assert capsys.readouterr().err.count("left out: notes.md: it is not about this study") == 1
+
+
+def test_the_contents_leave_out_what_is_not_there(tmp_path: Path) -> None:
+    summary = summarise(load_study(quick_study(tmp_path)))
+    keys = [key for key, _ in contents(Study(summary, load_prices(), "steep"))]
+    assert keys == ["words", "answer", "cost", "tables", "machine"]
 
 
 # --- colours ---

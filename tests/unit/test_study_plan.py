@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outlast_bench.study.design import configurations, experiments, schedule
+from outlast_bench.study.design import configurations, experiments
 from outlast_bench.study.design.configurations import (
     ALL,
     BY_NAME,
@@ -21,8 +21,7 @@ from outlast_bench.study.design.configurations import (
     RECOMMENDED,
     make_job,
 )
-from outlast_bench.study.design.experiments import Experiment
-from outlast_bench.study.design.experiments_models import models
+from outlast_bench.study.design.experiments import Experiment, models
 from outlast_bench.study.design.records import PlannedRun, RunRecord
 
 
@@ -145,7 +144,7 @@ def test_other_models_are_valid_jobs(experiment: Experiment) -> None:
 @pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
 def test_an_interruption_leaves_all_configurations_with_equally_many_seeds(study: list[Experiment]) -> None:
     planned = [experiment.planned() for experiment in study]
-    order = schedule.order(planned)
+    order = experiments.order(planned)
     assert sorted(order) == sorted(run for experiment in planned for run in experiment.runs)
     for experiment in planned:
         kinds = {(run.configuration, run.kills) for run in experiment.runs}
@@ -158,15 +157,15 @@ def test_an_interruption_leaves_all_configurations_with_equally_many_seeds(study
 
 @pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
 def test_an_interruption_splits_one_experiment_at_most(study: list[Experiment]) -> None:
-    order = [run.experiment for run in schedule.order([experiment.planned() for experiment in study])]
+    order = [run.experiment for run in experiments.order([experiment.planned() for experiment in study])]
     assert list(dict.fromkeys(order)) == [experiment.name for experiment in study], "in the order asked, steep first"
     assert sum(a != b for a, b in pairwise(order)) == len(study) - 1
 
 
 def test_the_order_is_the_same_each_time_and_differs_from_seed_to_seed() -> None:
     planned = [STUDIES["full"][0].planned()]
-    order = schedule.order(planned)
-    assert order == schedule.order(planned)
+    order = experiments.order(planned)
+    assert order == experiments.order(planned)
     by_seed = [[(r.configuration, r.kills) for r in order if r.seed == seed] for seed in range(5)]
     assert len({tuple(kinds) for kinds in by_seed}) == 5, "no configuration may always run at the same place"
 
@@ -183,7 +182,7 @@ def test_what_succeeded_is_never_made_again_and_what_failed_only_when_asked(
 ) -> None:
     runs = [PlannedRun("steep", "chain", 1, seed) for seed in range(len(states))]
     made = {run: record(run, state) for run, state in zip(runs, states, strict=True) if state is not None}
-    pending = schedule.to_make(runs, made.get, retry)
+    pending = experiments.to_make(runs, made.get, retry)
     assert pending == [
         run for run, state in zip(runs, states, strict=True) if state is None or (state == "failed" and retry)
     ]
@@ -191,5 +190,5 @@ def test_what_succeeded_is_never_made_again_and_what_failed_only_when_asked(
 
 def test_more_seeds_go_on_where_fewer_ended() -> None:
     few, more = (replace(STUDIES["quick"][0], seeds=n).planned() for n in (2, 3))
-    before = schedule.order([few])
-    assert schedule.order([more])[: len(before)] == before
+    before = experiments.order([few])
+    assert experiments.order([more])[: len(before)] == before

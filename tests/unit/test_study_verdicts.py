@@ -1,25 +1,40 @@
-"""What a study's verdicts may say, and when they must say that it cannot be told."""
+"""What a study's verdicts may say, when it cannot be told; models compared by seed, a divergence counted."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from study_builder import SECONDS, write_backlog, write_study
+from study_builder import SECONDS, several_models, write_backlog, write_run, write_study
 
+from outlast.worker.errors import TrainingError
+from outlast.worker.optimizer import Optimizer
 from outlast_bench.study.analysis.cost import load_prices
-from outlast_bench.study.analysis.load import load_study
+from outlast_bench.study.analysis.load import StudyRun, load_study
 from outlast_bench.study.analysis.statistics import Estimate
 from outlast_bench.study.analysis.summary import summarise
 from outlast_bench.study.run.execute import _judge
 from outlast_bench.study.verdicts.backlog import backlog_kept
 from outlast_bench.study.verdicts.cost import cost_claim
+from outlast_bench.study.verdicts.models import decided, normalisation
 from outlast_bench.study.verdicts.ordering import fallen, first_kills, ordering
 from outlast_bench.study.verdicts.verdict import Bound, Row, Verdict, ahead_of_checkpointing, close_to_control
 
 FEW = ("control", "paper-async-checkpoint", "chain", "hybrid")
+
+
+def lacking(row: Row) -> str:
+    """Which planned runs are not in it."""
+    return row.cells[-1][1]
+
+
+def cells_of(verdict: Verdict, row: Row) -> dict[str, tuple[str, str]]:
+    return dict(zip(verdict.columns, row.cells, strict=True))
 
 
 def test_a_configuration_of_which_all_runs_failed_keeps_its_row_and_leaves_the_verdict_open(tmp_path: Path) -> None:
@@ -28,7 +43,7 @@ def test_a_configuration_of_which_all_runs_failed_keeps_its_row_and_leaves_the_v
     summary = summarise(load_study(tmp_path))
     for verdict in (ordering, close_to_control, ahead_of_checkpointing):
         found = verdict(summary, "steep")
-        (row,) = [row for row in found.rows if "3 of 3 runs failed" in row.figure]
+        (row,) = [row for row in found.rows if lacking(row).startswith("(3 of ") and "failed" in lacking(row)]
         assert row.met is None
         assert found.holds is not True, f"{found.question} cannot hold over those that are left"
 
@@ -36,27 +51,26 @@ def test_a_configuration_of_which_all_runs_failed_keeps_its_row_and_leaves_the_v
 def test_where_some_runs_failed_the_others_do_not_decide(tmp_path: Path) -> None:
     write_study(tmp_path, seeds=(0, 1, 2), kills=(1,), configurations=FEW, failed=[("hybrid", 1, 1)])
     found = ordering(summarise(load_study(tmp_path)), "steep")
-    (row,) = [row for row in found.rows if "1 of 3 runs failed" in row.figure]
+    (row,) = [row for row in found.rows if lacking(row) == "(1 of 3 failed)"]
     assert row.met is None
 
 
 @pytest.mark.parametrize(
-    ("sign", "around", "mark", "doubt"),
+    ("sign", "around", "mark"),
     [
-        (-1, Estimate(-0.05, -0.09, -0.01, 5, "interval"), "✓", ""),
-        (-1, Estimate(-0.05, -0.12, 0.02, 5, "interval"), "(✓)", "; the interval does not exclude the contrary"),
-        (-1, Estimate(0.01, -0.02, 0.04, 3, "range"), "(✗)", "; the range does not exclude the contrary"),
-        (1, Estimate(0.05, 0.01, 0.09, 5, "interval"), "✓", ""),
-        (1, Estimate(-0.05, -0.09, -0.01, 5, "interval"), "✗", ""),
-        (1, Estimate(-0.05, -0.05, -0.05, 1, "none"), "·", ""),
-        (1, Estimate(-0.05, -0.09, -0.01, 4, "range"), "·", ""),  # one of five is missing
+        (-1, Estimate(-0.05, -0.09, -0.01, 5, "interval"), "✓"),
+        (-1, Estimate(-0.05, -0.12, 0.02, 5, "interval"), "(✓)"),
+        (-1, Estimate(0.01, -0.02, 0.04, 3, "range"), "(✗)"),
+        (1, Estimate(0.05, 0.01, 0.09, 5, "interval"), "✓"),
+        (1, Estimate(-0.05, -0.09, -0.01, 5, "interval"), "✗"),
+        (1, Estimate(-0.05, -0.05, -0.05, 1, "none"), "·"),
+        (1, Estimate(-0.05, -0.09, -0.01, 4, "range"), "·"),  # one of five is missing
     ],
 )
 def test_a_mean_is_held_against_its_bound_and_doubted_by_what_surrounds_it(
-    sign: int, around: Estimate, mark: str, doubt: str
+    sign: int, around: Estimate, mark: str
 ) -> None:
-    row = Bound(0.0, sign).row("x", "figure", around, 5 if around.n > 3 else around.n)
-    assert (row.mark, row.figure) == (mark, f"figure{doubt}")
+    assert Bound(0.0, sign).row("x", (), around, 5 if around.n > 3 else around.n).mark == mark
 
 
 @pytest.mark.parametrize(
@@ -72,9 +86,11 @@ def test_a_mean_is_held_against_its_bound_and_doubted_by_what_surrounds_it(
 )
 def test_a_verdict_says_when_means_alone_decide_it(holds: bool | None, marks: str, word: str) -> None:
     """+ and -: surely met and surely not; p and m: by the mean. What decides nothing has no say."""
-    rows = [Row("x", "", met=m in "+p", sure=m in "+-") for m in marks]
-    beside = Row("x", "", met=None, decides=False, sure=False)
-    assert Verdict("q", holds, "", rows=(*rows, beside)).word == word
+    rows = [Row("x", (), met=m in "+p", sure=m in "+-") for m in marks]
+    beside = Row("x", (), met=None, decides=False, sure=False)
+    found = Verdict("q", holds, rows=(*rows, beside))
+    assert found.word == word
+    assert found.count == f"{sum(m in '+p' for m in marks)} of {len(marks)}"
 
 
 def test_the_first_kill_of_runs_with_one_and_two_kills_counts_once_a_seed(tmp_path: Path) -> None:
@@ -107,15 +123,7 @@ def test_a_failed_run_with_two_kills_leaves_what_is_averaged_with_it_open(tmp_pa
     write_study(tmp_path, seeds=(0, 1), configurations=("control", "chain"), failed=[("chain", 2, 1)])
     (row,) = ordering(summarise(load_study(tmp_path)), "steep").rows
     assert row.met is None
-    assert row.figure.endswith("n = 2); lost 0; 1 of 4 runs failed")
-
-
-def test_a_relaxed_chain_says_what_it_loses_by_construction(tmp_path: Path) -> None:
-    write_study(tmp_path, seeds=(0, 1), kills=(1,), configurations=("control", "paper-async-chain", "chain"))
-    figures = {row.label: row.figure for row in ordering(summarise(load_study(tmp_path)), "steep").rows}
-    told = "replicated every 100 updates, it loses up to 100 of them by construction"
-    assert told in figures["async chain (paper) does not fall"]
-    assert told not in figures["Chain does not fall"]
+    assert row.cells[1:] == (("0", ""), ("2", "(1 of 4 failed)"))
 
 
 @pytest.mark.parametrize(("first_update", "error"), [(12.5, ""), (None, "did not recover")])
@@ -133,10 +141,9 @@ def test_what_was_planned_and_is_not_made_yet_keeps_its_row(tmp_path: Path) -> N
         (tmp_path / f"runs/steep/hybrid/kills-1/seed-{seed}/run.json").unlink()
     (tmp_path / "runs/steep/chain/kills-1/seed-2/run.json").unlink()
     found = ordering(summarise(load_study(tmp_path)), "steep")
-    figures = {row.label: (row.figure, row.met) for row in found.rows}
-    assert figures["Hybrid does not fall"] == ("not measured; 3 of 3 not made yet", None)
-    assert figures["Chain does not fall"][0].endswith("; 1 of 3 not made yet")
-    assert figures["Chain does not fall"][1] is None
+    seeds = {row.label: (row.cells[-1], row.met) for row in found.rows}
+    assert seeds["Hybrid does not fall"] == (("0", "(3 of 3 not made yet)"), None)
+    assert seeds["Chain does not fall"] == (("2", "(1 of 3 not made yet)"), None)
 
 
 def test_a_seed_that_was_not_measured_leaves_its_comparison_open(tmp_path: Path) -> None:
@@ -149,7 +156,7 @@ def test_a_seed_that_was_not_measured_leaves_its_comparison_open(tmp_path: Path)
     path.write_text(json.dumps(report))
     found = close_to_control(summarise(load_study(tmp_path)), "steep")
     (row,) = [row for row in found.rows if row.label.startswith("Hybrid")]
-    assert row.figure.endswith("; 1 of 3 not measured")
+    assert lacking(row) == "(1 of 3 not measured)"
     assert row.met is None
 
 
@@ -161,8 +168,7 @@ def test_what_a_core_to_spare_changes_stands_beside_the_verdict(tmp_path: Path) 
     beside = found.rows[len(alone.rows) :]
     kills = ["Hybrid, one kill", "Hybrid, two kills", "Chain, one kill", "Chain, two kills"]
     assert [row.label.removesuffix(", one worker and a core for the servers") for row in beside] == kills
-    assert "goodput 0.8" in beside[0].figure or "goodput 0.9" in beside[0].figure, beside
-    assert [row.figure.endswith("; 1 of 3 runs failed") for row in beside] == [False, False, True, False]
+    assert [lacking(row) for row in beside] == ["", "", "(1 of 3 failed)", ""]
     assert [row.met for row in beside] == [None] * 4
     assert found.holds == alone.holds
 
@@ -184,9 +190,9 @@ def test_like_is_compared_with_like(tmp_path: Path) -> None:
 def test_how_far_ahead_one_can_be_stands_beside_how_far_one_is(tmp_path: Path) -> None:
     """Checkpointing that stood still for 3 s of 300 updates is behind the control by these, and Hybrid by its pace."""
     write_study(tmp_path, seeds=(0, 1), kills=(1,), configurations=("control", "checkpoint", "stateless"))
-    (row,) = ahead_of_checkpointing(summarise(load_study(tmp_path)), "steep").rows
-    ahead, most = (float(n) for n in re.findall(r"\+([\d.]+) points", row.figure)[:2])
-    assert row.figure.index("[the control +") > 0
+    found = ahead_of_checkpointing(summarise(load_study(tmp_path)), "steep")
+    ahead, most = (float(mean) for mean, _ in found.rows[0].cells[:2])
+    assert found.columns[1] == "the control by then (points)"
     assert ahead == pytest.approx(most, abs=0.2), "idealised, Stateless loses nothing"
 
 
@@ -194,11 +200,11 @@ def test_what_the_kill_costs_stands_apart_from_what_the_strategy_costs(tmp_path:
     """Idealised, a chain at 0.95 of the control's pace loses nothing to its kill, and 5 % of the gradients without."""
     write_study(tmp_path, seeds=(0, 1), configurations=("control", "chain", "hybrid"))
     found = close_to_control(summarise(load_study(tmp_path)), "steep")
-    chain = [row.figure for row in found.rows if row.label.startswith("Chain")]
+    chain = [cells_of(found, row) for row in found.rows if row.label.startswith("Chain")]
     assert len(chain) == 2
-    for figure in chain:
-        assert "; less its own without a kill +0.0 points" in figure
-        assert "; goodput without a kill 0.95 (0.95 to 0.95, n = 2)" in figure
+    for cells in chain:
+        assert cells["less its own without a kill (points)"][0] == "+0.0"
+        assert cells["goodput without a kill"] == ("0.95", "(0.95 to 0.95)")
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["some failed", "all failed"])
@@ -208,7 +214,7 @@ def test_money_is_not_decided_by_the_runs_that_are_left(tmp_path: Path, seeds: t
     found = cost_claim(summarise(load_study(tmp_path)), load_prices(), "steep")
     ours = [row for row in found.rows if row.label.startswith("As recommended")]
     assert ours
-    assert all(row.met is None and f"{len(seeds)} runs of the two failed" in row.figure for row in ours)
+    assert all(row.met is None and lacking(row) == f"({len(seeds)} of 6 failed)" for row in ours)
     assert found.holds is not True
 
 
@@ -224,21 +230,121 @@ def test_how_long_a_run_was_to_train_is_read_from_its_job(tmp_path: Path) -> Non
     assert {run.planned_s for run in load_study(tmp_path).runs} == {SECONDS}
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({}, "agree on whether that is 0.7 or more, and both put Sum first"),
-        ({"LocalSteps": 0.5}, "do not agree on whether that is 0.7 or more, and both put Sum first"),
-        ({"Mean": 2.0}, "agree on whether that is 0.7 or more; accuracy puts Sum first, loss Mean"),
-    ],
-    ids=["they agree", "not on the bound", "not on the order"],
-)
-def test_the_backlogs_verdict_says_whether_accuracy_and_loss_agree(
-    tmp_path: Path, changes: dict[str, float], says: str
-) -> None:
-    write_backlog(tmp_path, workers=(2,), by_loss=changes)
+def test_loss_stands_beside_accuracy_which_decides(tmp_path: Path) -> None:
+    write_backlog(tmp_path, workers=(2,), by_loss={"LocalSteps": 0.5})
     found = backlog_kept(summarise(load_study(tmp_path)), "steep")
-    assert says in found.notes[-1]
     (default,) = [row for row in found.rows if row.decides]
-    assert default.met is True, "accuracy decides"
-    assert f"by loss {changes.get('LocalSteps', 0.85):.2f}" in default.figure
+    assert default.met is True
+    assert (default.cells[0][0], default.cells[1][0]) == ("0.85", "0.50")
+
+
+# --- models with and without normalisation ---
+
+PLAIN = "models-net-plain"
+
+
+def of_models(directory: Path) -> Verdict:
+    found = normalisation(summarise(load_study(directory)))
+    assert found is not None
+    return found
+
+
+def deciding(found: Verdict) -> list[Row]:
+    return [row for row in found.rows if row.decides]
+
+
+def words_of_a_divergence() -> str:
+    """As `outlast run` tells it, in the trainer's words: were these changed, a divergence would pass for a crash."""
+    worker = SimpleNamespace(_step=7, config=SimpleNamespace(slot=1))
+    with pytest.raises(TrainingError) as caught:
+        Optimizer._checked(cast(Any, worker), math.nan)
+    return f"Failed: worker-1: {caught.value}"
+
+
+def test_models_with_and_without_normalisation_are_compared(tmp_path: Path) -> None:
+    found = of_models(several_models(tmp_path))
+    assert found.holds is True  # the plain one keeps nothing
+    assert len(deciding(found)) == 1  # checkpointing applies no backlog
+    assert cells_of(found, deciding(found)[0])["difference"][0]
+    write_study(tmp_path / "other", seeds=(0,), kills=(1,), configurations=("control", "stateless"))
+    assert normalisation(summarise(load_study(tmp_path / "other"))) is None
+
+
+def test_models_of_which_runs_failed_are_not_compared_by_the_rest(tmp_path: Path) -> None:
+    several_models(tmp_path)
+    write_run(tmp_path, PLAIN, "stateless", 1, 3, None, model=PLAIN)
+    found = of_models(tmp_path)
+    assert found.holds is None
+    assert cells_of(found, deciding(found)[0])["runs without"][1] == "(1 of 4 failed)"
+
+
+def test_a_run_that_diverged_keeps_less_and_is_named(tmp_path: Path) -> None:
+    several_models(tmp_path)
+    write_run(tmp_path, PLAIN, "stateless", 1, 2, None, model=PLAIN, error=words_of_a_divergence())
+    (tmp_path / f"runs/{PLAIN}/stateless/kills-1/seed-2/report.json").unlink()
+    found = of_models(tmp_path)
+    assert found.holds is True
+    cells = cells_of(found, deciding(found)[0])
+    assert cells["runs without"] == ("2", "(1 of 3 failed, 1 diverged)")
+    assert cells["difference"][0] == "", "the two shares are not of the same seeds"
+    assert re.fullmatch(r"\([−\d.]+ to [−\d.]+; 2 of 3 runs\)", cells["difference"][1])
+
+
+def test_the_difference_is_that_of_the_two_shares_beside_it(tmp_path: Path) -> None:
+    """And not the mean of three ratios: a seed whose control gained little would decide that."""
+    several_models(tmp_path)
+    path = tmp_path / "runs/models-net/control/kills-0/seed-2/report.json"
+    report = json.loads(path.read_text())
+    for sample in report["series"]:  # it gained a sixth of what the others did
+        if sample["accuracy"] is not None:
+            sample["accuracy"] = 0.45 + sample["accuracy"] / 6
+    path.write_text(json.dumps(report))
+    found = of_models(tmp_path)
+    with_, without, difference = (float(mean.replace("−", "-")) for mean, _ in deciding(found)[0].cells[:3])
+    assert difference == pytest.approx(with_ - without, abs=0.011)
+
+
+def test_how_far_each_model_ends_from_its_own_control_stands_beside_the_verdict(tmp_path: Path) -> None:
+    several_models(tmp_path)
+    write_run(tmp_path, PLAIN, "stateless", 1, 2, None, model=PLAIN, error=words_of_a_divergence())
+    (tmp_path / f"runs/{PLAIN}/stateless/kills-1/seed-2/report.json").unlink()
+    found = of_models(tmp_path)
+    rows = {row.label: cells_of(found, row) for row in found.rows}
+    assert list(rows) == ["net, Checkpoint", "net, Stateless"]
+    assert rows["net, Checkpoint"]["kept with"] == ("", ""), "it applies no backlog"
+    for cells in rows.values():
+        assert re.fullmatch(r"[−+][\d.]+", cells["ends with (points)"][0])
+        assert re.fullmatch(r"[−+][\d.]+", cells["ends without (points)"][0])
+
+
+@pytest.mark.parametrize(
+    ("error", "diverged"),
+    [
+        ("Failed: worker-0: the gradient of step 3 (slot 0) is not finite (norm nan); lower the rate", True),
+        ("Failed: server-0 exited with 1 six times in a row", False),
+        ("Failed: spec.training.optimizer.lr: nan is not a finite number", False),
+        ("", False),
+    ],
+)
+def test_a_divergence_is_told_by_the_recorded_error(error: str, diverged: bool) -> None:
+    assert StudyRun("e", "stateless", 1, 0, status="failed", error=error).diverged is diverged
+    assert StudyRun("e", "stateless", 1, 0, status="ok", error=error).diverged is False
+
+
+@pytest.mark.parametrize(
+    ("differences", "less"),
+    [
+        ([0.2, 0.1, 0.3], True),  # also where the two ranges overlap
+        ([-0.2, -0.1, -0.3], False),
+        ([0.2, -0.1, 0.3], None),
+        ([math.inf, 0.1, 0.3], True),  # the plain one diverged once
+        ([math.inf, -0.1, 0.3], None),
+        ([-math.inf, -0.1, -0.3], False),
+        ([math.inf, 0.0, 0.3], None),  # both diverged once
+        ([0.2], None),
+        ([], None),
+        ([0.3, 0.4, 0.3, 0.4, -0.01], True),  # of five seeds the interval decides
+    ],
+)
+def test_pairs_decide(differences: list[float], less: bool | None) -> None:
+    assert decided(dict(enumerate(differences))) is less

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outlast_bench.study.analysis.statistics import LEAST_FOR_INTERVAL, Estimate, estimate, ratio
+from outlast_bench.study.analysis.statistics import Estimate, estimate, ratio
 from outlast_bench.study.backlog.policies import BY_NAME, CAP
 from outlast_bench.study.backlog.records import BacklogRecord, Measure
 
 LEAST_GAIN: dict[Measure, float] = {"accuracy": 0.02, "loss": 0.05}  # of the control: a share of less is noise
-LEAST_IN_WORDS: dict[Measure, str] = {"accuracy": "2 points", "loss": "0.05"}
 IDLE = "Idle"
 PAPERS_RULE = "SumReducedRate"
 LABELS = {
@@ -27,7 +26,7 @@ LABELS = {
     "LocalStepsSum": "LocalSteps, added up",
 }
 CANDIDATE = " *"
-CANDIDATE_IN_WORDS = "*: no option of a job, tried here alone"
+CANDIDATE_LEGEND = "*: no option of a job, tried here alone"
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,6 @@ def label_of(policy: str) -> str:
     return label + (CANDIDATE if known is not None and known.candidate else "")
 
 
-def candidates_in_words(found: Sequence[Cell]) -> str:
-    """What the mark means, with a blank before it; `` where nothing has it."""
-    return f" {CANDIDATE_IN_WORDS}." if any(c.label.endswith(CANDIDATE) for c in found) else ""
-
-
 def cells(records: Sequence[BacklogRecord], measure: Measure = "accuracy") -> list[Cell]:
     """Every (policy, workers, outage) over its seeds."""
     by_place: dict[tuple[int, int, str], list[BacklogRecord]] = {}
@@ -80,34 +74,3 @@ def _cell(policy: str, workers: int, outage: int, records: Sequence[BacklogRecor
     told = control_gained is not None and control_gained.mean >= LEAST_GAIN[measure]
     kept = ratio(gained, controls) if told else None
     return Cell(policy, workers, outage, kept, estimate(gained), control_gained, diverged, len(records))
-
-
-def around_in_words(found: Sequence[Cell]) -> str:
-    """What surrounds the means: intervals, and of which outages ranges, where there are too few seeds."""
-    intervals, few = "95 % bootstrap intervals", f"ranges (fewer than {LEAST_FOR_INTERVAL} seeds)"
-    kinds: dict[int, set[bool]] = {}
-    for cell in found:
-        if cell.gained is not None:
-            kinds.setdefault(cell.outage, set()).add(cell.gained.kind == "interval")
-    lengths = [f"{n:,}" for n in sorted(kinds) if False in kinds[n]]
-    if not lengths:
-        return intervals
-    if not any(True in kind for kind in kinds.values()):
-        return few
-    listed = " and ".join([", ".join(lengths[:-1]), lengths[-1]] if len(lengths) > 1 else lengths)
-    partly = " in part" if any(len(kind) == 2 for kind in kinds.values()) else ""
-    return f"{intervals}; of outages of {listed}{partly} {few}"
-
-
-def seeds_in_words(found: Sequence[Cell]) -> str:
-    """`n = 5 seeds`; `n = 5 seeds, 1 to 2 for outages of 3,000 and more`, where the longest have fewer."""
-    most = max(c.n for c in found)
-    fewer = [c for c in found if c.n < most]
-    if not fewer:
-        return f"n = {most} seeds"
-    sizes = sorted({c.n for c in fewer})
-    extent = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    shortest = min(c.outage for c in fewer)
-    if all(c in fewer for c in found if c.outage >= shortest):
-        return f"n = {most} seeds, {extent} for outages of {shortest:,} and more"
-    return f"n = {sizes[0]} to {most} seeds"

@@ -47,7 +47,6 @@ class RunMeasures:
     time_to_target_s: float | None  # None: not reached in `trained_s`
     outages: tuple[OutageMeasures, ...]
     gradients: dict[str, int]
-    gradients_per_s: float | None
     goodput: float | None
     worker_s: float
     idle_s: float
@@ -113,7 +112,6 @@ def measure(
         time_to_target_s=time_to(mine, target),
         outages=tuple(outage_measures(mine, i, around) for i in range(len(mine.outages))),
         gradients=gradients,
-        gradients_per_s=applied / mine.end if applied is not None and mine.end > 0 else None,
         goodput=_goodput(applied, mine, control, steady),
         worker_s=worker_s,
         idle_s=idle_s,

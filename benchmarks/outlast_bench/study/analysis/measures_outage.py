@@ -29,8 +29,6 @@ class OutageMeasures:
     outage_s: float | None  # kill to first update
     window_s: float | None  # kill to the end of outage and drain
     drop: float | None
-    accuracy_before: float | None
-    accuracy_after: float | None
     gained: float | None
     control_gained: float | None
 
@@ -58,8 +56,6 @@ def outage_measures(mine: RunCurves, index: int, around: Around) -> OutageMeasur
     version = mine.version_at(outage.killed)
     ahead = sum(steps_beyond_version(mine, earlier) for earlier in range(index)) if around.buffered else 0.0
     until = mine.outages[index + 1].killed if index + 1 < len(mine.outages) else float("inf")
-    before = [e for e in mine.evaluations if e.t <= outage.killed]
-    after = [e for e in mine.evaluations if outage.back is not None and outage.back <= e.t < until]
     recovered = recovered_at(outage, around.ordered_s)
     base = accuracy_at_kill(mine, index, around, ahead)
     gained = control_gained = window_s = None
@@ -76,8 +72,6 @@ def outage_measures(mine: RunCurves, index: int, around: Around) -> OutageMeasur
         outage_s=outage.seconds,
         window_s=window_s,
         drop=None if base is None or back is None else base - back,
-        accuracy_before=before[-1].accuracy if before else None,
-        accuracy_after=after[0].accuracy if after else None,
         gained=gained,
         control_gained=control_gained,
     )

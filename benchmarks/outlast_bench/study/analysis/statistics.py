@@ -46,14 +46,6 @@ class Estimate:
     failed: int = 0
     censored: int = 0
 
-    def text(self, unit: str = "", digits: int = 1, scale: float = 1.0, signed: bool = False) -> str:
-        """`12.3 s (11.0 to 13.6)`; `at least` where something was not reached."""
-        form = f"{{:{'+' if signed else ''},.{digits}f}}"
-        mean, low, high = (form.format(v * scale) for v in (self.mean, self.low, self.high))
-        most = "at least " if self.censored else ""
-        around = f" ({low} to {high})" if self.n > 1 else " (one seed)"
-        return f"{most}{mean}{unit}{around}"
-
 
 def estimate(values: Sequence[float], failed: int = 0, censored: int = 0) -> Estimate | None:
     """The mean over seeds; None for no values. Raises `ValueError` for one that is no number."""

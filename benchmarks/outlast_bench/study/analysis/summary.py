@@ -7,8 +7,9 @@ each measure with its mean over seeds, and how many of its runs failed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import median
 
 from outlast_bench.study.analysis.load import StudyData, StudyRun, is_control
 from outlast_bench.study.analysis.measures import RunMeasures, measure
@@ -43,6 +44,11 @@ class Group:
     def n(self) -> int:
         return len(self.runs)
 
+    @property
+    def wanted(self) -> int:
+        """How many runs a comparison should have."""
+        return self.n + self.failed + self.missing
+
     def values(self, value: Value) -> dict[int, float]:
         """Seed -> what was measured; without the seeds for which it was not."""
         found = {run.run.seed: value(run) for run in self.runs}
@@ -71,10 +77,6 @@ class Group:
         """Seed -> its own ratio, where its control gained anything."""
         pairs = {run.run.seed: run.gains for run in self.runs if run.gains is not None}
         return {seed: a / b for seed, (a, b) in pairs.items() if b > 0.0}
-
-    @property
-    def commands(self) -> list[str]:
-        return [run.run.command for run in self.runs if run.run.command]
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def curves_of(group: Group) -> Iterable[RunCurves]:
     return (run.curves for run in group.runs)
 
 
-def kills_in_words(kills: int) -> str:
+def kills_label(kills: int) -> str:
     return {0: "no kill", 1: "one kill", 2: "two kills"}.get(kills, f"{kills} kills")
 
 
@@ -209,3 +211,47 @@ def drop(index: int) -> Value:
 def gradients(name: str) -> Value:
     """A count of the report's `gradients`."""
     return lambda run: run.gradients.get(name)
+
+
+# --- time to the target ---
+
+
+def passed_before_kill(summary: Summary, experiment: str) -> tuple[int, int]:
+    """(seeds in which the control passed the target before the first kill, seeds with a control and kills)."""
+    killed: dict[int, list[float]] = {}
+    for group in summary.of(experiment, control=False):
+        for run in group.runs:
+            if run.curves.outages:
+                killed.setdefault(run.run.seed, []).append(run.curves.outages[0].killed)
+    control = summary.control(experiment)
+    known = [run for run in control.runs if run.run.seed in killed] if control is not None else []
+    passed = [
+        run.time_to_target_s is not None and run.time_to_target_s < median(killed[run.run.seed]) for run in known
+    ]  # fmt: skip
+    return sum(passed), len(passed)
+
+
+def target_is_told(summary: Summary, experiment: str, kills: int) -> bool:
+    """Whether time and cost to the target are said of runs with so many kills.
+
+    Where the control passed the target before the first kill, in most seeds, so did the others: time and cost to get
+    there are those of undisturbed training.
+    """
+    passed, known = passed_before_kill(summary, experiment)
+    return not kills or 2 * passed <= known
+
+
+def later_than_control(summary: Summary, group: Group) -> Estimate | None:
+    """Seconds after the control of the same seed; None where it is not told.
+
+    A run that did not get there counts with its whole time, and as censored. Seeds whose control did not get there
+    are left out: nobody knows then how much later the run was.
+    """
+    control = summary.control(group.experiment, group)
+    if control is None or is_control(group.configuration) or not target_is_told(summary, group.experiment, group.kills):
+        return None
+    reached = control.values(lambda run: run.time_to_target_s)
+    runs = [run for run in group.runs if run.evaluated and run.run.seed in reached]
+    seconds = {r.run.seed: r.trained_s if r.time_to_target_s is None else r.time_to_target_s for r in runs}
+    found = paired(seconds, reached)
+    return None if found is None else replace(found, censored=sum(r.time_to_target_s is None for r in runs))

@@ -140,9 +140,3 @@ def _typed(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _evaluations(raw: dict[str, Any]) -> Evaluations:
     return Evaluations(tuple(raw["accuracies"]), tuple(raw["losses"]))
-
-
-def load_all(out: Path) -> list[BacklogRecord]:
-    """All records of a study, by workers, outage and seed."""
-    found = [read(path) for path in (out / FOLDER).glob("workers-*/outage-*/seed-*.json")]
-    return sorted(found, key=lambda r: (r.workers, r.outage, r.seed))

@@ -105,11 +105,7 @@ ALL = (
         "Checkpoint",
     ),
     Configuration(
-        "chain",
-        "Chain",
-        "Three servers, asynchronous; every gradient is acknowledged by the tail.",
-        OURS,
-        "Chain",
+        "chain", "Chain", "Three servers, asynchronous; every gradient is acknowledged by the tail.", OURS, "Chain"
     ),
     Configuration(
         "stateless",

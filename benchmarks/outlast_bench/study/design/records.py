@@ -191,12 +191,16 @@ class RunRecord(_Record):
 # --- reading and writing ---
 
 
+def json_text(raw: Any, allow_nan: bool = True) -> str:
+    return json.dumps(raw, indent=1, allow_nan=allow_nan) + "\n"
+
+
 def write_json(path: Path, raw: Any, allow_nan: bool = True) -> None:
     """Write a file whole or not at all; makes the folders above it. `allow_nan` False: ValueError for what is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "w") as file:
-        file.write(json.dumps(raw, indent=1, allow_nan=allow_nan) + "\n")
+        file.write(json_text(raw, allow_nan))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

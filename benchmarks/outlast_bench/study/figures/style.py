@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from outlast_bench.study.analysis.backlog import Cell
 from outlast_bench.study.analysis.load import is_control
 from outlast_bench.study.analysis.run_curves import interpolated
 from outlast_bench.study.analysis.statistics import Estimate
@@ -35,15 +36,8 @@ DECIMALS = re.compile(r"(\.\d\d)\d+")
 INK, MUTED, GRID = "#1c2128", "#5b6470", "#e3e6ea"
 CONTROL_COLOUR = "#4d5560"
 OUTAGE_COLOUR = "#8a94a0"
-STRATEGY_COLOURS = {
-    "checkpoint": "#d55e00",
-    "chain": "#0072b2",
-    "stateless": "#00845f",
-    "hybrid": "#b5578f",
-}
+STRATEGY_COLOURS = {"checkpoint": "#d55e00", "chain": "#0072b2", "stateless": "#00845f", "hybrid": "#b5578f"}
 OTHER_COLOUR = "#8a5a00"
-# For what is no strategy (policies): in order of their first use; markers tell them apart as well.
-SERIES_COLOURS = ("#0072b2", "#d55e00", "#00845f", "#b5578f", "#e69f00", "#56b4e9", "#8a5a00", "#4d5560")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 
 Floats = NDArray[np.float64]
@@ -51,13 +45,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, and what is said below it. `name`: its files' stem. `runs`: the experiment whose runs it shows."""
+    """A figure with its legend in words. `name`: its files' stem."""
 
     name: str
     title: str
     caption: str
     figure: Any
-    runs: str = ""
     alt: str = ""
 
 
@@ -200,9 +193,24 @@ def draw_band(
     ax.plot(found.t, found.mean, color=colour, linestyle=dash, linewidth=width, label=label)
 
 
+def in_the_corner(ax: Any, group: Group, text: str) -> None:
+    at, colour = (0.98, 0.06), colour_of(group)
+    ax.annotate(text, at, xycoords="axes fraction", ha="right", color=colour, fontweight="bold")
+
+
 def legend_below(ax: Any) -> None:
     """What the lines are, under the axis: inside, one line or another would run through it."""
     ax.legend(loc="upper left", bbox_to_anchor=(0.0, -0.13), ncols=2, handlelength=3.0, borderaxespad=0.0)
+
+
+def legend_of_two(figure: Any, filled: str, hollow: str, place: str) -> None:
+    from matplotlib.lines import Line2D
+
+    marks = [
+        Line2D([], [], marker="o", linestyle="none", color=MUTED, markerfacecolor=face, markeredgewidth=1.6)
+        for face in (MUTED, "white")
+    ]
+    figure.legend(marks, [filled, hollow], loc=place, ncols=2)
 
 
 def whisker(ax: Any, around: Estimate, y: float, colour: str, scale: float = 1.0) -> None:
@@ -218,12 +226,43 @@ def whisker(ax: Any, around: Estimate, y: float, colour: str, scale: float = 1.0
     )
 
 
+Part = tuple[str, float, Callable[[Group], float]]  # name, how strongly it is drawn, its length
+
+
+def stacked(
+    groups: Sequence[Group], parts: Sequence[Part], hatched: str, text: Callable[[Group], str], axis: str
+) -> Any:
+    """A figure of a bar a group, its parts one after another, with a text at its end."""
+    figure = new_figure(0.36 * len(groups) + 1.0)
+    ax = figure.subplots()
+    longest = 0.0
+    for y, group in enumerate(groups):
+        left = 0.0
+        for name, alpha, length in parts:
+            value, hatch = length(group), "////" if name == hatched else None
+            ax.barh(
+                y, value, left=left, height=0.62, color=colour_of(group), alpha=alpha, hatch=hatch, edgecolor="white",
+                linewidth=0,
+            )  # fmt: skip
+            left += value
+        longest = max(longest, left)
+        ax.annotate(f"  {text(group)}", (left, y), va="center", fontsize=8.5)
+    ax.set_yticks(range(len(groups)), [g.label for g in groups])
+    ax.tick_params(axis="y", length=0)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.28 * longest or 1.0)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(axis)
+    return figure
+
+
 def wrapped(label: str, width: int = TITLE_CHARACTERS) -> str:
     """A label over as many lines as a small panel's title needs."""
     return textwrap.fill(label, width, break_long_words=False)
 
 
-def grid_of_panels(count: int, columns: int = 5, height_in: float = 2.15, **shared: Any) -> tuple[Any, list[Any]]:
+def grid_of_panels(count: int, columns: int = 5, height_in: float = 2.15) -> tuple[Any, list[Any]]:
     """A figure of `count` small panels with shared axes, row by row; empty places stay empty.
 
     Five in a row: the paper's five configurations, then ours below them.
@@ -231,7 +270,7 @@ def grid_of_panels(count: int, columns: int = 5, height_in: float = 2.15, **shar
     columns = min(columns, max(1, count))
     rows = -(-count // columns)
     figure = new_figure(height_in * rows + 0.5)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True, **shared)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     flat = [ax for row in grid for ax in row]
     for ax in flat[count:]:
         ax.set_visible(False)
@@ -241,14 +280,7 @@ def grid_of_panels(count: int, columns: int = 5, height_in: float = 2.15, **shar
     return figure, flat[:count]
 
 
-def seeds_in_words(groups: Sequence[Group]) -> str:
-    """`n = 5 seeds`, or `n = 3 to 5 seeds`; and how many runs failed."""
-    sizes = sorted({g.n for g in groups})
-    failed = sum(g.failed for g in groups)
-    n = "no runs" if not sizes else f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
-    word = " seed" if sizes == [1] else " seeds"
-    lost = f"; {failed} failed run{'s' if failed != 1 else ''} not in it" if failed else ""
-    return f"{n}{word if sizes else ''}{lost}"
-
-
-Draw = Callable[..., Drawn | None]
+def seeds_label(found: Sequence[Group | Cell]) -> str:
+    """`n = 5`, or `n = 3 to 5`."""
+    sizes = sorted({each.n for each in found}) or [0]
+    return f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"

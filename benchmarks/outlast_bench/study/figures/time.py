@@ -1,4 +1,4 @@
-"""What the figures over time share: curves that stand still in an outage, shaded outages, and their spread in words."""
+"""What the figures over time share: curves that stand still in an outage, shaded outages, and their legends."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from outlast_bench.study.analysis.measures import TARGET_LINE_S
+from outlast_bench.study.analysis.measures import LATE_S, TARGET_LINE_S
 from outlast_bench.study.analysis.run_curves import RunCurves, line_through
 from outlast_bench.study.analysis.summary import Group, curves_of
 from outlast_bench.study.figures import style
 from outlast_operator.reporting.curves import Curve
 
 STANDSTILL_S = 0.5  # a shorter outage leaves no step
-LEAST_SPREAD_S = 0.05  # of kills, to be worth a word
+MEAN_AND_BAND = "Mean over seeds (line) and their range (band)"
 SHADING = "Light shading: the killed server is held back; dark: no update was applied"
+LATE = f"late accuracy, the mean of the evaluations of the last {LATE_S:g} s"
 
 
 def held(curves: RunCurves, scale: float = 100.0) -> Curve:
@@ -73,45 +74,6 @@ def draw_control(ax: Any, curves: Sequence[Curve], end: float) -> None:
     found = style.band(curves, end)
     if found is not None:
         ax.plot(found.t, found.mean, color=style.CONTROL_COLOUR, linewidth=1.1, alpha=0.75, zorder=1.5)
-
-
-def spread_s(groups: Sequence[Group]) -> float:
-    """The longest time between the same kill of two seeds of a group."""
-    longest = 0.0
-    for group in groups:
-        for index in range(group.kills):
-            killed = [c.outages[index].killed for c in curves_of(group) if index < len(c.outages)]
-            longest = max(longest, max(killed, default=0.0) - min(killed, default=0.0))
-    return longest
-
-
-def spread_in_words(groups: Sequence[Group]) -> str:
-    """A sentence for a caption with a blank before it; `` where the seeds' kills fall together."""
-    spread = spread_s(groups)
-    if spread < LEAST_SPREAD_S:
-        return ""
-    return (
-        f" The same kill falls up to {spread:.1f} s apart by the seed: it is shaded at its mean, and the mean over "
-        "seeds is smoother there than any one of them."
-    )
-
-
-def standing_in_words(groups: Sequence[Group]) -> str:
-    """A sentence for a caption on what is drawn through an outage, and how old it is at the kill."""
-    ages = [
-        killed - max(before)
-        for group in groups
-        for curves in curves_of(group)
-        for killed, _ in _standstills(curves)
-        if (before := [e.t for e in curves.evaluations if e.t <= killed])
-    ]
-    said = "While no parameters can be evaluated the last value stands"
-    if not ages:
-        return f"{said}."
-    return (
-        f"{said}; at a kill it is up to {max(ages):.1f} s old, and what was gained since is not seen (the measures in "
-        "the table carry it forward to the kill)."
-    )
 
 
 def sides(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:

@@ -1,49 +1,56 @@
 """From a study's directory to its figures, tables and page: `render(DIR)`; nothing is run, everything is made again.
 
-index.html is one file with its pictures inside. figures/ draws, the story files have the words and tables,
-study.html.j2 sets both; nothing from the study's files reaches the page unescaped. What answers the question
-comes first; experiments that repeat it at other times or on other models come last, in an appendix.
+index.html is one file with its pictures inside. Programs make its tables, marks and figures; study.html.j2 has the
+labels; sentences are the user's own (notes.md). What answers the question comes first; experiments that repeat it at
+other times or on other models come last, in an appendix.
 """
 
 from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from outlast_bench.study.analysis import target
+from outlast_bench.study.analysis.cells import Grid
 from outlast_bench.study.analysis.cost import PriceTable, load_prices
 from outlast_bench.study.analysis.load import StudyData, load_study
 from outlast_bench.study.analysis.summary import Summary, summarise
-from outlast_bench.study.design.experiments import BACKLOG, PAPER_TIMES, STEEP
+from outlast_bench.study.design.experiments import PAPER_TIMES, STEEP
 from outlast_bench.study.figures import all as figures
 from outlast_bench.study.figures import style
 from outlast_bench.study.figures.style import Drawn
-from outlast_bench.study.page import story, story_backlog, story_costs, story_machines, story_results, tables, texts
-from outlast_bench.study.page.cells import Grid
-from outlast_bench.study.page.choice import Choice, which
+from outlast_bench.study.page import grids, machines, tables
 from outlast_bench.study.page.notes import Paragraph, read_notes
+from outlast_bench.study.verdicts.choice import which
 from outlast_bench.study.verdicts.cost import verdicts
 from outlast_bench.study.verdicts.models import normalisation
 from outlast_bench.study.verdicts.verdict import Verdict
 from outlast_operator.reporting import words
 
 HTML_NAME = "index.html"
-MODELS = "models-resnet --only models-resnet-plain --only models-language --only models-language-plain"
+HEADINGS = {  # by what a link to it is called
+    "which": "Which strategy",
+    "words": "Words",
+    "answer": "What was expected, and what was found",
+    "reading": "Reading the results",
+    "experiments": "The experiments",
+    "backlog": "How to apply a backlog",
+    "cost": "Cost",
+    "models": "With and without normalisation",
+    "tables": "Tables, and runs that failed",
+    "machine": "Machine and data",
+    "appendix": "Appendix: other experiments in full",
+}
 
 
 @dataclass(frozen=True)
 class Picture:
     """A figure once it is written. `files`: PNG and SVG."""
 
-    name: str
-    title: str
-    caption: str
-    alt: str
-    command: str
+    drawn: Drawn
     files: tuple[Path, ...]
 
     @property
@@ -52,32 +59,31 @@ class Picture:
         return "data:image/svg+xml;base64," + base64.b64encode(self.files[1].read_bytes()).decode("ascii")
 
 
+Pictures = Mapping[str, tuple[Picture, ...]]  # by the part of the page that shows them
+
+
 @dataclass(frozen=True)
 class Section:
     """One experiment on the page."""
 
     name: str
     title: str
-    set_up: tuple[str, ...]
     results: tuple[Grid, ...]
-    pictures: tuple[Picture, ...]
     costs: tuple[Grid, ...] = ()
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything the page and the documentation show."""
+    """Everything that is computed for the page and the documentation."""
 
     summary: Summary
     prices: PriceTable
-    verdicts: tuple[Verdict, ...]
-    sections: tuple[Section, ...]
-    backlog: tuple[Picture, ...]
-    models: tuple[Picture, ...]
-    models_answer: Verdict | None
-    tables: tuple[tables.Table, ...]
     main: str  # the experiment the verdicts are about
-    choice: Choice | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    sections: tuple[Section, ...] = ()
+    models_answer: Verdict | None = None
+    tables: tuple[tables.Table, ...] = ()
+    choice: Grid | None = None
     notes: tuple[Paragraph, ...] = ()
     backlog_limits: Grid | None = None
 
@@ -99,10 +105,6 @@ class Study:
     def beside(self) -> tuple[Section, ...]:
         return tuple(s for s in self.sections if s is not self.first and not _repeats(s.name))
 
-    @property
-    def pictures(self) -> tuple[Picture, ...]:
-        return (*(p for section in self.sections for p in section.pictures), *self.backlog, *self.models)
-
 
 def _repeats(experiment: str) -> bool:
     return experiment == PAPER_TIMES or experiment.startswith(figures.MODELS)
@@ -113,14 +115,15 @@ def contents(study: Study) -> list[tuple[str, str]]:
     absent = {
         "which": study.choice is None,
         "reading": not study.notes,
-        "backlog": not study.backlog,
-        "models": not study.models,
+        "experiments": not study.sections,
+        "backlog": study.backlog_limits is None,
+        "models": study.models_answer is None,
         "appendix": not study.appendix,
     }
     first = (study.first,) if study.first is not None else ()
-    after: dict[str, tuple[Section, ...]] = {"reading": first, "models": study.beside, "appendix": study.appendix}
+    after: dict[str, tuple[Section, ...]] = {"experiments": first, "models": study.beside, "appendix": study.appendix}
     found: list[tuple[str, str]] = []
-    for key, title in texts.HEADINGS.items():
+    for key, title in HEADINGS.items():
         found += [] if absent.get(key) else [(key, title)]
         found += [(section.name, section.title) for section in after.get(key, ())]
     return found
@@ -136,65 +139,51 @@ def render(directory: Path, prices: Path | None = None) -> list[Path]:
     study = assemble(directory, load_prices(prices))
     for problem in study.data.problems:
         sys.stderr.write(f"left out: {problem}\n")
-    written = [path for picture in study.pictures for path in picture.files]
+    drawn = figures.of_study(study.summary, study.main, study.prices)
+    pictures = {part: _saved(some, directory / "figures") for part, some in drawn}
+    written = [path for some in pictures.values() for picture in some for path in picture.files]
     written += [tables.write(table, directory / "tables") for table in study.tables]
     page = directory / HTML_NAME
-    page.write_text(html(study), encoding="utf-8")
+    page.write_text(html(study, pictures), encoding="utf-8")
     return [*written, page]
 
 
 def assemble(directory: Path, prices: PriceTable) -> Study:
-    """Measure everything and draw every figure (into DIR/figures). Raises as `render`."""
+    """Measure everything. Raises `StudyError` when DIR holds no study."""
     data = load_study(directory)
     notes = read_notes(directory, data.about.started if data.about is not None else None, len(data.runs))
     if notes.left_out:
         data = replace(data, problems=(*data.problems, notes.left_out))
     summary = summarise(data)
     main = STEEP if STEEP in summary.experiments or not summary.experiments else summary.experiments[0]
-    out = directory / "figures"
-    sections = [_section(summary, experiment, prices, out) for experiment in summary.experiments]
     return Study(
         summary=summary,
         prices=prices,
+        main=main,
         verdicts=tuple(verdicts(summary, prices, main)),
-        sections=tuple(sections),
-        backlog=tuple(_saved(data, figures.of_backlog(summary), BACKLOG, out)),
-        models=tuple(_saved(data, figures.of_models(summary), MODELS, out)),
+        sections=tuple(_section(summary, experiment, prices) for experiment in summary.experiments),
         models_answer=normalisation(summary),
         tables=tuple(tables.all_tables(summary, prices)),
-        main=main,
         choice=which(summary, prices, main),
         notes=notes.paragraphs,
-        backlog_limits=story_backlog.limits(data.backlog),
+        backlog_limits=grids.limits(data.backlog),
     )
 
 
-def _section(summary: Summary, experiment: str, prices: PriceTable, out: Path) -> Section:
-    data = summary.data
-    untold = target.why_not(summary, experiment)
-    drawn = [
-        d
-        for d in figures.of_experiment(summary, experiment, prices)
-        if not (untold and d.name == f"{experiment}-time-to-target")
-    ]
+def _section(summary: Summary, experiment: str, prices: PriceTable) -> Section:
     return Section(
         name=experiment,
-        title=data.title(experiment),
-        set_up=(*story.set_up(data, experiment), *([untold] if untold else [])),
-        results=tuple(story_results.results(summary, experiment)),
-        pictures=tuple(_saved(data, drawn, experiment, out)),
-        costs=tuple(story_costs.costs(summary, experiment, prices)),
+        title=summary.data.title(experiment),
+        results=tuple(grids.results(summary, experiment)),
+        costs=tuple(grids.costs(summary, experiment, prices)),
     )
 
 
-def _saved(data: StudyData, drawn: Iterable[Drawn], experiment: str, out: Path) -> list[Picture]:
-    return [
-        Picture(d.name, d.title, d.caption, d.alt, story.command_of(data, experiment), tuple(style.save(d, out)))
-        for d in drawn
-    ]
+def _saved(drawn: Iterable[Drawn], out: Path) -> tuple[Picture, ...]:
+    return tuple(Picture(each, tuple(style.save(each, out))) for each in drawn)
 
 
-def html(study: Study) -> str:
+def html(study: Study, pictures: Pictures) -> str:
     from jinja2 import Environment, StrictUndefined
 
     template = resources.files("outlast_bench.study.page").joinpath("study.html.j2").read_text("utf-8")
@@ -203,13 +192,13 @@ def html(study: Study) -> str:
     return environment.from_string(template).render(
         study=study,
         data=study.data,
-        texts=texts,
-        headings=texts.HEADINGS,
+        pictures=pictures,
+        headings=HEADINGS,
         contents=contents(study),
-        headline=story.headline(study.verdicts),
-        counts=story.counts(study.data),
-        machine=[*story_machines.machine(study.data), *story_machines.speeds(study.summary)],
-        prices=story.prices_in_words(study.prices),
-        backlog_words=story_backlog.in_words(study.data.backlog),
+        expected=grids.expected(study.verdicts),
+        counts=grids.counts(study.data),
+        machine=[*machines.machine(study.data), *machines.speeds(study.summary)],
+        experiments=grids.experiments(study.summary),
+        prices=grids.hourly(study.prices),
         failures=study.summary.failures,
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from outlast_bench.study.analysis import target
 from outlast_bench.study.analysis.backlog import cells
 from outlast_bench.study.analysis.cost import PriceTable, cost_rows
 from outlast_bench.study.analysis.load import is_control
@@ -20,7 +20,9 @@ from outlast_bench.study.analysis.summary import (
     goodput,
     gradients,
     late_accuracy,
+    later_than_control,
     outage_s,
+    target_is_told,
 )
 from outlast_bench.study.backlog.records import MEASURES
 
@@ -37,20 +39,27 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+def text(table: Table) -> str:
+    """As CSV."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(table.rows)
+    return file.getvalue()
+
+
 def write(table: Table, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{table.name}.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table.columns)
-        writer.writerows(table.rows)
+    path.write_text(text(table), encoding="utf-8")
     return path
 
 
 def all_tables(summary: Summary, prices: PriceTable) -> list[Table]:
     """Those with at least one row."""
     made = [
-        *(table for e in summary.experiments for table in _of_experiment(summary, e, prices)),
+        measures(summary),
+        costs(summary, prices),
         backlog(summary),
         runs(summary),
         failed(summary),
@@ -59,25 +68,20 @@ def all_tables(summary: Summary, prices: PriceTable) -> list[Table]:
     return [table for table in made if table.rows]
 
 
-def _of_experiment(summary: Summary, experiment: str, prices: PriceTable) -> Iterable[Table]:
-    groups = [g for g in summary.groups if g.experiment == experiment]
-    yield measures(summary, experiment, groups)
-    yield costs(summary, experiment, [g for g in groups if g.runs], prices)
-
-
-def measures(summary: Summary, experiment: str, groups: Sequence[Group]) -> Table:
+def measures(summary: Summary) -> Table:
     """Long form: a row a measure, so that each has its own interval."""
     rows = []
-    for group in groups:
+    for group in summary.groups:
+        place = (group.experiment, group.configuration, str(group.kills))
         for name, unit, digits, found in _measured(summary, group):
             if found is not None:
                 seeds = " ".join(str(run.run.seed) for run in group.runs)
-                rows.append((group.configuration, str(group.kills), name, unit, seeds, *_around(found, digits)))
+                rows.append((*place, name, unit, seeds, *_around(found, digits)))
         if not group.runs:
             empty = ("", "", "", "none", "0", str(group.failed), "0")
-            rows.append((group.configuration, str(group.kills), "(no run succeeded)", "", "", *empty))
-    columns = ("configuration", "kills", "measure", "unit", "seeds", *AROUND)
-    return Table(f"{experiment}-measures", f"{summary.data.title(experiment)}: every measure", columns, tuple(rows))
+            rows.append((*place, "(no run succeeded)", "", "", *empty))
+    columns = ("experiment", "configuration", "kills", "measure", "unit", "seeds", *AROUND)
+    return Table("measures", "Every measure", columns, tuple(rows))
 
 
 def _measured(summary: Summary, group: Group) -> Iterable[tuple[str, str, int, Estimate | None]]:
@@ -89,9 +93,9 @@ def _measured(summary: Summary, group: Group) -> Iterable[tuple[str, str, int, E
     for index in range(group.kills):
         yield f"drop at kill {index + 1}", "share", 4, group.estimate(drop(index))
     yield "progress kept", "ratio", 3, group.kept
-    if target.is_told(summary, group.experiment, group.kills):
+    if target_is_told(summary, group.experiment, group.kills):
         yield f"time to {group.target:.2f}", "s", 2, group.time_to_target
-        yield f"time to {group.target:.2f} less the control's", "s", 2, target.later_than_control(summary, group)
+        yield f"time to {group.target:.2f} less the control's", "s", 2, later_than_control(summary, group)
     yield "goodput", "ratio", 3, group.estimate(goodput)
     yield "without an update", "s", 3, group.estimate(outage_s)
     yield "useful worker seconds", "s", 2, group.estimate(lambda run: run.useful_s)
@@ -113,10 +117,11 @@ def _around(found: Estimate, digits: int) -> tuple[str, ...]:
     return (*numbers, found.kind, str(found.n), str(found.failed), str(found.censored))
 
 
-def costs(summary: Summary, experiment: str, groups: Sequence[Group], prices: PriceTable) -> Table:
+def costs(summary: Summary, prices: PriceTable) -> Table:
     rows = []
-    for group in groups:
-        timed = target.is_told(summary, experiment, group.kills)
+    for group in summary.groups:
+        place = (group.experiment, group.configuration, str(group.kills))
+        timed = target_is_told(summary, group.experiment, group.kills)
         for row in cost_rows(group.runs, prices, group.failed):
             for name, found in (
                 (f"to reach {group.target:.2f}", row.to_target if timed else None),
@@ -125,11 +130,9 @@ def costs(summary: Summary, experiment: str, groups: Sequence[Group], prices: Pr
                 ("recomputed or lost", row.of_recomputed),
             ):
                 if found is not None:
-                    rows.append(
-                        (group.configuration, str(group.kills), row.setup, row.term, f"{row.hourly:.2f}", name,
-                    *_around(found, 6)) )  # fmt: skip
-    columns = ("configuration", "kills", "machines", "term", f"{prices.currency}/h", "cost of", *AROUND)
-    return Table(f"{experiment}-cost", f"{experiment}: cost in {prices.currency}", columns, tuple(rows))
+                    rows.append((*place, row.setup, row.term, f"{row.hourly:.2f}", name, *_around(found, 6)))
+    columns = ("experiment", "configuration", "kills", "machines", "term", f"{prices.currency}/h", "cost of", *AROUND)
+    return Table("cost", f"Cost in {prices.currency}", columns, tuple(rows))
 
 
 def backlog(summary: Summary) -> Table:

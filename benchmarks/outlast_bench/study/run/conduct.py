@@ -19,12 +19,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from outlast_bench.study.design import configurations, records, schedule
-from outlast_bench.study.design.experiments import Experiment
+from outlast_bench.study.design import configurations, records
+from outlast_bench.study.design.experiments import Experiment, order, to_make
 from outlast_bench.study.design.records import Calibration, PlannedRun, RunRecord, Study, StudyError
 from outlast_bench.study.run import calibrate, execute
 from outlast_bench.study.run.machine import boot_id, this_machine
-from outlast_bench.study.run.progress import Progress, in_words
+from outlast_bench.study.run.progress import Progress, rough
 
 CALIBRATION_SEED = 1000  # none that is compared
 SECOND_TRY = 100  # added to the seed: what the same one would repeat (a divergence, say) another one may not
@@ -106,9 +106,7 @@ class Conductor:
     def pending(self) -> list[PlannedRun]:
         wanted = [e for e in self.asked.experiments if e.name not in self.uncalibrated]
         mine = [self._record_of(experiment) for experiment in wanted]
-        return schedule.to_make(
-            schedule.order(mine), lambda run: records.read_run(self.asked.out, run), self.asked.retry_failed
-        )
+        return to_make(order(mine), lambda run: records.read_run(self.asked.out, run), self.asked.retry_failed)
 
     def _record_of(self, experiment: Experiment) -> records.PlannedExperiment:
         found = self.study.experiment(experiment.name)
@@ -137,11 +135,11 @@ class Conductor:
             total += takes
             planned = len(experiment.planned().runs)
             each = f"{self.seconds(mine[0]):.0f} + {experiment.overhead_s:.0f}" if mine else "-"
-            table.add_row(experiment.name, str(planned), str(planned - len(mine)), each, in_words(takes))
+            table.add_row(experiment.name, str(planned), str(planned - len(mine)), each, rough(takes))
         if self.asked.backlog:
-            table.add_row("backlog", "-", "-", "-", in_words(backlog_s))
+            table.add_row("backlog", "-", "-", "-", rough(backlog_s))
             total += backlog_s
-        table.add_row("together", str(len(pending)), "", "", in_words(total), style="bold")
+        table.add_row("together", str(len(pending)), "", "", rough(total), style="bold")
         return table, total
 
     # --- doing it ---
@@ -230,7 +228,7 @@ class Conductor:
             records.write_calibrations(self.asked.out, self.scales, failed)
         for experiment in self.asked.experiments:
             if experiment.name in self.scales:
-                self.console.print(_scale_in_words(experiment, self.scales[experiment.name]), highlight=False)
+                self.console.print(_scale(experiment, self.scales[experiment.name]), highlight=False)
 
     def _control_or_another(self, experiment: Experiment, seed: int, progress: Progress) -> calibrate.ControlRun:
         """With that seed, or else with another: where a kill falls is no result, so none is chosen by this."""
@@ -261,7 +259,7 @@ def _final(final: dict[str, Any]) -> str:
     return "loss unknown" if loss is None else f"loss {loss:.4f}"
 
 
-def _scale_in_words(experiment: Experiment, scale: Calibration) -> str:
+def _scale(experiment: Experiment, scale: Calibration) -> str:
     when = f"{scale.kill_s:g} s" if scale.kill_update is None else f"update {scale.kill_update:,}"
     text = (
         f"{experiment.name}: {scale.seconds:g} s a run, killed at {when} ({scale.kill_rule}), away {scale.outage_s:g} s"

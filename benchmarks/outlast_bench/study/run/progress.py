@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.status import Status
 
 
-def in_words(seconds: float) -> str:
+def rough(seconds: float) -> str:
     """`45 s`, `12 min` or `3 h 05 min`: no more than an estimate is worth."""
     if seconds < 90:
         return f"{max(0.0, seconds):.0f} s"
@@ -56,7 +56,7 @@ class Progress:
     def tick(self) -> None:
         if self._status is not None:
             spent = time.monotonic() - self._began if self._left else 0.0
-            left = in_words(self.left_s() - spent)
+            left = rough(self.left_s() - spent)
             self._status.update(f"{self._what}  [dim]{spent:.0f} s · about {left} left[/dim]")
 
     def retry(self, why: str) -> None:
@@ -71,5 +71,5 @@ class Progress:
             self._besides += max(0.0, time.monotonic() - self._began - training)
         count = self._total - len(self._left)
         style = "red" if failed else None
-        line = f"{count}/{self._total}  {self._what}: {result}  ({in_words(self.left_s())} left)"
+        line = f"{count}/{self._total}  {self._what}: {result}  ({rough(self.left_s())} left)"
         self._console.print(line, style=style, highlight=False, markup=False)

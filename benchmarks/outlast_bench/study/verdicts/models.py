@@ -12,79 +12,87 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from outlast_bench.study.analysis.cells import NOTHING, Cell, cell, points, seeds_in, seeds_of
 from outlast_bench.study.analysis.load import is_control
-from outlast_bench.study.analysis.models import Pair, pairs
 from outlast_bench.study.analysis.statistics import estimate
 from outlast_bench.study.analysis.summary import Group, Summary, late_accuracy
-from outlast_bench.study.verdicts.verdict import Row, Verdict, lacking, points, share
+from outlast_bench.study.verdicts.verdict import Row, Verdict
 
-QUESTION = "A model without normalisation keeps less of its progress through an outage than the same model with it."
 BUFFERED = ("stateless", "hybrid")
-KINDS = ("with", "without")  # normalisation
+PREFIX, PLAIN = "models-", "-plain"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two experiments that differ in normalisation alone."""
+
+    name: str
+    normalised: str
+    plain: str
+
+
+def pairs(summary: Summary) -> list[Pair]:
+    """Those of which both have runs that succeeded."""
+    known = [e for e in summary.experiments if e.startswith(PREFIX)]
+    return [Pair(e.removeprefix(PREFIX), e, e + PLAIN) for e in known if e + PLAIN in known]
+
+
+def kills_of(summary: Summary, pair: Pair, configuration: str) -> tuple[Group | None, Group | None]:
+    """(with, without normalisation): the groups with one kill."""
+    return summary.group(pair.normalised, configuration, 1), summary.group(pair.plain, configuration, 1)
+
+
+def configurations(summary: Summary, pair: Pair) -> list[str]:
+    """In either, with a kill, in the study's order."""
+    found = [g.configuration for e in (pair.normalised, pair.plain) for g in summary.of(e, 1, control=False) if g.kills]
+    return [name for name in summary.data.configurations(pair.normalised) if name in found]
 
 
 def normalisation(summary: Summary) -> Verdict | None:
     """None where the study has no models in both kinds. Only strategies that apply a backlog decide."""
-    compared_pairs = pairs(summary)
-    rows = [row for pair in compared_pairs for row in _rows(summary, pair)]
-    if not rows:
+    found = [_row(summary, pair, name) for pair in pairs(summary) for name in _names(summary, pair)]
+    rows = tuple(row for row in found if row is not None)
+    told = {row.met for row in rows if row.decides}
+    if not told:
         return None
-    told = [row.met for row in rows if row.met is not None]
-    less = sum(told)
-    answer = (
-        f"Of {len(rows)} comparisons {less} show it, {len(told) - less} show the contrary, and in "
-        f"{len(rows) - len(told)} the seeds disagree, or runs are missing."
+    return Verdict(
+        "A model without normalisation keeps less of its progress through an outage than the same model with it.",
+        told.pop() if len(told) == 1 else None,
+        (
+            "kept with",
+            "kept without",
+            "difference",
+            "ends with (points)",
+            "ends without (points)",
+            "runs with",
+            "runs without",
+        ),
+        rows,
     )
-    holds = None if len(told) < len(rows) or 0 < less < len(told) else bool(less)
-    measure = (
-        "progress kept, one kill, and the mean over seeds of what the model with normalisation keeps more; then the "
-        "evaluations of the last 5 s less those of the model's own control"
-    )
-    ends = [row for pair in compared_pairs for row in _ends(summary, pair)]
-    return Verdict(QUESTION, holds, answer, measure, (*rows, *ends))
-
-
-def _ends(summary: Summary, pair: Pair) -> list[Row]:
-    """How far each kind ends from its own control, checkpointing among them: beside the verdict."""
-    found = []
-    for name in _names(summary, pair):
-        groups = [summary.attempted(e, name, 1) for e in (pair.normalised, pair.plain)]
-        if is_control(name) or groups == [None, None]:
-            continue
-        figure = ", ".join(f"{kind} {_end(summary, g)}" for kind, g in zip(KINDS, groups, strict=True))
-        found.append(Row(f"{pair.name}, {summary.data.label(name)}, at the end", figure, decides=False))
-    return found
-
-
-def _end(summary: Summary, group: Group | None) -> str:
-    if group is None:
-        return "not measured"
-    found = summary.against_control(group, late_accuracy)
-    return points(found) + lacking(group, found)
 
 
 def _names(summary: Summary, pair: Pair) -> list[str]:
     names = summary.data.configurations(pair.normalised) + summary.data.configurations(pair.plain)
-    return list(dict.fromkeys(names))
+    return [name for name in dict.fromkeys(names) if not is_control(name)]
 
 
-def _rows(summary: Summary, pair: Pair) -> list[Row]:
-    found = []
-    for name in _names(summary, pair):
-        groups = [summary.attempted(e, name, 1) for e in (pair.normalised, pair.plain)]
-        if not any(word in BUFFERED for word in name.split("-")) or groups == [None, None]:
-            continue
-        figure = ", ".join(
-            f"{kind} {'not measured' if g is None else share(g.kept) + lacking(g, g.kept) + diverged(g)}"
-            for kind, g in zip(KINDS, groups, strict=True)
-        )
-        differences = {} if groups[0] is None or groups[1] is None else compared(groups[0], groups[1])
-        met = decided(differences) if all(g is not None and _whole(g, differences) for g in groups) else None
-        figure += _in_words(differences, *groups)
-        found.append(Row(f"{pair.name}, {summary.data.label(name)}", figure, met))
-    return found
+def _row(summary: Summary, pair: Pair, name: str) -> Row | None:
+    """What each kind keeps, and how far each ends from its own control, which decides nothing."""
+    groups = [summary.attempted(e, name, 1) for e in (pair.normalised, pair.plain)]
+    if groups == [None, None]:
+        return None
+    ends = [NOTHING if g is None else points(summary.against_control(g, late_accuracy)) for g in groups]
+    label = f"{pair.name}, {summary.data.label(name)}"
+    if not any(word in BUFFERED for word in name.split("-")):
+        counts = [NOTHING if g is None else seeds_of(g) for g in groups]
+        return Row(label, (NOTHING, NOTHING, NOTHING, *ends, *counts), decides=False)
+    kept = [NOTHING if g is None else cell(g.kept, 2) for g in groups]
+    counts = [NOTHING if g is None else seeds_in(g.kept, [g]) for g in groups]
+    differences = {} if groups[0] is None or groups[1] is None else compared(groups[0], groups[1])
+    met = decided(differences) if all(g is not None and _whole(g, differences) for g in groups) else None
+    return Row(label, (*kept, difference(differences, *groups), *ends, *counts), met)
 
 
 def compared(normalised: Group, plain: Group) -> dict[int, float]:
@@ -104,30 +112,24 @@ def decided(differences: Mapping[int, float]) -> bool | None:
     return True if low > 0.0 else False if high < 0.0 else None
 
 
-def diverged(group: Group) -> str:
-    """How a divergence counts, where there was one."""
-    return "; what diverged counts as keeping less" if _diverged(group) else ""
-
-
 def _diverged(group: Group) -> list[int]:
     return [run.seed for run in group.failures if run.diverged]
 
 
 def _whole(group: Group, differences: Mapping[int, float]) -> bool:
     """Whether every planned run is in the differences: measured, or diverged."""
-    return group.n + group.failed + group.missing == len(differences)
+    return group.wanted == len(differences)
 
 
-def _in_words(differences: Mapping[int, float], normalised: Group | None, plain: Group | None) -> str:
+def difference(differences: Mapping[int, float], normalised: Group | None, plain: Group | None) -> Cell:
     """Of the two shares, which are ratios of means; around it the differences seed by seed.
 
-    Where the two are not of the same seeds their difference is of nothing that was compared, and is not told.
+    Where the two are not of the same seeds their difference is of nothing that was compared, and has no mean.
     """
     finite = estimate([d for d in differences.values() if math.isfinite(d)])
     shares = [None if g is None else g.kept for g in (normalised, plain)]
     if finite is None or shares[0] is None or shares[1] is None:
-        return ""
+        return NOTHING
     if not finite.n == shares[0].n == shares[1].n:
-        low, high = (f"{v:.2f}".replace("-", "−") for v in (finite.low, finite.high))
-        return f"; differences in the seeds that both have {low} to {high}, n = {finite.n}"
-    return f"; difference {share(replace(finite, mean=shares[0].mean - shares[1].mean))}"
+        return "", cell(finite, 2, of=max(share.n for share in shares if share is not None))[1]
+    return cell(replace(finite, mean=shares[0].mean - shares[1].mean), 2)

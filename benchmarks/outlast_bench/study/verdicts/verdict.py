@@ -1,10 +1,9 @@
 """What the study was to show, decided from its data: each line holds, does not hold, or cannot be told. Pure.
 
-Rules. (1) A verdict is computed; it carries the figures it rests on, a row each. (2) The mean decides; where what
-surrounds it does not exclude the contrary, row and verdict say that it is by the means alone. (3) Where a comparison
-lacks its runs the verdict is None, and says what is missing.
-The ordering, the backlog, cost and models have files of their own (ordering.py, backlog.py, cost.py,
-models.py).
+Rules. (1) A verdict is computed; it is a mark and a table of the figures it rests on. (2) The mean decides; where what
+surrounds it does not exclude the contrary, the mark of the row stands in brackets, and the verdict is by the means
+alone. (3) Where a comparison lacks its runs the verdict is None.
+Ordering, backlog, cost and models have files of their own.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from outlast_bench.study.analysis.machine_speed import at_the_controls_speed, moved_to_the_control
+from outlast_bench.study.analysis.cells import NOTHING, Cell, Grid, Line, cell, points, seeds_in
 from outlast_bench.study.analysis.measures import RunMeasures
 from outlast_bench.study.analysis.measures_outage import AROUND_S
 from outlast_bench.study.analysis.run_curves import RunCurves
-from outlast_bench.study.analysis.statistics import Estimate, estimate, paired
-from outlast_bench.study.analysis.summary import Group, Summary, goodput, kills_in_words, late_accuracy
+from outlast_bench.study.analysis.statistics import Estimate, paired
+from outlast_bench.study.analysis.summary import Summary, goodput, kills_label, late_accuracy
 from outlast_bench.study.design.experiments import ONE_WORKER
 
 CLOSE = 0.01  # of the control
@@ -39,7 +38,7 @@ class Row:
     """One comparison. `met` None: it decides nothing, or was not decided."""
 
     label: str
-    figure: str
+    cells: tuple[Cell, ...]
     met: bool | None = None
     decides: bool = True  # False: stands beside the others
     sure: bool = True  # what surrounds the mean excludes the contrary
@@ -53,14 +52,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`holds` None: cannot be told from this study. `measure`: what the rows' figures are."""
+    """`holds` None: cannot be told from this study. `columns`: of the rows' cells."""
 
     question: str
     holds: bool | None
-    answer: str
-    measure: str = ""
+    columns: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
-    notes: tuple[str, ...] = ()
 
     @property
     def sure(self) -> bool:
@@ -72,6 +69,17 @@ class Verdict:
     def word(self) -> str:
         word = {True: "holds", False: "does not hold", None: "cannot be told"}[self.holds]
         return word if self.holds is None or self.sure else f"{word}, by the means alone"
+
+    @property
+    def count(self) -> str:
+        """`2 of 4`: how many of the comparisons that decide are met."""
+        rows = [row for row in self.rows if row.decides]
+        return f"{sum(row.met is True for row in rows)} of {len(rows)}"
+
+    @property
+    def grid(self) -> Grid:
+        lines = tuple(Line(row.label, ((row.mark, ""), *row.cells)) for row in self.rows)
+        return Grid("", ("", "met", *self.columns), lines).filled
 
 
 @dataclass(frozen=True)
@@ -88,13 +96,11 @@ class Bound:
         """Whether the interval or range has the bound inside; a single seed has none."""
         return found.n > 1 and found.low <= self.value <= found.high
 
-    def row(self, label: str, figure: str, found: Estimate | None, wanted: int) -> Row:
-        """The comparison of `found`, of which `wanted` seeds were to be, and in words where it is in doubt."""
+    def row(self, label: str, cells: tuple[Cell, ...], found: Estimate | None, wanted: int) -> Row:
+        """The comparison of `found`, of which `wanted` seeds were to be."""
         if found is None:
-            return Row(label, figure)
-        doubted = self.doubted(found)
-        words = f"; the {found.kind} does not exclude the contrary" if doubted else ""
-        return Row(label, figure + words, decided(found, self.met(found.mean), wanted), sure=not doubted)
+            return Row(label, cells)
+        return Row(label, cells, decided(found, self.met(found.mean), wanted), sure=not self.doubted(found))
 
 
 def decided(found: Estimate, met: bool | None, wanted: int) -> bool | None:
@@ -102,81 +108,31 @@ def decided(found: Estimate, met: bool | None, wanted: int) -> bool | None:
     return met if 1 < found.n >= wanted else None
 
 
-def wanted(group: Group) -> int:
-    """How many seeds a comparison should have."""
-    return group.n + group.failed + group.missing
-
-
-def lacking(group: Group, found: Estimate | None) -> str:
-    """`; 2 of 5 runs failed`, `; 1 of 5 not measured`: the planned runs that are not in an estimate, or nothing."""
-    unmeasured = group.n - (0 if found is None else found.n)
-    failed = f"runs failed ({group.diverged} diverged)" if group.diverged else "runs failed"
-    parts = ((group.failed, failed), (group.missing, "not made yet"), (unmeasured, "not measured"))
-    return "".join(f"; {count} of {wanted(group)} {what}" for count, what in parts if count > 0)
-
-
 def all_of(rows: Sequence[Row]) -> bool | None:
-    """False if one is not met, True if all are, else None."""
+    """False if one is not met, True if all are, else None; None without any."""
     met = [row.met for row in rows]
-    return False if False in met else None if None in met else True
-
-
-def points(around: Estimate | None) -> str:
-    """`+1.2 points (+0.4 to +2.0, n = 5)`."""
-    if around is None:
-        return "not measured"
-    low, high, mean = (_signed(100 * v) for v in (around.low, around.high, around.mean))
-    return f"{mean} points ({low} to {high}, n = {around.n})" if around.n > 1 else f"{mean} points (one seed)"
-
-
-def _signed(value: float) -> str:
-    text = f"{value:+.1f}"
-    return "+0.0" if text == "-0.0" else text.replace("-", "−")
-
-
-def share(around: Estimate | None) -> str:
-    """`0.85 (0.72 to 0.97, n = 5)`."""
-    if around is None:
-        return "not measured"
-    extent = f" ({around.low:.2f} to {around.high:.2f}, n = {around.n})" if around.n > 1 else " (one seed)"
-    return f"{around.mean:.2f}{extent}".replace("-", "−").replace("inf", "∞")
+    return False if False in met else None if None in met or not met else True
 
 
 # --- Hybrid and Chain against the control ---
 
 
 def close_to_control(summary: Summary, experiment: str) -> Verdict:
-    question = (
-        "Hybrid and Chain as recommended end within 1 point of the control (or above it) at equal wall time, after "
-        "one and after two kills."
-    )
+    """The question asks for four comparisons: with fewer it is answered by a counter-example alone."""
     planned = [k for k in (1, 2) if summary.planned_kills(experiment, k)]
     rows = [_against_control(summary, experiment, name, kills) for name in ("hybrid", "chain") for kills in planned]
     found = [row for row in rows if row is not None]
-    if not found:
-        return Verdict(question, None, "Runs of Hybrid, Chain or the control are missing.")
-    complete = len(found) == 4
-    measure = (
-        "mean of the evaluations of the last 5 s less the control's, paired by seed; less that of its own runs without "
-        "a kill, which the strategy's replicas and logs slow as much; goodput without a kill: what these leave the "
-        "workers of the cores they share"
-    )
-    met = [row for row in found if row.met]
-    answer = (
-        f"{len(met)} of {len(found)} means are within 1 point or above, {sum(row.sure for row in met)} of the "
-        "intervals or ranges as a whole."
-    )
-    notes = () if complete else ("Not all four comparisons are in this study.",)
     holds = all_of(found)
-    holds = holds if complete or holds is False else None
+    beside = _with_a_core_to_spare(summary) if found else []
     return Verdict(
-        question,
-        holds,
-        answer,
-        measure,
-        (*found, *_at_equal_speed(summary, experiment), *_with_a_core_to_spare(summary)),
-        notes,
-    )
+        "Hybrid and Chain as recommended end within 1 point of the control, or above it, at equal wall time.",
+        holds if len(found) == 4 or holds is False else None,
+        (
+            "late accuracy against the control (points)", "less its own without a kill (points)",
+            "goodput without a kill", "seeds",
+        ),
+        (*found, *beside),
+    )  # fmt: skip
 
 
 def _against_control(summary: Summary, experiment: str, name: str, kills: int) -> Row | None:
@@ -185,37 +141,10 @@ def _against_control(summary: Summary, experiment: str, name: str, kills: int) -
     if group is None:
         return None
     found, clean = summary.against_control(group, late_accuracy), summary.group(experiment, name, 0)
-    figure = points(found)
-    if clean is not None:
-        itself = paired(group.values(late_accuracy), clean.values(late_accuracy))
-        figure += f"; less its own without a kill {points(itself)}; goodput without a kill "
-        figure += share(clean.estimate(goodput))
-    label = f"{group.label}, {kills_in_words(kills)}"
-    return Bound(-CLOSE).row(label, figure + lacking(group, found), found, wanted(group))
-
-
-def _at_equal_speed(summary: Summary, experiment: str) -> list[Row]:
-    """The same without what the machine's own speed did: beside the verdict."""
-    found = []
-    for name, kills in product(("hybrid", "chain"), (1, 2)):
-        group = summary.group(experiment, name, kills)
-        moved = None if group is None else at_the_controls_speed(summary, group, late_accuracy)
-        if group is None or moved is None:
-            continue
-        clean = summary.group(experiment, name, 0)
-        figure = points(moved)
-        if clean is not None:
-            mine, own = (moved_to_the_control(summary, g, late_accuracy) for g in (group, clean))
-            figure += f"; less its own without a kill {points(paired(mine, own))}"
-            figure += f"; goodput without a kill {_goodput_at_equal_speed(summary, clean)}"
-        found.append(
-            Row(f"{group.label}, {kills_in_words(kills)}, at the control's machine speed", figure, decides=False)
-        )
-    return found
-
-
-def _goodput_at_equal_speed(summary: Summary, group: Group) -> str:
-    return share(estimate(list(moved_to_the_control(summary, group, goodput).values())))
+    itself = None if clean is None else paired(group.values(late_accuracy), clean.values(late_accuracy))
+    kept = None if clean is None else clean.estimate(goodput)
+    cells = (points(found), points(itself), cell(kept, 2), seeds_in(found, [group]))
+    return Bound(-CLOSE).row(f"{group.label}, {kills_label(kills)}", cells, found, group.wanted)
 
 
 def _with_a_core_to_spare(summary: Summary) -> list[Row]:
@@ -225,14 +154,9 @@ def _with_a_core_to_spare(summary: Summary) -> list[Row]:
         group = summary.attempted(ONE_WORKER, name, kills)
         if group is not None:
             ended = summary.against_control(group, late_accuracy)
-            figure = f"{points(ended)}; goodput {share(group.estimate(goodput))}"
-            moved = at_the_controls_speed(summary, group, late_accuracy)
-            if moved is not None:
-                figure += f"; at the control's machine speed {points(moved)}"
-                figure += f"; goodput {_goodput_at_equal_speed(summary, group)}"
-            figure += lacking(group, ended)
-            label = f"{group.label}, {kills_in_words(kills)}, one worker and a core for the servers"
-            found.append(Row(label, figure, decides=False))
+            label = f"{group.label}, {kills_label(kills)}, one worker and a core for the servers"
+            cells = (points(ended), NOTHING, NOTHING, seeds_in(ended, [group]))
+            found.append(Row(label, cells, decides=False))
     return found
 
 
@@ -240,24 +164,15 @@ def _with_a_core_to_spare(summary: Summary) -> list[Row]:
 
 
 def ahead_of_checkpointing(summary: Summary, experiment: str) -> Verdict:
-    question = (
-        "At equal wall time, just after an outage on the steep part, the relaxed strategies are ahead of checkpointing "
-        "by 10 points or more."
-    )
+    """Beside each lead stands the control's: about as much as a strategy can win in the same second."""
     pairs = [(name, like, kills) for kills in (1, 2) for name, like in RELAXED.items()]
     found = [_over_checkpointing(summary, experiment, *pair) for pair in pairs]
-    rows = [row for row in found if row is not None]
-    if not rows:
-        return Verdict(question, None, "Runs of checkpointing or of the relaxed strategies are missing.")
-    ahead = sum(bool(row.met) for row in rows)
+    rows = tuple(row for row in found if row is not None)
     return Verdict(
-        question,
+        "Just after an outage on the steep part, the relaxed strategies are 10 points or more ahead of checkpointing.",
         all_of(rows),
-        f"{ahead} of {len(rows)} comparisons reach 10 points when the outage is just over. In brackets stands how far "
-        "training without any failure is ahead of checkpointing in the same second, which is about as much as a "
-        "strategy can win; what is left at the end of the runs stands beside it.",
-        "accuracy less checkpointing's, paired by seed, as soon as both are past their last outage and its drain",
-        tuple(rows),
+        ("just after the outage (points)", "the control by then (points)", "at the end (points)", "seeds"),
+        rows,
     )
 
 
@@ -270,15 +185,12 @@ def _over_checkpointing(summary: Summary, experiment: str, name: str, like: str,
     moments = right_after(group.runs, base.runs)
     early = paired(*(accuracies(g.runs, moments) for g in (group, base)))
     late = paired(group.values(late_accuracy), base.values(late_accuracy))
-    figure = points(early)
     control = summary.control(experiment, group)
-    if control is not None:
-        most = paired(accuracies(control.runs, moments), accuracies(base.runs, moments))
-        figure += f" [the control {points(most)}]"
-    figure += f"; at the end {points(late)}{lacking(group, early)}"
-    figure += f"; of {base.label} {base.failed} failed" if base.failed else ""
-    label = f"{group.label} over {base.label}, {kills_in_words(kills)}"
-    return Bound(POINTS_AHEAD).row(label, figure, early, max(wanted(group), wanted(base)))
+    most = None if control is None else paired(*(accuracies(g.runs, moments) for g in (control, base)))
+    seeds = seeds_in(early, (group, base), 2 * early.n if early else 0)
+    cells = (points(early), points(most), points(late), seeds)
+    label = f"{group.label} over {base.label}, {kills_label(kills)}"
+    return Bound(POINTS_AHEAD).row(label, cells, early, max(group.wanted, base.wanted))
 
 
 def right_after(runs: Sequence[RunMeasures], base: Sequence[RunMeasures]) -> dict[int, float]:
