@@ -49,8 +49,7 @@ def which(summary: Summary, prices: PriceTable, experiment: str) -> Grid | None:
 
 def recommended(summary: Summary, experiment: str, kills: int) -> list[Group]:
     """Those with runs with so many kills, or with planned ones."""
-    groups = (summary.attempted(experiment, name, kills) for name in RECOMMENDED)
-    return [group for group in groups if group is not None]
+    return [g for name in RECOMMENDED if (g := summary.attempted(experiment, name, kills)) is not None]
 
 
 def _time_column(summary: Summary, experiment: str) -> str:

@@ -76,8 +76,7 @@ def _without_a_kill(summary: Summary, prices: PriceTable, experiment: str) -> li
 
 
 def _groups(summary: Summary, experiment: str, names: tuple[str, str]) -> list[Group]:
-    found = (summary.attempted(experiment, name, kills) for name in names for kills in (1, 2))
-    return [group for group in found if group is not None]
+    return [g for name in names for kills in (1, 2) if (g := summary.attempted(experiment, name, kills)) is not None]
 
 
 def claims(summary: Summary, prices: PriceTable, experiment: str, one: str, other: str) -> list[Claim]:
