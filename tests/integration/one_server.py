@@ -80,10 +80,10 @@ class Job:
             for name, address in addresses.items()
         ]
         self.server = self.servers[0]
-        members = tuple(Member(s.config.name, s.boot, s.config.listen or "") for s in self.servers)
+        members = tuple(Member(s.config.name, s.core.boot, s.config.listen or "") for s in self.servers)
         for server in self.servers:
             server.start()
-            server.install(View(0, 1, 0, members, (), None))
+            server.core.install(View(0, 1, 0, members, (), None))
         self.optimizers: list[Optimizer] = []
 
     def join(

@@ -29,20 +29,20 @@ def test_a_worker_that_waits_for_an_overtaken_head_is_let_go(job: Job, monkeypat
     dial = link.connect
 
     def dial_for_others(address: str, job_uid: str, token: str, hello: dict[str, Any], timeout_s: float) -> Any:
-        if hello["boot"] == head.boot and middle.replica.epoch > 1:
+        if hello["boot"] == head.core.boot and middle.core.replica.epoch > 1:
             raise ConnectionRefusedError("a network policy lets a deleted pod dial nobody")
         return dial(address, job_uid, token, hello, timeout_s)
 
     monkeypatch.setattr(link, "connect", dial_for_others)
     model = torch.nn.Linear(4, 1)
     optimizer = job.join(model, lr=0.1)
-    members = tuple(Member(s.config.name, s.boot, s.config.listen or "") for s in (middle, tail))
-    with tail.lock:
+    members = tuple(Member(s.config.name, s.core.boot, s.config.listen or "") for s in (middle, tail))
+    with tail.core.lock:
         model(torch.ones(1, 4)).sum().backward()
         optimizer.step()
-        wait_until(lambda: middle.replica.version == 1, "the update in the middle of the chain")
+        wait_until(lambda: middle.core.replica.version == 1, "the update in the middle of the chain")
         for server in (middle, tail):
-            server.install(View(0, 2, 0, members, (), None))
+            server.core.install(View(0, 2, 0, members, (), None))
     assert optimizer.drain(PATIENCE_S), "the worker still waits for the head that was overtaken"
-    wait_until(lambda: tail.replica.version == 1, "the update at the new tail")
-    assert head.replica.epoch == 1, "nobody has told it"
+    wait_until(lambda: tail.core.replica.version == 1, "the update at the new tail")
+    assert head.core.replica.epoch == 1, "nobody has told it"

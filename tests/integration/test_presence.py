@@ -46,14 +46,14 @@ def step(job: Job, again: int) -> None:
 
 
 def test_a_slot_is_absent_from_its_last_connection_to_the_next(job: Job) -> None:
-    absent = job.server.serving.presence.absent
-    assert job.server.status()["connected"] == []
+    absent = job.server.workers.presence.absent
+    assert job.server.status.now()["connected"] == []
     step(job, again=1)
-    assert (job.server.status()["absent"], job.server.status()["connected"]) == ({}, [0])
+    assert (job.server.status.now()["absent"], job.server.status.now()["connected"]) == ({}, [0])
     t_end = time.monotonic()
     job.optimizers[0].close()
     wait_until(absent)
-    assert (list(job.server.status()["absent"]), job.server.status()["connected"]) == (["0"], [])
+    assert (list(job.server.status.now()["absent"]), job.server.status.now()["connected"]) == (["0"], [])
     assert absent()[0] >= t_end
     step(job, again=2)
     wait_until(lambda: not absent())
@@ -62,14 +62,14 @@ def test_a_slot_is_absent_from_its_last_connection_to_the_next(job: Job) -> None
 def test_a_worker_whose_host_is_lost_is_given_up(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """That no host answers cannot be made here; that the kernel is told to look for it can be seen."""
     seen: list[int] = []
-    accept = job.server.serving._serve_worker
+    accept = job.server.workers.serve
 
-    def look(reader: object, counts: bool) -> None:
+    def look(reader: object, *more: object) -> None:
         sock: socket.socket = reader.connection.sock  # type: ignore[attr-defined]
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         seen.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
-        accept(reader, counts)  # type: ignore[arg-type]
+        accept(reader, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(job.server.serving, "_serve_worker", look)
+    monkeypatch.setattr(job.server.workers, "serve", look)
     step(job, again=1)
     assert set(seen) == {int(LOST_S * 1000)}

@@ -193,8 +193,8 @@ def test_parameters_alone_leave_the_buffers_at_home(make: MakeJob) -> None:
     job, ours, other = make(), network(), network(seed=7)
     train(ours, job.join(ours.parameters(), lr=0.1, momentum=0.9), 5)
     job.join(other.parameters(), again=2, lr=0.1, momentum=0.9)
-    assert job.server.parameters is not None
-    assert job.server.parameters.numel == sum(p.numel() for p in ours.parameters())
+    assert job.server.state.parameters is not None
+    assert job.server.state.parameters.numel == sum(p.numel() for p in ours.parameters())
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), other.parameters(), strict=True))
     assert float(other.state_dict()["1.running_mean"].abs().sum()) == 0.0
     assert int(other.state_dict()["1.num_batches_tracked"]) == 0
@@ -207,8 +207,8 @@ def test_frozen_parameters_stay_as_they_are(make: MakeJob) -> None:
     job = make()
     train(model, job.join(model, lr=0.1, momentum=0.9), 3)
     assert torch.equal(frozen, before)
-    assert job.server.parameters is not None
-    assert job.server.parameters.version == 3
+    assert job.server.state.parameters is not None
+    assert job.server.state.parameters.version == 3
 
 
 def test_a_parameter_without_a_gradient_does_not_stop_the_others(make: MakeJob) -> None:
@@ -264,8 +264,8 @@ def test_what_is_not_finite_is_never_sent(make: MakeJob) -> None:
     bias.grad[0] = float("inf")
     with pytest.raises(TrainingError, match=r"step 3.*not finite.*clipNorm"):
         optimizer.step()
-    assert job.server.parameters is not None
-    assert job.server.parameters.version == 2
+    assert job.server.state.parameters is not None
+    assert job.server.state.parameters.version == 2
 
 
 def test_a_group_cannot_be_added_to_a_running_job(make: MakeJob) -> None:

@@ -96,9 +96,9 @@ def worker(job: Job) -> Iterator[Worker]:
 
 def weights(job: Job) -> float:
     """The parameters, all of which are the same number here."""
-    with job.server.lock:
-        assert job.server.parameters is not None
-        vector = job.server.parameters.vector
+    with job.server.core.lock:
+        assert job.server.state.parameters is not None
+        vector = job.server.state.parameters.vector
         assert vector.eq(vector[0]).all(), "torn"
         return float(vector[0])
 
@@ -114,7 +114,7 @@ def test_nothing_but_headers_goes_through_the_socket(job: Job, worker: Worker) -
         assert out.eq(-n * 2.0 * LR).all()
     assert worker.link.connection.bytes_sent - before[0] < NUMEL
     assert worker.link.connection.bytes_received - before[1] < NUMEL
-    assert job.server.status()["pushed_bytes"] == 6 * NUMEL * 4, "the initial weights too"
+    assert job.server.status.now()["pushed_bytes"] == 6 * NUMEL * 4, "the initial weights too"
 
 
 def test_a_gradient_that_was_overwritten_before_it_was_read_is_never_applied(job: Job, worker: Worker) -> None:
@@ -202,9 +202,9 @@ def test_whoever_reads_too_late_tries_again(directory: Path, consistency: str, m
         optimizer.step()
     assert optimizer.drain(20.0)
     assert calls > 40
-    assert job.server.parameters is not None
-    assert job.server.parameters.version == 30
-    assert job.server.parameters.vector.tolist() == pytest.approx([1.0 - 30 * 0.25 * LR] * 4)
+    assert job.server.state.parameters is not None
+    assert job.server.state.parameters.version == 30
+    assert job.server.state.parameters.vector.tolist() == pytest.approx([1.0 - 30 * 0.25 * LR] * 4)
     job.close()
 
 
@@ -219,15 +219,15 @@ def run_chain(directory: Path, steps: int, transport: str = "unix") -> Job:
         optimizer.step()
     assert optimizer.drain(20.0)
     for server in job.servers:
-        assert server.parameters is not None
-        assert server.parameters.version == steps
-        assert server.parameters.vector.tolist() == pytest.approx([1.0 - steps * 0.25 * LR] * 4)
+        assert server.state.parameters is not None
+        assert server.state.parameters.version == steps
+        assert server.state.parameters.vector.tolist() == pytest.approx([1.0 - steps * 0.25 * LR] * 4)
     return job
 
 
 def forwarded(job: Job) -> int:
     """Gradients that the head keeps for its successor, which has not acknowledged them."""
-    (link,) = job.server.links.values()
+    (link,) = job.server.links.links.values()
     return len(link._sent)
 
 

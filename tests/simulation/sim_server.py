@@ -1,8 +1,8 @@
-"""A parameter server: the real `Replica` in a shell that does what the real one does, with records for tensors.
+"""A parameter server: the product's `Core` and `Replica`, with simulated time, network and storage at its ports.
 
-    connections ─▶ step(event) ─▶ obey(Ready): restore, record, apply, send, reply, trim
+    connections ─▶ core.stepping(event) ─▶ state, links (sim_link.py), checkpoints and log (sim_durability.py)
 
-Links down the chain are in sim_link.py; checkpoints, snapshots and the log's reader in sim_durability.py.
+While Redis is away, the core's work stands still and the lock is held: `busy`.
 """
 
 from __future__ import annotations
@@ -14,53 +14,35 @@ from typing import TYPE_CHECKING, Any
 
 from network import End, Process, Step, Wait
 from parameters import Parameters
-from sim_durability import Durability, LogReader
-from sim_link import Link
+from sim_durability import Durability, LogReader, SimLog
+from sim_link import Links, Predecessors
 from stores import State
 
-from outlast.api.view import Member, View
-from outlast.buffer.types import BufferUnavailable
+from outlast.api.view import View
 from outlast.chain.events import (
     Acknowledged,
-    Acks,
     Entry,
     Event,
     Finish,
     Forward,
     HigherEpoch,
     Identity,
-    Install,
     Kind,
     Pull,
     Push,
-    Ready,
-    Refusal,
-    Refused,
     Reply,
-    SendAcks,
-    SendEntry,
-    SendState,
     SetSlots,
 )
-from outlast.chain.state import restored
+from outlast.chain.replica import Replica
+from outlast.server.core import RETRY_S, Core, Work
 from outlast.server.leave import Leave, LeaveStep
+from outlast.server.ports import Ports
+from outlast.server.shard_log import ShardLog
 
 if TYPE_CHECKING:
     from world import World
 
-RETRY_S = 0.05
 WATCH_INTERVAL_S = 0.02
-
-
-@dataclass(eq=False)
-class Waiter:
-    """Who waits for an answer: the replica's token."""
-
-    end: End
-    slot: int | None
-    wants_weights: bool
-    identity: Identity | None = None  # of a push
-    answered: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,66 @@ class Answer:
     clocks: dict[int, int] | None = None
 
 
+@dataclass(eq=False)
+class PendingRequest:
+    """Waits for an answer: the replica's token. `identity`: of a push."""
+
+    server: SimServer
+    end: End
+    slot: int | None
+    wants_weights: bool
+    identity: Identity | None = None
+    answered: bool = False
+
+    def answer(self, reply: Reply, weights: tuple[int, int] | None, view: View | None) -> None:
+        assert not self.answered, f"answered twice: {reply}"
+        self.answered = True
+        history = 0 if view is None else view.history
+        clocks = dict(self.server.replica.status()["clocks"]) if weights is not None else None
+        if isinstance(reply, Acknowledged):
+            self.server.world.checkers.acknowledging(self.server, self.identity)
+        if not self.end.closed:
+            self.end.send(Answer(reply, history, weights, clocks))
+
+
 WAITING = "waiting"
+
+
+class ShardState:
+    """Records for tensors."""
+
+    def __init__(self, server: SimServer) -> None:
+        self._server = server
+        self.parameters: Parameters | None = None
+
+    @property
+    def _held(self) -> Parameters:
+        assert self.parameters is not None, f"{self._server.name} holds no state"
+        return self.parameters
+
+    def apply(self, entry: Entry, replica: Replica) -> None:
+        if entry.parts:
+            initial = entry.kind is Kind.INIT
+            parts = entry.parts
+            entry.payload = parts[0].payload if initial else tuple((p.payload, p.weight) for p in parts)
+            entry.parts = ()
+        if entry.kind is Kind.INIT:
+            self.parameters = Parameters(entry.payload)
+        self._server.world.checkers.applying(self._server, entry, self._held.apply(entry))
+
+    def clear(self) -> None:
+        self.parameters = None
+
+    def load(self, initial: int, tensors: dict[str, Any], version: int) -> None:
+        self.parameters = Parameters(initial, tensors["records"])
+
+    def export(self) -> tuple[int, dict[str, Any]]:
+        return self._held.initial, {"records": tuple(self._held.records)}
+
+    def weights(self, version: int | None, slot: int | None) -> tuple[int, int] | None:
+        version = self._held.version if version is None else version
+        digest = self._held.at_version(version)
+        return None if digest is None else (version, digest)
 
 
 class SimServer(Process):
@@ -84,19 +125,16 @@ class SimServer(Process):
         self.world, self.spec, self.boot, self.shard = world, world.spec, boot, shard
         self.pid = world.table.pid(name)
         self.replica = world.make_replica(name, boot, shard, world.settings)
-        self.parameters: Parameters | None = None
-        self.links: dict[str, Link] = {}
-        self.inbound: dict[str, End] = {}
-        self.broken: dict[str, float] = {}
-        self.epochs: dict[int, dict[str, float | None]] = {}
+        self.state = ShardState(self)
+        self.core = Core(self.spec, self.replica, self.state, self.notify, lambda: self.now)
+        self.links, self.predecessors = Links(self), Predecessors(self)
         self.leaving = self.left = self.not_replaced = False
-        self.restore_error: str | None = None
-        self.applied_t: float | None = None
         self.changes = 0
         self._status: dict[str, Any] = {}
-        self._held: Ready | None = None  # a Ready that waits for Redis, with the lock
+        self.log = ShardLog(self.core, self.state, SimLog(self))  # type: ignore[arg-type]
         self.durability = Durability(self)
         self.log_reader = LogReader(self)
+        self.core.connect(Ports(self.links, self.predecessors, self.log, self.durability))
         self.spawn(self.durability.run())
         if self.log_reader.used:
             self.spawn(self.log_reader.run())
@@ -105,175 +143,56 @@ class SimServer(Process):
     def address(self) -> str:
         return f"unix:/{self.name}"
 
-    # --- the replica ---
+    @property
+    def parameters(self) -> Parameters | None:
+        return self.state.parameters
+
+    # --- the core's work ---
 
     def step(self, event: Event) -> None:
-        assert not self.busy, "the lock is held"
-        if isinstance(event, Install):
-            self.world.checkers.installing(self, event.view)
-        self._obey(self.replica.step(event))
-
-    def _obey(self, ready: Ready) -> None:
-        if ready.restore is not None:
-            self.parameters = None
-            for reply in ready.reply:
-                self._reply(reply)
-            if ready.restore != "empty":
-                self.durability.restore_later(ready.restore)
-            self.notify()
-            return
-        for record in ready.records[:]:
-            try:
-                if not self.log_reader.record(record):
-                    self.world.trace(self.name, "fenced by Redis")
-                    self._obey(self.replica.step(HigherEpoch(self.replica.epoch + 1)))
-                    return
-            except BufferUnavailable:
-                self._hold(ready)
-                return
-            ready.records.remove(record)
-        for entry in ready.apply:
-            self._apply(entry)
-        if not self.log_reader.publish():
-            ready.apply = []
-            self._hold(ready)
-            return
-        for send in ready.send:
-            self._send(send)
-        for reply in ready.reply:
-            self._reply(reply)
-        if ready.trim is not None:
-            self.log_reader.trim_to(ready.trim)
-        if ready.stop:
-            self.forget_links()
-            self.notify()
-
-    def _hold(self, ready: Ready) -> None:
-        """Redis is away and nothing may be published: keep the lock, and try again."""
-        self.busy, self._held = True, ready
-        self.clock.at(self.now + RETRY_S, self._try_again)
-
-    def _try_again(self) -> None:
-        if not self.alive:
-            return
-        if self.paused:
-            self.clock.at(self.now + RETRY_S, self._try_again)
-            return
-        ready, self._held, self.busy = self._held, None, False
-        assert ready is not None
-        self._obey(ready)
-        if not self.busy:
-            self.free()
-
-    def _apply(self, entry: Entry) -> None:
-        if entry.parts:
-            if entry.kind is Kind.INIT:
-                entry.payload = entry.parts[0].payload
-            else:
-                entry.payload = tuple((p.payload, p.weight) for p in entry.parts)
-            entry.parts = ()
-        if entry.kind is Kind.INIT:
-            self.parameters = Parameters(entry.payload)
-        self.applied_t = self.now
-        assert self.parameters is not None, f"{self.name} applies {entry.seq} to nothing"
-        self.world.checkers.applying(self, entry, self.parameters.apply(entry))
-        times = self.epochs.get(self.replica.epoch)
-        if times is not None and times["first_update_t"] is None and entry.kind not in (Kind.INIT, Kind.CONFIG):
-            times["first_update_t"] = self.now
-            self.notify()
-        self.durability.applied(entry)
-
-    def _send(self, send: SendEntry | SendState | SendAcks) -> None:
-        if isinstance(send, SendAcks):
-            end = self.inbound.get(send.peer)
-            if end is not None and not end.closed:
-                end.send(("acks", self.replica.epoch, send.received, send.stable))
-            return
-        link = self.links.get(send.peer)
-        if link is None:
-            return
-        if isinstance(send, SendEntry):
-            entry = copy.copy(send.entry)
-            entry.parts = ()
-            link.queue.append(("entry", link.epoch, entry, send.stable))
-        else:
-            link.queue.append(("state", link.epoch, self.export()))
-
-    def _reply(self, reply: Reply) -> None:
-        waiter = reply.token
-        if not isinstance(waiter, Waiter):
-            return
-        assert not waiter.answered, f"answered twice: {reply}"
-        waiter.answered = True
-        weights = None
-        if waiter.wants_weights and not isinstance(reply, Refused):
-            assert self.parameters is not None
-            version = reply.version if self.spec.traits.barrier else self.parameters.version
-            digest = self.parameters.at_version(version)
-            if digest is None:  # a state that came whole has no version before it
-                reply = Refused(reply.token, Refusal.VERSION, self.replica.view, version=self.parameters.version)
-            else:
-                weights = (version, digest)
-        view = self.replica.view
-        history = 0 if view is None else view.history
-        clocks = dict(self.replica.status()["clocks"]) if weights is not None else None
-        if isinstance(reply, Acknowledged):
-            self.world.checkers.acknowledging(self, waiter.identity)
-        if not waiter.end.closed:
-            waiter.end.send(Answer(reply, history, weights, clocks))
-
-    def export(self) -> State:
-        assert self.parameters is not None
-        return State(self.replica.export_state(), tuple(self.parameters.records), self.parameters.initial)
-
-    def take_over(self, state: State, epoch: int | None = None, source: str | None = None) -> bool:
-        """Hold this state from now on, if the replica wants it."""
-        event = restored(state.replica, epoch, source)
-        taken = self.replica.takes(event)
-        if taken:
-            self.parameters = Parameters(state.initial, state.records)
-            self.durability.took_over(event.version, from_peer=epoch is not None)
-        self.world.trace(self.name, "state of seq", event.seq, "taken" if taken else "not taken", source or "")
-        self.step(event)
-        self.notify()
-        return taken
-
-    # --- views ---
+        self.start(self.core.stepping(event))
 
     def install(self, view: View) -> None:
-        current = self.replica.view
-        if current is None or view.epoch > current.epoch:
+        self.world.checkers.installing(self, view)
+        if view.epoch > self.replica.epoch:
             self.world.trace(self.name, "installs", view)
-            self.forget_links()
-            self._tell_predecessors_later()
-            self.epochs[view.epoch] = {"installed_t": self.now, "first_update_t": None}
-        self.step(Install(view))
-        self._relink()
-        self.notify()
+        self.start(self.core.installing(view))
 
-    def _tell_predecessors_later(self) -> None:
-        before, heartbeat_s = list(self.inbound.values()), self.spec.recovery.failover.heartbeat_seconds
-        if before:
-            self.after(heartbeat_s, lambda: self._tell_epoch(before), locked=False)
+    def take_over(self, state: State, epoch: int | None = None, source: str | None = None) -> None:
+        before = self.parameters
+        meta = {"replica": state.replica, "initial": state.initial}
+        self.start(self.core.taking_over(meta, {"records": state.records}, epoch, source))
+        taken = "not taken" if self.parameters is before else "taken"
+        self.world.trace(self.name, "state of seq", state.replica["seq"], taken, source or "")
 
-    def _tell_epoch(self, links: list[End]) -> None:
-        for end in links:
-            if not end.closed:
-                end.send(("acks", self.replica.epoch, 0, 0))
+    def start(self, work: Work[None]) -> None:
+        """Do it now, or as soon as Redis is back; the lock is held until then."""
+        assert not self.busy, "the lock is held"
+        self._go_on(work)
 
-    def _relink(self) -> None:
-        view = self.replica.view
-        if view is None:
+    def _go_on(self, work: Work[None]) -> None:
+        if not self.alive:
             return
-        for member in (self.replica.successor, *self.replica.joiners):
-            if member is not None and member.boot not in self.links:
-                self.links[member.boot] = Link(self, member, view.epoch)
+        if not self.paused:
+            was_busy, self.busy = self.busy, False
+            try:
+                next(work)
+            except StopIteration:
+                if was_busy:
+                    self.free()
+                return
+        self.busy = True
+        self.clock.at(self.now + RETRY_S, lambda: self._go_on(work))
 
-    def forget_links(self) -> None:
-        for link in self.links.values():
-            link.close()
-        self.links.clear()
-        self.broken.clear()
+    def redis_call(self, what: Callable[..., Any], *args: Any) -> Step:
+        """A call to Redis in a task, which takes time; it may fail before it was executed, or after."""
+        return self.world.redis.call(self, lambda _: what(*args))
+
+    def export(self) -> State:
+        meta, tensors = self.core.export()
+        return State(meta["replica"], tensors["records"], meta["initial"])
+
+    # --- leaving ---
 
     def terminate(self, not_replaced: bool = False) -> None:
         """SIGTERM; `not_replaced`: the operator's, which brings no replacement."""
@@ -319,12 +238,12 @@ class SimServer(Process):
             case "push":
                 epoch, incarnation, contribution, wants = rest
                 identity = None if contribution.kind is Kind.INIT else contribution.identity
-                waiter = Waiter(end, contribution.identity.slot, wants, identity)
-                self._ask_replica(waiter, Push(waiter, epoch, incarnation, contribution))
+                request = PendingRequest(self, end, contribution.identity.slot, wants, identity)
+                self._ask_replica(request, Push(request, epoch, incarnation, contribution))
             case "pull":
                 epoch, slot, incarnation, version = rest
-                waiter = Waiter(end, slot, True)
-                self._ask_replica(waiter, Pull(waiter, epoch, slot, version, incarnation))
+                request = PendingRequest(self, end, slot, True)
+                self._ask_replica(request, Pull(request, epoch, slot, version, incarnation))
             case "view":
                 end.send(self.replica.view or "none")
             case "watch":
@@ -335,14 +254,18 @@ class SimServer(Process):
                 if not end.closed:
                     end.send("done")
 
-    def _ask_replica(self, waiter: Waiter, event: Event) -> None:
-        self.after(self.spec.recovery.failover.heartbeat_seconds, lambda: self._still_waiting(waiter), locked=False)
+    def _ask_replica(self, request: PendingRequest, event: Event) -> None:
+        self._tell_waiting_later(request)
         self.step(event)
 
-    def _still_waiting(self, waiter: Waiter) -> None:
-        if not waiter.answered and not waiter.end.closed:
-            waiter.end.send(WAITING)
-            self.after(self.spec.recovery.failover.heartbeat_seconds, lambda: self._still_waiting(waiter), locked=False)
+    def _tell_waiting_later(self, request: PendingRequest) -> None:
+        heartbeat_s = self.spec.recovery.failover.heartbeat_seconds
+        self.after(heartbeat_s, lambda: self._still_waiting(request), locked=False)
+
+    def _still_waiting(self, request: PendingRequest) -> None:
+        if not request.answered and not request.end.closed:
+            request.end.send(WAITING)
+            self._tell_waiting_later(request)
 
     def _control(self, what: str, argument: Any) -> None:
         actions: dict[str, Callable[[], object]] = {
@@ -364,14 +287,9 @@ class SimServer(Process):
             self.step(HigherEpoch(epoch))
         stable = self.replica.stable_seq
         if epoch == mine:
-            self.inbound[boot] = end
+            self.predecessors.add(boot, end)
             end.handler = lambda message: self._from_peer(boot, message)
-            end.on_close = lambda: self._peer_closed(boot, end)
         end.send({"boot": self.boot, "epoch": mine, "last_seq": self.replica.last_seq, "stable": stable})
-
-    def _peer_closed(self, boot: str, end: End) -> None:
-        if self.inbound.get(boot) is end:
-            del self.inbound[boot]
 
     def _from_peer(self, boot: str, message: Any) -> None:
         word, epoch, *rest = message
@@ -380,14 +298,6 @@ class SimServer(Process):
             self.step(Forward(boot, epoch, copy.copy(entry), stable))
         elif self.replica.epoch == epoch:
             self.take_over(rest[0], epoch)
-
-    def heard_acks(self, peer: str, epoch: int, received: int, stable: int) -> None:
-        self.step(Acks(peer, epoch, received, stable))
-
-    def link_lost(self, member: Member, event: Event) -> None:
-        self.broken.setdefault(member.boot, self.now)
-        self.step(event)
-        self.notify()
 
     # --- what we say of ourselves ---
 
@@ -401,16 +311,17 @@ class SimServer(Process):
                 "address": self.address,
                 "pid": self.pid,
                 **(replica := self.replica.status()),
-                "broken": list(self.broken),
+                "serving": self.replica.serving and not self.core.rebuilding,
+                "broken": list(self.links.broken),
                 "checkpoints": self.durability.available,
                 "last_states": self.durability.last_states(),
-                "restore_error": self.restore_error,
+                "restore_error": self.durability.restore_error,
                 "config_error": None,
-                "views": {str(e): dict(t) for e, t in self.epochs.items()},
+                "views": {str(e): dict(t) for e, t in self.core.epochs.items()},
                 "backlog": self.log_reader.backlog,
-                "buffer_run": self.log_reader.state_run(replica["history"]),
+                "buffer_run": self.log.state_run(replica["history"]),
                 "redis_silent_t": None,
-                "applied_t": self.applied_t,
+                "applied_t": self.core.applied_t,
                 "log_end_t": self.log_reader.end_t,
             }
         return {**self._status, "t": self.now, "leaving": self.leaving, "left": self.left}

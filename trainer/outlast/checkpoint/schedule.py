@@ -9,11 +9,23 @@ Rules (invariant label-is-version)
 - By time: the state as it is, under its own version.
 - A volume that does not keep up gets every second multiple, every fourth, …: of any two shards the slower one's labels
   are among the faster one's, so that sets still become complete.
+
+Who writes checkpoints: where servers share a directory, the tail, which holds only what is acknowledged (the head where
+replicas lag behind on purpose, `replicateEveryUpdates`); where each has one of its own, every member, so that no
+checkpoint lies in one place only.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+from outlast.api.spec import JobSpec
+from outlast.api.view import View
+
 _LONGEST_STRIDE = 64
+_SNAPSHOT_EVERY = 100  # updates between two snapshots in Redis: what a rebuilt server must replay, at most
+_MAY_WAIT = 4  # parts, where shards must write the same labels; one shard alone writes what its volume has time for
 
 
 class CheckpointSchedule:
@@ -52,3 +64,81 @@ class CheckpointSchedule:
     def kept_up(self) -> None:
         """The volume has written all that it was given."""
         self._stride = max(self._stride // 2, 1)
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be written now."""
+
+    label: int  # the set's name for it
+    to_redis: bool
+    to_disk: bool
+
+
+class SaveSchedule:
+    """When a server saves, and where to. `on_disk`: it has a directory for checkpoints; `own`: one of its own."""
+
+    def __init__(self, spec: JobSpec, boot: str, on_disk: bool, own: bool) -> None:
+        recovery, shards = spec.recovery, spec.servers.shards
+        every = recovery.checkpoint.every_updates
+        self._boot, self._on_disk, self._own = boot, on_disk, own
+        self.stateless = spec.traits.through_buffer
+        self._head_writes = recovery.chain.replicate_every_updates > 1
+        self._schedule = CheckpointSchedule(every, recovery.checkpoint.every_seconds, shards)
+        self._may_wait = 0 if shards == 1 else _MAY_WAIT
+        self._snapshot_every = min(every or _SNAPSHOT_EVERY, _SNAPSHOT_EVERY)
+        self._last_snapshot = 0
+
+    def writes(self, view: View | None) -> bool:
+        """Whether this server writes its shard's part."""
+        if view is None:
+            return False
+        if self._own:
+            return view.position(self._boot) is not None
+        writer = view.head if self._head_writes else view.tail
+        return writer is not None and writer.boot == self._boot
+
+    def first(self, view: View | None) -> Due | None:
+        """The initial weights are applied: saved before they are acknowledged, so a total loss finds something."""
+        return Due(0, self.stateless, self._on_disk) if self.writes(view) else None
+
+    def next(self, version: int, view: View | None, waiting: int | None, now: float) -> Due | None:
+        """An entry has led to this version; `waiting`: saves that wait (None: none is under way)."""
+        label = self._schedule.next_label(version, now)
+        if not self.writes(view):
+            return None
+        to_disk = label is not None and self._on_disk
+        if waiting is not None and waiting >= self._may_wait:
+            if to_disk:
+                self._schedule.skipped()
+            return None
+        to_redis = self.stateless and version - self._last_snapshot >= self._snapshot_every
+        return Due(version if label is None else label, to_redis, to_disk) if to_disk or to_redis else None
+
+    def asked(self, label: int, history: int, available: list[dict[str, Any]]) -> Due | None:
+        """A save under this label is asked for; None: it is among the checkpoints that are available."""
+        known = any(c["version"] == label and c["history"] == history for c in available)
+        return None if known and not self.stateless else Due(label, self.stateless, self._on_disk)
+
+    def begins(self, due: Due, version: int, now: float) -> None:
+        """The state of this version is on its way."""
+        if due.to_disk:
+            self._schedule.written(now)
+        if due.to_redis:
+            self._last_snapshot = version
+
+    def holds(self, version: int) -> None:
+        """Another state was taken over."""
+        self._schedule.holds(version)
+
+    def holds_first(self) -> None:
+        self._schedule.holds(0)
+        self._last_snapshot = 0
+
+    def snapshot_failed(self) -> None:
+        """Due again: a full log is trimmed by nothing else."""
+        self._last_snapshot = 0
+
+    def kept_up(self) -> None:
+        """Nothing waits any more."""
+        self._schedule.kept_up()

@@ -16,13 +16,16 @@ import queue
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from outlast.api.config import ProcessConfig
 from outlast.api.view import Member
-from outlast.chain.events import Acks, Connected, Disconnected, Entry, HigherEpoch
+from outlast.chain.events import Acks, Connected, Disconnected, Entry, HigherEpoch, SendEntry
 from outlast.model.flat import byte_view
+from outlast.server.core import Core
+from outlast.server.shard_state import ShardState
 from outlast.wire.connection import Connection
 from outlast.wire.dial import connect
 from outlast.wire.entries import entry_to_wire
@@ -32,20 +35,47 @@ from outlast.wire.pool import Lease
 from outlast.wire.shared_memory import AVAILABLE
 from outlast.wire.sharing import Sharing
 
-if TYPE_CHECKING:
-    from outlast.server.main import Server
-
 log = logging.getLogger("outlast.chain")
 
 _RETRY_S = 0.005
 _RETRY_MAX_S = 0.25
 
 
+class Links:
+    """The links of the present view, by boot id; `broken`: since when which are. The server's lock guards them."""
+
+    def __init__(self, core: Core, state: ShardState, config: ProcessConfig) -> None:
+        self.core, self.state, self.config = core, state, config
+        self.links: dict[str, ChainLink] = {}
+        self.broken: dict[str, float] = {}
+
+    def keep(self, member: Member, epoch: int) -> None:
+        if member.boot not in self.links:
+            self.links[member.boot] = ChainLink(self, member, epoch)
+
+    def send_entry(self, send: SendEntry) -> None:
+        link = self.links.get(send.peer)
+        if link is not None:
+            link.enqueue_entry(send.entry, send.stable)
+
+    def send_state(self, peer: str) -> None:
+        link = self.links.get(peer)
+        if link is not None:
+            link.enqueue_state(*self.core.export())
+
+    def forget(self) -> None:
+        for link in self.links.values():
+            link.close()
+        self.links.clear()
+        self.broken.clear()
+
+
 class ChainLink:
     """Dials `member` until it answers in `epoch`, then carries what is enqueued."""
 
-    def __init__(self, server: Server, member: Member, epoch: int) -> None:
-        self._server, self._member, self._epoch = server, member, epoch
+    def __init__(self, links: Links, member: Member, epoch: int) -> None:
+        self._core, self._state, self._config, self._broken = links.core, links.state, links.config, links.broken
+        self._member, self._epoch = member, epoch
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._sharing: Sharing | None = None
         self._queued = self._carried = 0  # what was put into the queue, and what of it is sent or given up
@@ -67,7 +97,7 @@ class ChainLink:
         self._queue.put(item)
 
     def _send_at_once(self, entry: Entry, stable: int) -> bool:
-        link, pool = self._sharing, self._server.serving.pool
+        link, pool = self._sharing, self._state.pool
         if link is None or not isinstance(entry.payload, Lease) or not link.shows(pool):
             return False
         self._sent.append((entry.seq, entry.payload))  # before it is sent: the answer may be quicker than we are
@@ -104,13 +134,12 @@ class ChainLink:
 
     def _dial(self) -> bool:
         """True when the peer is there, in our epoch; the replica then knows what it holds."""
-        server = self._server
-        failover = server.spec.recovery.failover
+        core, config, failover = self._core, self._config, self._core.spec.recovery.failover
         connection, welcome = connect(
             self._member.address,
-            server.config.job_uid,
-            server.config.token,
-            {"role": "peer", "epoch": self._epoch, "boot": server.boot, "shared_memory": AVAILABLE},
+            config.job_uid,
+            config.token,
+            {"role": "peer", "epoch": self._epoch, "boot": core.boot, "shared_memory": AVAILABLE},
             failover.timeout_seconds,
         )
         self._sharing = Sharing(connection, bool(welcome.get("shared_memory")))
@@ -123,7 +152,7 @@ class ChainLink:
             raise ProtocolError("peer did not say what it holds")
         if header.epoch > self._epoch:
             connection.close()
-            server.step(HigherEpoch(header.epoch))
+            core.step(HigherEpoch(header.epoch))
             return False
         if header.epoch < self._epoch:
             connection.close()
@@ -131,12 +160,12 @@ class ChainLink:
         connection.set_timeout(None, failover.timeout_seconds)
         while not self._queue.empty():  # what an earlier connection of this epoch did not carry is sent anew
             self._queue.get()
-        with server.lock:
+        with core.lock:
             if self._closed:
                 return False
             self._carried = self._queued
-            server.broken.pop(self._member.boot, None)
-            server.step(Connected(self._member.boot, self._epoch, int(meta["last_seq"]), int(meta["stable"])))
+            self._broken.pop(self._member.boot, None)
+            core.step(Connected(self._member.boot, self._epoch, int(meta["last_seq"]), int(meta["stable"])))
         # Only now: an acknowledgement that came before the replica knew of the link would be ignored.
         threading.Thread(target=self._hear, args=(connection,), name="acks", daemon=True).start()
         return True
@@ -161,7 +190,7 @@ class ChainLink:
         header, meta = entry_to_wire(entry, self._epoch, stable)
         if isinstance(entry.payload, Lease):
             self._sent.append((entry.seq, entry.payload))  # before it is sent: the answer may be quicker than we are
-            link.send(header, meta, self._server.serving.pool, entry.payload)
+            link.send(header, meta, self._state.pool, entry.payload)
         else:
             payload = None if entry.payload is None else byte_view(entry.payload.tensor)
             link.connection.send(header, meta, payload)
@@ -173,7 +202,7 @@ class ChainLink:
                 if header.op == Op.ACKS:
                     while self._sent and self._sent[0][0] <= header.seq:
                         self._sent.popleft()
-                    self._server.step(Acks(self._member.boot, header.epoch, header.seq, header.version))
+                    self._core.step(Acks(self._member.boot, header.epoch, header.seq, header.version))
         except ConnectionError as error:
             log.debug("acks from %s: %s", self._member.name, error)
             connection.close()
@@ -183,9 +212,9 @@ class ChainLink:
     def _lost(self) -> None:
         if self._sharing is not None:
             self._sharing.connection.close()
-        with self._server.lock:
+        with self._core.lock:
             if self._closed:
                 return
-            self._server.broken.setdefault(self._member.boot, time.monotonic())
-            self._server.step(Disconnected(self._member.boot))
-            self._server.notify()
+            self._broken.setdefault(self._member.boot, time.monotonic())
+            self._core.step(Disconnected(self._member.boot))
+            self._core.notify()

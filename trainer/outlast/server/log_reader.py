@@ -11,39 +11,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-import torch
-
-from outlast.api.view import BUFFER, EMPTY
+from outlast.api.config import ProcessConfig
 from outlast.buffer.log import GradientLog
-from outlast.buffer.types import (
-    BufferMisconfigured,
-    BufferStats,
-    BufferUnavailable,
-    ClaimNeeded,
-    EntryMissing,
-    Fenced,
-    LogItem,
-    SnapshotNeeded,
-)
-from outlast.chain.events import Contribution, FromLog, Record, Replay, Restored
-from outlast.server.rebuild import belongs_to, without_snapshot
-
-if TYPE_CHECKING:
-    from outlast.api.view import View
-    from outlast.server.main import Server
+from outlast.buffer.types import BufferMisconfigured, BufferStats, BufferUnavailable, ClaimNeeded, EntryMissing
+from outlast.chain.events import FromLog, Record
+from outlast.server.core import RETRY_S, Core
+from outlast.server.shard_log import ShardLog
+from outlast.server.shard_state import ShardState
 
 log = logging.getLogger("outlast.log")
 
-T = TypeVar("T")
-
 _BLOCK_MS = 100
 _GROUP = 32
-_RETRY_S = 0.05
 _STATS_S = 0.25
 _IDLE_S = 1.0
-_PAGE = 512  # manifests read at a time
 
 
 class Backlog:
@@ -69,92 +52,85 @@ class Backlog:
         return max(self._count, read)
 
 
-class LogReader:
-    """One server's side of the gradient log; idle while this server is no head, or the job needs no Redis."""
+def log_of(core: Core, config: ProcessConfig) -> GradientLog | None:
+    """None: the job's strategy uses no Redis."""
+    if not core.spec.traits.buffered:
+        return None
+    buffer = core.spec.recovery.buffer
+    url = buffer.url or config.redis_url
+    if url is None:
+        raise ValueError("a job that buffers needs recovery.buffer.url or a Redis that the job runs")
+    return GradientLog(url, config.job_uid, len(config.servers), buffer.max_bytes, buffer.dtype)
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        spec, config = server.spec, server.config
-        url = spec.recovery.buffer.url or config.redis_url
-        self._stateless = spec.traits.through_buffer
-        self._counts = spec.recovery.staleness.reduced_rate is not None  # nothing else asks how many are pending
+
+class NoLog:
+    """In place of a log and its reader, where the job needs no Redis."""
+
+    def record(self, record: Record) -> bool:
+        raise RuntimeError("a record is due, and there is no log")
+
+    def publish(self) -> bool:
+        return True
+
+    def trim_to(self, offset: int) -> None: ...
+
+    def start(self) -> None: ...
+
+    def status(self, history: int) -> dict[str, Any]:
+        return {"log_end_t": time.monotonic(), "backlog": 0, "buffer_bytes": 0, "buffer_run": ""}
+
+    def contact(self) -> dict[str, float | None]:
+        return {"redis_answered_t": None, "redis_silent_t": None}
+
+    def unread(self) -> list[list[int]]:
+        return []
+
+
+class LogReader:
+    """Idle while this server is no head."""
+
+    def __init__(self, core: Core, state: ShardState, shard_log: ShardLog) -> None:
+        self._core, self._state, self.shard_log, self._log = core, state, shard_log, shard_log.log
+        self._shard = core.shard
+        self._stateless = core.spec.traits.through_buffer
+        self._counts = core.spec.recovery.staleness.reduced_rate is not None  # nothing else asks how many are pending
         self._together = Backlog()
-        self.log: GradientLog | None = None
-        if spec.traits.buffered:
-            assert url is not None, "a job that buffers needs recovery.buffer.url or a Redis that the job runs"
-            self.log = GradientLog(
-                url, config.job_uid, len(config.servers), spec.recovery.buffer.max_bytes, spec.recovery.buffer.dtype
-            )
-        self._claimed: tuple[int, str] | None = None  # (epoch, run of Redis)
-        self._snapshot: tuple[int, str] | None = None  # (history, run of Redis) of the last one saved or loaded
         self._after = 0
         self._epoch = 0
-        self._trim = 0
-        self._trimmed = 0
-        self._snapshot_due = False
         self._closed = False
-        self._rebuilding = 0  # restores from the log asked for and not done yet
         self._stats: BufferStats | None = None
         self._stats_at = 0.0
         self._backlog = 0
         self._end_t: float | None = None  # when the log was asked for more, and had none
         self._busy_at = 0.0  # when the log last gave us something
-        self._snapshot_offset = 0  # the last snapshot taken to make room
-        self._wake = threading.Event()
 
     def start(self) -> None:
-        if self.log is not None:
-            threading.Thread(target=self._run, name="log-reader", daemon=True).start()
+        threading.Thread(target=self._run, name="log-reader", daemon=True).start()
 
-    def backlog(self) -> int:
-        """Gradients in the log that are not applied yet; Stateless keeps applied ones until a snapshot covers them."""
-        return self._backlog
-
-    def end_t(self) -> float | None:
-        """All that the log held at this time (our clock) has been taken from it; without a log, now."""
-        return time.monotonic() if self.log is None else self._end_t
+    def status(self, history: int) -> dict[str, Any]:
+        """`backlog`: gradients in the log that are not applied yet; Stateless keeps applied ones until a snapshot
+        covers them. All that the log held at `log_end_t` (our clock) has been taken from it."""
+        return {
+            "log_end_t": self._end_t,
+            "backlog": self._backlog,
+            "buffer_bytes": 0 if self._stats is None else self._stats.bytes,
+            "buffer_run": self.shard_log.state_run(history),
+        }
 
     def contact(self) -> dict[str, float | None]:
         """When Redis last answered this server, and since when it cannot be reached from here (our clock)."""
-        contact = None if self.log is None else self.log.contact
-        return {
-            "redis_answered_t": None if contact is None else contact.answered_t,
-            "redis_silent_t": None if contact is None else contact.silent_t,
-        }
-
-    def buffer_bytes(self) -> int:
-        return 0 if self._stats is None else self._stats.bytes
-
-    @property
-    def rebuilding(self) -> bool:
-        """Whether records are still to be replayed: until then no new decision may be taken [record-before-publish]."""
-        return self._rebuilding > 0
-
-    def rebuild_later(self) -> None:
-        """A restore from the log was asked for (lock held); `restore_from_log` ends what this begins."""
-        self._rebuilding += 1
-
-    def rebuilt(self) -> None:
-        with self._server.lock:
-            self._rebuilding -= 1
-        self._wake.set()
-
-    def trim_to(self, offset: int) -> None:
-        """Entries up to `offset` are as safe as the strategy promises; the reader's thread removes them."""
-        self._trim = max(self._trim, offset)
-        self._wake.set()
+        contact = self._log.contact
+        return {"redis_answered_t": contact.answered_t, "redis_silent_t": contact.silent_t}
 
     def unread(self) -> list[list[int]]:
         """Identities that the log holds and the table does not: acknowledged, never applied."""
-        if self.log is None:
-            return []
         try:
-            found = self.log.unread(self._server.shard, 0)
+            found = self._log.unread(self._shard, 0)
         except BufferUnavailable as error:
             log.warning("%s", error)
             return []
-        with self._server.lock:
-            applied = self._server.replica.applied
+        with self._core.lock:
+            applied = self._core.replica.applied
             return [[i.slot, i.first, i.last] for i in found if not applied.contains(i)]
 
     # --- the thread ---
@@ -163,109 +139,69 @@ class LogReader:
         while True:
             try:
                 if not self._turn():
-                    self._wake.wait(_RETRY_S)
-                    self._wake.clear()
+                    self.shard_log.wake.wait(RETRY_S)
+                    self.shard_log.wake.clear()
             except BufferUnavailable as error:
                 log.info("%s", error)
-                time.sleep(_RETRY_S)  # Redis is away: nothing tells us when it is back
+                time.sleep(RETRY_S)  # Redis is away: nothing tells us when it is back
             except BufferMisconfigured as error:
-                self._server.fail(str(error))
+                self._core.fail(str(error))
                 return
             except (ClaimNeeded, EntryMissing) as error:
                 log.info("%s", error)
-                self._claimed = None
+                self.shard_log.forget_claim()
                 self._epoch = 0
 
     def _turn(self) -> bool:
         """One round; False when there was nothing for us to do."""
-        server, gradient_log = self._server, self.log
-        assert gradient_log is not None
-        with server.lock:
-            view, status = server.replica.view, server.replica.status()
-            acting = view is not None and view.head is not None and view.head.boot == server.boot
-            ready = status["serving"] and status["initialised"] and not self.rebuilding
-            if not acting or view is None or not ready:
+        core, replica = self._core, self._core.replica
+        with core.lock:
+            if not replica.serving or core.rebuilding:
                 self._epoch = 0
                 return False
-            epoch, history, finished = view.epoch, view.history, bool(status["finished"])
-            offset = int(status["offset"])
-        self.claim_if_needed(epoch, history, offset)
+            epoch, history, finished, offset = replica.epoch, core.history, replica.finished, replica.offset
+        self.shard_log.claim_if_needed(epoch, history, offset)
         if epoch != self._epoch:
-            self._epoch = epoch
-            self._after = offset if self._stateless else 0
-            self._together = Backlog()
-            self._closed = False
+            self._begin(epoch, offset)
         self._housekeeping(epoch)
         if finished:
             if not self._closed:
-                self._closed = gradient_log.close(epoch, server.shard)
+                self._closed = self._log.close(epoch, self._shard)
             return False
-        limit = _GROUP if server.serving.pool is None else max(1, min(_GROUP, server.serving.pool.limit // 3))
+        self._read(epoch)
+        return True
+
+    def _begin(self, epoch: int, offset: int) -> None:
+        self._epoch = epoch
+        self._after = offset if self._stateless else 0
+        self._together = Backlog()
+        self._closed = False
+
+    def _read(self, epoch: int) -> None:
+        pool = self._state.pool
+        limit = _GROUP if pool is None else max(1, min(_GROUP, pool.limit // 3))
         asked_t = time.monotonic()
-        items = gradient_log.read(server.shard, self._after, limit, _BLOCK_MS)
+        items = self._log.read(self._shard, self._after, limit, _BLOCK_MS)
         self._make_room(idle=not items)
         if not items:
             self._end_t = asked_t
-            return True
-        contributions = self._fetch(items)
+            return
+        contributions = self.shard_log.fetch(items)
         pending = 0
         if self._counts:
             pending = self._together.pending(items[0].offset, len(items), limit, self._look)
-        server.step(FromLog(epoch, tuple(contributions), pending))
+        self._core.step(FromLog(epoch, tuple(contributions), pending))
         self._after = items[-1].offset
-        return True
-
-    def holds_snapshot(self, history: int, run: str) -> None:
-        """This run of Redis has a snapshot of the shard, and from here on the records after it."""
-        self._snapshot = (history, run)
-
-    def state_run(self, history: int) -> str:
-        """The run of Redis from which a server could rebuild the state of this history; "" if it is not known."""
-        return self._snapshot[1] if self._snapshot is not None and self._snapshot[0] == history else ""
-
-    def claim_if_needed(self, epoch: int, history: int, offset: int = 0) -> str:
-        """Fence lower epochs, in this run of Redis, which is returned. Raises `BufferUnavailable`."""
-        assert self.log is not None
-        run = self.log.run_id()
-        if self._claimed == (epoch, run):
-            return run
-        before = self._claimed
-        if not self.log.claim(self._server.shard, epoch, history, offset):
-            raise Fenced(f"a higher epoch than {epoch} has claimed the log; waiting for the next view")
-        self._claimed = (epoch, run)
-        if before is not None and before[1] != run and self._stateless:
-            with self._server.lock:  # [record-before-publish] first the state, then what comes after it
-                saved = self._server.durability.snapshot_now()
-            if not saved:
-                self._claimed = before
-                raise BufferUnavailable("this run of Redis has no snapshot of the shard yet")
-        return run
-
-    def _fetch(self, items: list[LogItem]) -> list[tuple[int, int, Contribution]]:
-        assert self.log is not None
-        pool = self._server.serving.pool
-        assert pool is not None
-        leases = []
-        for _ in items:
-            lease = pool.take()
-            assert lease is not None
-            leases.append(lease)
-        self.log.fetch_many(self._server.shard, items, [lease.tensor for lease in leases])
-        return [(i.offset, i.incarnation, i.contribution(p)) for i, p in zip(items, leases, strict=True)]
 
     def _housekeeping(self, epoch: int) -> None:
-        assert self.log is not None
-        if self._trim > self._trimmed:
-            target = self._trim
-            if self.log.trim(self._server.shard, epoch, target):
-                self._trimmed = target
+        if self.shard_log.trim_is_due:
+            self.shard_log.trim(epoch)
         if time.monotonic() - self._stats_at > _STATS_S:
             self._look()
 
     def _look(self) -> tuple[int, int]:
         """(gradients in the log that are not applied yet, the last one's offset), now."""
-        assert self.log is not None
-        self._stats, self._stats_at = self.log.stats(), time.monotonic()
+        self._stats, self._stats_at = self._log.stats(), time.monotonic()
         # Offsets have gaps, so their difference is only an upper bound: exact once all is applied.
         self._backlog = min(self._stats.entries, max(0, self._stats.last_offset - self._after))
         return self._backlog, self._stats.last_offset
@@ -278,124 +214,13 @@ class LogReader:
         now = time.monotonic()
         if not idle:
             self._busy_at = now
-        stats, server = self._stats, self._server
+        stats, core = self._stats, self._core
         if not self._stateless or stats is None or stats.entries == 0:
             return
-        if 2 * stats.bytes < server.spec.recovery.buffer.max_bytes and now - self._busy_at < _IDLE_S:
+        quiet_since = max(self._busy_at, self.shard_log.failed_at)
+        if 2 * stats.bytes < core.spec.recovery.buffer.max_bytes and now - quiet_since < _IDLE_S:
             return
-        with server.lock:
-            offset = server.replica.offset
-            if offset > self._snapshot_offset and server.durability.snapshot_soon():
-                self._snapshot_offset = offset
-
-    def snapshot_failed(self) -> None:
-        """Redis had no room for it, say: another is tried after a while."""
-        self._snapshot_offset, self._busy_at = 0, time.monotonic()
-
-    # --- Stateless: what the replica asks for before it publishes ---
-
-    def record(self, record: Record) -> bool:
-        """Write the decision under our epoch's fence (lock held); False: fenced. Waits while Redis is away."""
-        assert self.log is not None
-        view = self._server.replica.view
-        assert view is not None
-        while True:
-            try:
-                return self.log.record(self._server.shard, view.epoch, record)
-            except ClaimNeeded:
-                self._claimed = None
-                if not self.log.claim(self._server.shard, view.epoch, view.history, record.last_offset):
-                    return False
-                self._claimed = (view.epoch, self.log.run_id())
-            except SnapshotNeeded:
-                self._snapshot_due = True  # this record's result goes into it: nothing to obey on a replay
-                return True
-            except BufferUnavailable as error:
-                log.info("%s", error)
-                time.sleep(_RETRY_S)  # nothing may be published that a rebuilt server could not repeat
-
-    def publish(self) -> bool:
-        """After apply, before anybody is answered: a snapshot where Redis asked for one (lock held); False: fenced.
-
-        Waits while there is none: a rebuilt server could not repeat what is published.
-        """
-        while self._snapshot_due:
-            try:
-                self._snapshot_due = not self._server.durability.snapshot_now()
-            except Fenced:
-                self._snapshot_due = False
-                return False
-            if self._snapshot_due:
-                time.sleep(_RETRY_S)
-        return True
-
-    def restore_from_log(self) -> None:
-        """Stateless: rebuild from the snapshot in Redis and the records after it."""
-        server, gradient_log = self._server, self.log
-        assert gradient_log is not None
-        with server.lock:
-            view = server.replica.view
-        assert view is not None
-        loaded = self._patiently(lambda: self._claim_and_load(view.epoch, view.history))
-        if loaded is None:
-            self._restore_without_snapshot(view)
-            return
-        meta, tensors = loaded
-        server.take_over(meta["server"], tensors, source=BUFFER)
-        self._patiently(self._replay)
-
-    def _patiently(self, attempt: Callable[[], T]) -> T:
-        """Redis may die in the middle of a restore: nothing is lost by that, only time. Raises `Fenced`."""
-        while True:
-            try:
-                return attempt()
-            except Fenced:  # a later view's claim, ours perhaps: what this one asked for is wanted no more
-                raise
-            except BufferUnavailable as error:
-                log.info("%s", error)
-                time.sleep(_RETRY_S)
-
-    def _claim_and_load(self, epoch: int, history: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
-        assert self.log is not None
-        run = self.claim_if_needed(epoch, history)
-        loaded = self.log.load_snapshot(self._server.shard)
-        if loaded is None or not belongs_to(loaded[0], history):
-            return None
-        self.holds_snapshot(history, run)
-        return loaded
-
-    def _replay(self) -> None:
-        """Obey the records after what we hold."""
-        server, gradient_log = self._server, self.log
-        assert gradient_log is not None
-        records = gradient_log.records(server.shard, server.replica.last_seq)
-        items = self._recorded(records)
-        for record in records:
-            wanted = [items[offset] for offset, _ in record.parts if offset in items]
-            server.step(Replay(record, tuple(self._fetch(wanted))))
-
-    def _recorded(self, records: list[Record]) -> dict[int, LogItem]:
-        """The log's entries that these records speak of, by offset."""
-        assert self.log is not None
-        offsets = [offset for record in records for offset, _ in record.parts]
-        items: dict[int, LogItem] = {}
-        after, last = min(offsets, default=1) - 1, max(offsets, default=0)
-        while after < last:
-            page = self.log.read(self._server.shard, after, _PAGE)
-            if not page:
-                break
-            items.update((item.offset, item) for item in page)
-            after = page[-1].offset
-        return items
-
-    def _restore_without_snapshot(self, view: View) -> None:
-        """Hold what the history was begun from. Raises `NoSnapshot`: more than that was held, and is lost."""
-        server = self._server
-        server.durability.look()
-        source = without_snapshot(view, server.durability.available())
-        if source == EMPTY:
-            server.step(Restored(0, version=0, history=0, applied={}, data=server.replica.data, source=BUFFER))
-            return
-        tensors, meta = server.durability.read(source)
-        server.take_over(meta, tensors, source=BUFFER)
-        self._patiently(self._replay)  # the claim has given up the records of histories before
+        with core.lock:
+            offset = core.replica.offset
+            if offset > self.shard_log.room_made_to and core.ports.checkpoints.snapshot_soon():
+                self.shard_log.room_made_to = offset
