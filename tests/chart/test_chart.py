@@ -254,7 +254,7 @@ def test_notes_give_a_job_that_is_valid() -> None:
 def test_notes_warn_where_users_could_run_as_the_operator() -> None:
     values = {"namespaces": ["team-a", "outlast-system"]}
     done = run("install", "outlast", str(CHART), "--dry-run=client", "--namespace", "outlast-system", values=values)
-    assert "WARNING: outlast-system holds the operator's ServiceAccount" in done.stdout
+    assert "WARNING: outlast-system contains the operator's ServiceAccount" in done.stdout
 
 
 def test_nothing_is_left_unrendered_but_what_prometheus_renders() -> None:
