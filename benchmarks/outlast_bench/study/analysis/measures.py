@@ -98,7 +98,8 @@ def measure(
     report, mine = run.report, run.curves
     steady = control.curves if control is not None else None
     own = next((s.curves for s in siblings if not s.kills), None)
-    buffered = TABLE[report["strategy"], report["consistency"]].buffered
+    traits = TABLE.get((str(report.get("strategy")), str(report.get("consistency"))))
+    buffered = traits is not None and traits.buffered
     around = Around(steady, own, tuple(s.curves for s in siblings), ordered_s, buffered)
     gradients = {str(k): int(v) for k, v in (report.get("gradients") or {}).items() if number(v) is not None}
     worker_s, idle_s, recomputed_s = _worker_seconds(run, mine)
