@@ -13,7 +13,7 @@ import pytest
 from study_builder import SECONDS, several_models, write_backlog, write_run, write_study
 
 from outlast.worker.errors import TrainingError
-from outlast.worker.optimizer import Optimizer
+from outlast.worker.remote_optimizer import RemoteOptimizer
 from outlast_bench.study.analysis.cost import load_prices
 from outlast_bench.study.analysis.load import StudyRun, load_study
 from outlast_bench.study.analysis.statistics import Estimate
@@ -255,9 +255,9 @@ def deciding(found: Verdict) -> list[Row]:
 
 def words_of_a_divergence() -> str:
     """As `outlast run` tells it, in the trainer's words: were these changed, a divergence would pass for a crash."""
-    worker = SimpleNamespace(_step=7, config=SimpleNamespace(slot=1))
+    worker = SimpleNamespace(_step=7, _config=SimpleNamespace(slot=1))
     with pytest.raises(TrainingError) as caught:
-        Optimizer._checked(cast(Any, worker), math.nan)
+        RemoteOptimizer._checked(cast(Any, worker), math.nan)
     return f"Failed: worker-1: {caught.value}"
 
 

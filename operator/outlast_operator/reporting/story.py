@@ -348,9 +348,10 @@ def _waits(failure: dict[str, Any], report: dict[str, Any]) -> bool:
 def _stops(target: str, report: dict[str, Any]) -> bool:
     if target in ("operator", "evaluator"):
         return False
+    traits = TABLE.get((str(report.get("strategy")), str(report.get("consistency"))))
     if target == "redis":
-        return TABLE[report["strategy"], report["consistency"]].through_buffer
-    return not target.startswith("worker-") or TABLE[report["strategy"], report["consistency"]].barrier
+        return traits is not None and traits.through_buffer
+    return not target.startswith("worker-") or (traits is not None and traits.barrier)
 
 
 def _delay(failure: dict[str, Any], field: str) -> float | None:
