@@ -1,9 +1,11 @@
 """When a member writes its part of a checkpoint, and under which label. Pure: versions and times are arguments.
 
 Rules (invariant label-is-version)
-- By updates: at the entry that takes the version to or past a multiple of `everyUpdates`, and at no later one. All
-  replicas of a shard apply the same entries, so all of them hold the same state there. A member that comes later (a new
-  tail, a joiner) waits for the next multiple: what it would write now is not what the label says.
+- By updates: after the decision that takes the version to or past a multiple of `everyUpdates`, and after no later one.
+  All replicas of a shard apply the same entries, and most decisions have one: they hold the same state there. A head
+  that drains the log decides on up to 32 entries at once, which its followers get one by one; so it may hold a later
+  state under the label than they, and skip multiples closer than that. A rollback admits only members that hold the
+  very same part. A member that comes later (a new tail, a joiner) waits for the next multiple.
 - Several shards write under the multiple, which is the same number for all of them. One shard has no other to agree
   with, and labels its part with the version that it holds.
 - By time: the state as it is, under its own version.
@@ -29,7 +31,7 @@ _MAY_WAIT = 4  # parts, where shards must write the same labels; one shard alone
 
 
 class CheckpointSchedule:
-    """Follows one server's versions. `next_label` is asked once for every entry, whoever writes."""
+    """Follows one server's versions. `next_label` is asked once for every decision, whoever writes."""
 
     def __init__(self, every_updates: int | None, every_seconds: float | None, shards: int) -> None:
         self._every, self._every_s, self._shards = every_updates, every_seconds, shards
@@ -42,7 +44,7 @@ class CheckpointSchedule:
         self._version = version
 
     def next_label(self, version: int, now: float) -> int | None:
-        """The label under which the state that an entry has just led to is to be written; None: it is not."""
+        """The label under which the state that a decision has just led to is to be written; None: it is not."""
         before, self._version = self._version, version
         if self._every is not None:
             step = self._every * self._stride
