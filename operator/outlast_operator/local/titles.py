@@ -9,7 +9,10 @@ def name_process(name: str, job: str) -> None:
     """Show this process as `outlast NAME (JOB)`, and its main thread, which `top` lists, as NAME (15 characters)."""
     # Read by setproctitle when it is imported: the title then stays out of what /proc/PID/environ shows.
     os.environ["SPT_NOENV"] = "1"
-    import setproctitle
+    try:
+        import setproctitle
+    except ImportError:
+        return  # a run does without names
 
     setproctitle.setproctitle(f"outlast {name} ({job})")
     setproctitle.setthreadtitle(name)

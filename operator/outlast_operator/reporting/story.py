@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from outlast.api.strategy import TABLE
+from outlast.api.strategy import traits_of
 from outlast_operator.reporting import curves as report_curves
 from outlast_operator.reporting import words
 from outlast_operator.reporting.curves import number
@@ -348,7 +348,7 @@ def _waits(failure: dict[str, Any], report: dict[str, Any]) -> bool:
 def _stops(target: str, report: dict[str, Any]) -> bool:
     if target in ("operator", "evaluator"):
         return False
-    traits = TABLE.get((str(report.get("strategy")), str(report.get("consistency"))))
+    traits = traits_of(report)
     if target == "redis":
         return traits is not None and traits.through_buffer
     return not target.startswith("worker-") or (traits is not None and traits.barrier)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -70,6 +70,11 @@ def strategies(wanted: Callable[[Traits], bool]) -> tuple[str, ...]:
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 CHAINED = strategies(lambda row: row.chained)
 BUFFERED = strategies(lambda row: row.buffered)
+
+
+def traits_of(report: Mapping[str, Any]) -> Traits | None:
+    """Of the job that a report tells of; None where it does not say, or not in words of this version."""
+    return TABLE.get((str(report.get("strategy")), str(report.get("consistency"))))
 
 
 def default_replicas(strategy: Any) -> int:

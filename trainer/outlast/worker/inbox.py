@@ -1,7 +1,8 @@
 """What servers have told a worker: the newest weights of each shard, and what their answers say of all slots.
 
 Incoming weights are received straight into the spare of two vectors a shard and then swapped, so the worker never
-sees half of an update. All but `spare` is read and written under the outbox's lock, or by the training loop alone.
+sees half of an update. The outbox's lock guards all writes but those into `spare`; the training loop reads single
+numbers without it, and copies weights under it.
 """
 
 from __future__ import annotations

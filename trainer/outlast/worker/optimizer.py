@@ -125,6 +125,7 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.inner.param_groups = self.param_groups  # the list may have been assigned anew
         if self._remote is None:
             self.inner.step()
             return loss

@@ -1,7 +1,7 @@
 """What a worker has on its way: its session, the gradients without an outcome, and the lock that guards both.
 
 Every thread of a worker that moves gradients (the training loop, one thread a shard, the appender) takes `condition`
-to speak to the session, and reports by `settle()` before it lets go.
+to speak to the session; one that may have settled gradients calls `settle()` before it lets go.
 """
 
 from __future__ import annotations

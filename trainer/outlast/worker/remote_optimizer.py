@@ -135,9 +135,11 @@ class RemoteOptimizer:
         return lease
 
     def _submit(self, lease: Lease) -> Outgoing:
-        step, self._step = self._step, self._step + 1
+        step, scale = self._step, self._lr_scale()
         self._client.record(Fact.COMPUTED, step, step)
-        return self._client.submit(step, step, lease, Kind.UPDATE, self._lr_scale())
+        item = self._client.submit(step, step, lease, Kind.UPDATE, scale)
+        self._step += 1
+        return item
 
     def _pack(self, out: torch.Tensor) -> None:
         self._model.pack(out)

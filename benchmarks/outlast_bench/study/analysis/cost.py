@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from outlast.api.strategy import TABLE
+from outlast.api.strategy import traits_of
 from outlast_bench.study.analysis.measures import RunMeasures
 from outlast_bench.study.analysis.statistics import Estimate, estimate, ratio
 from outlast_bench.study.design.records import StudyError
@@ -108,7 +108,8 @@ def hourly_of(run: RunMeasures, prices: PriceTable, setup: str, term: str) -> fl
     """All machines of a run for an hour."""
     report = run.run.report
     workers, servers = int(report.get("workers") or 0), int(report.get("servers") or 0)
-    redis = prices.hourly(setup, term, "redis") if TABLE[report["strategy"], report["consistency"]].buffered else 0.0
+    traits = traits_of(report)
+    redis = prices.hourly(setup, term, "redis") if traits is not None and traits.buffered else 0.0
     return workers * prices.hourly(setup, term, "worker") + servers * prices.hourly(setup, term, "server") + redis
 
 

@@ -26,7 +26,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from outlast.api.strategy import TABLE
+from outlast.api.strategy import traits_of
 from outlast_bench.study.analysis.load import TARGET_ACCURACY, StudyRun
 from outlast_bench.study.analysis.measures_outage import Around, OutageMeasures, outage_measures
 from outlast_bench.study.analysis.run_curves import RunCurves, line_through
@@ -98,7 +98,7 @@ def measure(
     report, mine = run.report, run.curves
     steady = control.curves if control is not None else None
     own = next((s.curves for s in siblings if not s.kills), None)
-    traits = TABLE.get((str(report.get("strategy")), str(report.get("consistency"))))
+    traits = traits_of(report)
     buffered = traits is not None and traits.buffered
     around = Around(steady, own, tuple(s.curves for s in siblings), ordered_s, buffered)
     gradients = {str(k): int(v) for k, v in (report.get("gradients") or {}).items() if number(v) is not None}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from outlast.api.strategy import TABLE
+from outlast.api.strategy import traits_of
 from outlast_bench.study.analysis.cells import NOTHING, Cell, Grid, Line, cell, points, seeds_of
 from outlast_bench.study.analysis.cost import PriceTable, hourly_of, usual
 from outlast_bench.study.analysis.statistics import Estimate, paired
@@ -98,7 +98,8 @@ def needs(group: Group) -> str:
     """`3 servers a shard, Redis`: a study's jobs have one shard. `group` has runs."""
     report = group.runs[0].run.report
     servers = f"{words.count(int(report.get('servers') or 0), 'server')} a shard"
-    return f"{servers}, Redis" if TABLE[report["strategy"], report["consistency"]].buffered else servers
+    traits = traits_of(report)
+    return f"{servers}, Redis" if traits is not None and traits.buffered else servers
 
 
 def times_cheapest(summary: Summary, prices: PriceTable, group: Group) -> float | None:
