@@ -380,11 +380,8 @@ def test_orphan_chunks_are_reclaimed(start: Callable[..., RedisServer]) -> None:
     assert (out == 1).all(), "what is in the log never expires"
 
 
-def test_an_upload_that_expired_is_sent_again(
-    start: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = open_log(start())
-    monkeypatch.setattr(log, "upload_ttl_ms", 1)
+def test_an_upload_that_expired_is_sent_again(start: Callable[..., RedisServer]) -> None:
+    log = open_log(start(), upload_ttl_s=0.001)
     gradient = torch.ones(3_000_000)
     with pytest.raises(BufferUnavailable, match="longer than"):
         any(push(log, step, gradient) != AppendResult.OK for step in range(1, 50))  # 1 ms is sometimes enough
