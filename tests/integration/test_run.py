@@ -7,24 +7,19 @@ from typing import Any
 import pytest
 from jobs import Lab, assert_sound, make_job
 
+from outlast.api.strategy import TABLE
 from outlast.process.ledger import Fact, read_ledger
 
 pytestmark = pytest.mark.timeout(120)
 
 UPDATES = 240
 CHECKPOINT_EVERY = 50
-ALLOWED = [
-    (strategy, consistency)
-    for strategy in ("Checkpoint", "Chain", "Stateless", "Hybrid")
-    for consistency in ("Async", "BoundedStaleness", "Sync")
-    if (strategy, consistency) != ("Stateless", "Sync")
-]
 
 
-@pytest.mark.parametrize(("strategy", "consistency"), ALLOWED)
+@pytest.mark.parametrize(("strategy", "consistency"), TABLE)
 def test_kills_of_everybody_lose_nothing(lab: Lab, strategy: str, consistency: str) -> None:
     kills = ["operator@update=40", "head@update=70", "worker-0@update=120"]
-    if strategy in ("Stateless", "Hybrid"):
+    if TABLE[strategy, consistency].buffered:
         kills.append("redis@update=170")
     ended = lab.run(make_job(strategy, consistency, updates=UPDATES), kills=tuple(kills))
     # A checkpoint is written while training goes on, so the newest complete one may be the one before.
