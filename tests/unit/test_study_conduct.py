@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,14 @@ from outlast_bench.study.analysis.load import load_study
 from outlast_bench.study.design import experiments, records
 from outlast_bench.study.design.experiments import Experiment, models
 from outlast_bench.study.design.records import PlannedRun, StudyError
-from outlast_bench.study.page.keep import keep
-from outlast_bench.study.page.story import counts
+from outlast_bench.study.page.grids import counts
 from outlast_bench.study.run import conduct, execute
 from outlast_bench.study.run.conduct import Asked, Conductor, Made
 from outlast_bench.study.run.execute import Outcome
 from outlast_bench.study.run.machine import busy
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
+from render_study import pack, unpacked
 
 
 class Runs:
@@ -99,8 +102,9 @@ def test_a_kept_study_is_gone_on_with_from_a_copy(tmp_path: Path, runs: Runs, mo
     runs.stop_after = 40
     with pytest.raises(KeyboardInterrupt):
         conducted(tmp_path / "first", experiments=full, quick=False)
-    keep(tmp_path / "first", tmp_path / "docs" / "study", tmp_path)
-    shutil.copytree(tmp_path / "docs" / "study", tmp_path / "again")
+    pack(tmp_path / "first", tmp_path / "kept.tar.xz")
+    with unpacked(tmp_path / "kept.tar.xz") as kept:
+        shutil.copytree(kept, tmp_path / "again")
     runs.stop_after = None
     made, _ = conducted(tmp_path / "again", experiments=full, quick=False)
     assert made.runs == sum(len(experiment.planned().runs) for experiment in full)
@@ -152,7 +156,7 @@ def test_an_experiment_that_cannot_be_calibrated_is_left_out_and_tried_again_lat
     assert not [folder for folder in runs.made if "runs/steep" in folder]
     data = load_study(tmp_path)
     assert data.uncalibrated == records.read_uncalibrated(tmp_path) == made.uncalibrated
-    assert "1 experiment left out, which could not be calibrated" in counts(data)
+    assert ("experiments not calibrated", 1) in counts(data)
     runs.fails = lambda folder: False
     made, _ = conducted(tmp_path, experiments=two())
     assert (made.runs, made.uncalibrated, records.read_uncalibrated(tmp_path)) == (18, {}, {})
