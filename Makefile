@@ -34,6 +34,7 @@ check: venv ## Lint, format, types, import rules and the fast tests
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -m "not slow and not integration and not cluster" -n auto --maxprocesses 4 $(ARGS)
 
+e2e e2e-full e2e-oldest: export OUTLAST_E2E_EVERY := 1
 e2e: cluster ## Test on a real Kubernetes, 3 kills a case; figures: build/e2e.json
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 

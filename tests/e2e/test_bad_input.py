@@ -11,6 +11,7 @@ from collections.abc import Callable
 import yaml
 from e2e_cluster import END_S, GROUP, PLURAL, VERSION, Cluster, Json, wait_until
 from e2e_jobs import Job, has_ended
+from e2e_selection import every
 from e2e_steps import StartJob, events_of, start_training, updates_go_on
 from kubernetes.client.exceptions import ApiException
 from spec_cases import job
@@ -90,6 +91,7 @@ def test_a_name_too_long_for_its_children_is_refused_at_once(cluster: Cluster, n
     assert name in words
 
 
+@every
 def test_a_foreign_pod_with_our_labels_is_left_alone(cluster: Cluster, start_job: StartJob, namespace: str) -> None:
     made, _ = start_training(start_job, "Chain")
     ours = made.pod_of("server-2")
@@ -131,6 +133,7 @@ def phase(cluster: Cluster, namespace: str, pod: str) -> str:
     return cluster.kubectl("get", "pod", pod, "-n", namespace, "-o", "jsonpath={.status.phase}")
 
 
+@every
 def test_what_can_never_start_ends_in_failed(cluster: Cluster, start_job: StartJob) -> None:
     """Three jobs side by side: each of them mostly waits for the kubelet to try again. An image may come yet: what
     waits for one ends by the deadline that the job names."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from e2e_cluster import Cluster, wait_until
 from e2e_environment import template
+from e2e_selection import every
 from e2e_steps import StartJob, events_of
 
 GPU = "nvidia.com/gpu"
@@ -33,6 +34,7 @@ def running(pods: list[Any]) -> list[Any]:
     return [pod for pod in pods if pod.status.phase == "Running"]
 
 
+@every
 def test_workers_get_gpus_and_a_worker_without_one_waits(
     cluster: Cluster, start_job: StartJob, give_gpus: Callable[[int], None]
 ) -> None:

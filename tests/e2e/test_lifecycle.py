@@ -7,6 +7,7 @@ import time
 from e2e_cluster import END_S, Cluster, wait_until
 from e2e_figures import Figures
 from e2e_jobs import EVALUATED
+from e2e_selection import every
 from e2e_steps import StartJob, start_training, stop, updates_go_on
 
 CHILDREN = ("pods", "services", "secrets", "persistentvolumeclaims")
@@ -52,6 +53,7 @@ def test_a_finished_job_is_complete_and_removes_itself(cluster: Cluster, start_j
     wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), END_S)
 
 
+@every
 def test_pods_of_a_finished_job_stay_if_that_is_wished(cluster: Cluster, start_job: StartJob) -> None:
     policy = {"cleanPodPolicy": "None", "ttlSecondsAfterFinished": 8}
     job = start_job("Hybrid", training={"stopAfter": {"updates": 200}}, runPolicy=policy)
@@ -62,6 +64,7 @@ def test_pods_of_a_finished_job_stay_if_that_is_wished(cluster: Cluster, start_j
     wait_until("the end of its children", lambda: not children(cluster, job.namespace, job.name), END_S)
 
 
+@every
 def test_a_later_end_takes_a_suspension(cluster: Cluster, start_job: StartJob) -> None:
     job = start_job("Chain", training={"stopAfter": {"updates": 100_000}})
     job.wait_whole()

@@ -10,6 +10,7 @@ from e2e_cluster import END_S, Cluster, wait_until
 from e2e_faults import processes_of
 from e2e_figures import FULL, Figures
 from e2e_release import operator_pods
+from e2e_selection import every
 
 JOBS, PODS_A_JOB = 50, 6  # three servers, two workers, an evaluator
 STILL_S = 3
@@ -52,6 +53,7 @@ def stands_still(cluster: Cluster, release: str) -> bool:
     return writes(requests(cluster, release)) - before <= JOBS / 10
 
 
+@every
 def test_fifty_jobs_at_once(cluster: Cluster, namespace: str, release: str, figures: Figures) -> None:
     prefix = f"many-{secrets.token_hex(2)}"
     documents = [

@@ -18,6 +18,7 @@ import pytest
 from e2e_cluster import Cluster, Json, script, wait_until
 from e2e_figures import FULL, Figures
 from e2e_jobs import EVALUATED, Job
+from e2e_selection import every
 from e2e_steps import ACKNOWLEDGED, StartJob, first_update_after, start_training, stop, updates_go_on
 
 full = pytest.mark.skipif(not FULL, reason="for make e2e-full: too long for every run")
@@ -173,6 +174,7 @@ def test_what_a_cut_off_single_server_acknowledged_is_counted_as_lost(
     figures.number(f"{what}: acknowledged gradients lost and not counted", max(0, job.lost() - counted), "==", 0)
 
 
+@every
 def test_the_api_server_is_away(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
     job, _ = start_training(start_job, "Chain", training=EVALUATED)
     epoch, tail, before = job.view()["epoch"], job.pod_of(job.view()["members"][-1]["name"]), power.restarts(cluster)
@@ -202,6 +204,7 @@ def test_etcd_restarts(cluster: Cluster, start_job: StartJob, figures: Figures) 
     end(job, figures, "etcd restarted, then the head killed")
 
 
+@every
 def test_a_full_disk_costs_the_pods_of_its_node_alone(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
     job, _ = start_training(start_job, "Chain", recovery={"checkpoint": {"everyUpdates": 200}})
     epoch, node = job.view()["epoch"], job.head().spec.node_name

@@ -10,11 +10,13 @@ from e2e_cluster import Cluster
 from e2e_figures import Figures
 from e2e_jobs import EVALUATED
 from e2e_release import SYSTEM
+from e2e_selection import every
 from e2e_steps import StartJob, start_training
 
 OURS = ("outlast/operator", "outlast/redis", "outlast/trainer")
 
 
+@every
 def test_a_new_version_moves_little_and_runs_as_no_user_of_the_node(cluster: Cluster, figures: Figures) -> None:
     if not cluster.images:
         pytest.skip("the images of this cluster were built elsewhere")

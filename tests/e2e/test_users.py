@@ -14,6 +14,7 @@ from e2e_cluster import Cluster, Json, wait_until
 from e2e_figures import Figures
 from e2e_jobs import has_ended
 from e2e_release import NAMESPACES, PREFIX, RELEASE, SYSTEM, install, living_operators
+from e2e_selection import every
 from e2e_steps import StartJob, start_training
 
 from outlast.process import metrics as trainer_metrics
@@ -141,6 +142,7 @@ def test_kubectl_explains_fields(cluster: Cluster, release: str) -> None:
     assert "Hybrid" in text
 
 
+@every
 def test_a_job_that_only_trains_is_written_every_five_seconds_at_most(
     cluster: Cluster, start_job: StartJob, figures: Figures
 ) -> None:
