@@ -49,6 +49,14 @@ def apart(role: str, replicas: int) -> Json:
     return {"replicas": replicas, "template": {"spec": {"topologySpreadConstraints": [constraint]}}}
 
 
+def staying(role: Json) -> Json:
+    """Its pods are not evicted from a node that is cut off: who alone saw what was acknowledged there lives on."""
+    keys = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+    tolerations = [{"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300} for key in keys]
+    spec = {**role["template"]["spec"], "tolerations": tolerations}
+    return {**role, "template": {"spec": spec}}
+
+
 def servers_on(job: Job, node: str) -> list[Any]:
     return [p for p in job.living("server") if p.spec.node_name == node]
 
@@ -148,7 +156,7 @@ def test_what_a_cut_off_single_server_acknowledged_is_counted_as_lost(
     cluster: Cluster, start_job: StartJob, figures: Figures, seconds: int
 ) -> None:
     job, _ = start_training(
-        start_job, "Checkpoint", training=EVALUATED, workers=apart("worker", 3),
+        start_job, "Checkpoint", training=EVALUATED, workers=staying(apart("worker", 3)),
         recovery={"checkpoint": {"everyUpdates": 200}},
     )  # fmt: skip
     job.wait_condition("CheckpointAvailable")
