@@ -23,11 +23,10 @@ from sim_worker import SimWorker
 from stores import Checkpoints, Redis, StatusStore
 
 from outlast.api.job import read_spec
-from outlast.api.schedule import rate_at
 from outlast.api.spec import JobSpec
 from outlast.api.view import View
-from outlast.chain.replica import Replica, ReplicaSettings
-from outlast.chain.staleness import ReducedRate
+from outlast.chain.replica import Replica
+from outlast.chain.settings import settings_from
 from outlast.server.leave import GRACE_S
 from outlast_operator.planner import plan as planner
 from outlast_operator.planner.actions import Plan, StartProcess, StartRedis
@@ -99,26 +98,6 @@ class Scenario:
         })  # fmt: skip
 
 
-def settings_of(spec: JobSpec) -> ReplicaSettings:
-    """As a server makes them."""
-    training, recovery = spec.training, spec.recovery
-    reduced = recovery.staleness.reduced_rate
-    return ReplicaSettings(
-        strategy=recovery.strategy,
-        consistency=training.consistency,
-        slots=spec.workers.replicas,
-        ack=recovery.chain.ack,
-        replicate_every=recovery.chain.replicate_every_updates,
-        max_staleness=training.max_staleness,
-        policy=recovery.staleness.policy,
-        reduced_rate=None if reduced is None else ReducedRate(reduced.above, reduced.lr),
-        base_lr=training.optimizer.lr,
-        rate_at=lambda version: rate_at(training.optimizer.schedule, version),
-        stop_updates=training.stop_after.updates,
-        group_max=8,
-    )
-
-
 class ProcessTable:
     """What the system knows of processes: the truth, as a runtime over local processes has it."""
 
@@ -169,7 +148,7 @@ class World:
         self.clock = Clock()
         self.network = Network(self.clock, self.rng)
         self.spec = scenario.spec(self.rng)
-        self.settings = settings_of(self.spec)
+        self.settings = settings_from(self.spec, group_max=8)
         self.events: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=4000)
         self.table = ProcessTable()
         self.held: dict[str, float] = {}

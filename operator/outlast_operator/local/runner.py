@@ -127,9 +127,8 @@ class Runner:
         self._forkserver = start_forkserver(self.directory.root, self.config.job)
         self.display.say(f"run directory {self.directory.root}", "dim")
         wait_ready(self.directory.root, self._forkserver)
-        self._client = ForkServerClient(
-            socket_path(self.directory.root), lambda kind, record: self._events.put((kind, record))
-        )
+        events, path = self._events, socket_path(self.directory.root)
+        self._client = ForkServerClient(path, lambda kind, record: events.put((kind, record)))
         self._drill = Drill(self.options.kills, self.directory, self._client)
         self._start_operator()
         self._monitor = Monitor(self.directory, self.config, lambda: list(self._records.values()))
