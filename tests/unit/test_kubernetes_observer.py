@@ -47,8 +47,13 @@ class World:
         self.cache = Cache(lambda namespace, name: None)
         raw = {"training": {"task": "a.b", "stopAfter": {"updates": 1}}, "recovery": {"strategy": strategy}}
         spec = read_spec(raw)
-        self.observer = Observer(self.cache, JobRef("mnist", "n", "j"), spec, lambda: None, lambda: self.now)
-        self.observer.secrets = Secrets("t")
+        self.spec = spec
+        self.observer = self.another_observer()
+
+    def another_observer(self) -> Observer:
+        observer = Observer(self.cache, JobRef("mnist", "n", "j"), self.spec, lambda: None, lambda: self.now)
+        observer.secrets = Secrets("t")
+        return observer
 
     def pod(self, uid: str, ip: str = "10.0.0.1", created: str = "00:00:01", **state: Any) -> Json:
         self.version += 1
@@ -240,6 +245,23 @@ def test_the_status_of_a_pod_is_newer_than_its_events(world: World) -> None:
     world.cache.put_pod(world.pod("u1", waiting={"reason": "ErrImagePull", "message": "no"}))
     world.look()
     assert world.look(after_s=WAITS_S).waits["server-0"].reason == "ImagePullBackOff"
+
+
+def test_a_wait_stands_until_another_reason_has_lasted(world: World) -> None:
+    world.look()
+    world.cache.put_pod(world.pod("u1", waiting={"reason": "ErrImagePull", "message": "no"}))
+    world.look()
+    assert world.look(after_s=WAITS_S).waits["server-0"].reason == "ImagePullBackOff"
+    world.cache.put_pod(world.pod("u1", waiting={"reason": "CreateContainerConfigError", "message": "no secret"}))
+    assert world.look().waits["server-0"].reason == "ImagePullBackOff", "for a moment the other is no news"
+    assert world.look(after_s=WAITS_S).waits["server-0"].reason == "CreateContainerConfigError"
+
+
+def test_an_operator_that_begins_tells_a_wait_at_once(world: World) -> None:
+    world.now = T0 + 60.0
+    world.observer = world.another_observer()
+    world.cache.put_pod(world.pod("u1", waiting={"reason": "ErrImagePull", "message": "no"}))
+    assert world.look(after_s=0.1).waits["server-0"].reason == "ImagePullBackOff"
 
 
 def test_a_pod_that_waits_is_known_to_be_outdated_when_its_template_changes(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -647,6 +648,23 @@ def test_a_head_tells_what_its_shard_held_before_its_own_rollback_and_no_earlier
             assert status(world, "a")["former_version"] == 0
         world.push("a", gradient(0, step, version, history=history - 1))
         assert status(world, "a")["former_version"] == told
+
+
+@pytest.mark.parametrize("kind", ["fenced", "pseudo-gradient", "synchronous"])
+def test_what_a_gradient_tells_of_the_history_before_counts_whether_it_is_applied_or_not(kind: str) -> None:
+    world = chain("a", **({"consistency": "Sync"} if kind == "synchronous" else {}))
+    checkpoint = world.snapshot("a")
+    world.install(view(2, "a", history=2, restore="ckpt"))
+    world.load("a", *checkpoint)
+    if kind == "fenced":  # its slot was given to another process while it was cut off together with its server
+        world.pull("a", incarnation=2)
+        assert world.refused(world.push("a", gradient(0, 9, 500, history=1), incarnation=1)) == "fenced"
+    elif kind == "pseudo-gradient":
+        delta = replace(gradient(0, 9, 500, history=1), kind=Kind.DELTA)
+        assert world.acknowledged(world.push("a", delta))
+    else:
+        assert world.refused(world.push("a", gradient(0, 9, 500, history=1))) == "history"
+    assert status(world, "a")["former_version"] == 500
 
 
 def test_ordered_n_the_data_plan_is_replicated_and_goes_on_where_no_slot_has_been() -> None:

@@ -97,6 +97,7 @@ class Admission:
         identity = c.identity
         if not self._admits(token, event.epoch, ready):
             return
+        self._ordering.note_former(c)
         if self._is_fenced(token, identity.slot, event.incarnation, ready):
             return
         if c.kind is Kind.INIT:

@@ -72,6 +72,12 @@ class Ordering:
         history, version = self._former
         return version if history == self.state.history else 0
 
+    def note_former(self, c: Contribution) -> None:
+        """Learn what it tells of the history before, whether it is admitted or not: a process whose slot was given to
+        another while both it and its server were cut off may be the only one that knows."""
+        if c.history == self.state.history - 1:
+            self._former = (self.state.history, max(self.former_version, c.version))
+
     def fenced(self, slot: int, incarnation: int) -> bool:
         """Whether a newer process of the slot was seen; notes a newer one."""
         newest = self.state.incarnations.get(slot, 0)
@@ -116,8 +122,6 @@ class Ordering:
         total, number = self.staleness
         total += sum(staleness(s.version, i, c.version) for i, c in enumerate(group) if c.history == s.history)
         self.staleness = (total, number + len(group))
-        former = max((c.version for c in group if c.history == s.history - 1), default=0)
-        self._former = (s.history, max(self.former_version, former))
         return self._entry(group, shares, scheduled, s.version + len(group), offset)
 
     def _entry(

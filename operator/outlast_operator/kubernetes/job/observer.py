@@ -64,6 +64,7 @@ class _Known:
     boot: str | None = None
     trouble: str = ""  # what a registry said of its image
     waits: tuple[str, float] | None = None  # the reason why it does not start, and since when
+    told: Wait | None = None  # the wait that was told last
     t_restarted: float | None = None  # a restart of its container in place was last seen
     restarts: int = 0  # of its container, as far as counted
     short_lives: int = 0  # how often in a row it was restarted after a short life
@@ -117,18 +118,24 @@ class Observer:
         return Sight(processes, self._probes(newest), redis, frozenset(self._dead - shown), pods, newest, waits)
 
     def _wait(self, view: PodView, now: float) -> Wait | None:
-        """Why a pod does not start, once that has lasted for a moment."""
+        """Why a pod does not start, once that has lasted for a moment. Until then a reason before it stands."""
         known = self._known[view.uid]
         wait = view.wait
         if wait is None or wait.reason == CLAIM_UNBOUND:  # every other word of its status is newer than Events
             wait = self.told.get(view.uid) or wait
         if wait is None or not view.alive or view.phase == "running":
-            known.waits = None
+            known.waits = known.told = None
             return None
         if known.waits is None or known.waits[0] != wait.reason:
-            known.waits = (wait.reason, now)
+            known.waits = (wait.reason, known.t_seen if self._has_just_begun(now) else now)
         outdated = view.template not in ("", template_digest(self.spec, view.role))
-        return replace(wait, outdated=outdated) if now - known.waits[1] >= WAITS_S or outdated else None
+        if now - known.waits[1] >= WAITS_S or outdated:
+            known.told = wait
+        return None if known.told is None else replace(known.told, outdated=outdated)
+
+    def _has_just_begun(self, now: float) -> bool:
+        """Whether what is seen for the first time may have been there for long."""
+        return now - self._t_start < 1.0
 
     def _forget_all_but(self, uids: set[str]) -> None:
         """Of the others the record says what must be known."""
@@ -170,8 +177,7 @@ class Observer:
             if uid not in self._known:
                 created = parse_time(str(obj["metadata"].get("creationTimestamp", "1970-01-01T00:00:00Z")))
                 # One that was there before us: its age is known by the API server's clock alone.
-                early = now - self._t_start < 1.0
-                self._known[uid] = _Known(min(now, created) if early else now)
+                self._known[uid] = _Known(min(now, created) if self._has_just_begun(now) else now)
             known = self._known[uid]
             known.trouble = pull_trouble(obj) or known.trouble
             known.since.note(obj, now, gone)
