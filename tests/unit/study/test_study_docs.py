@@ -21,7 +21,7 @@ from outlast_bench.study.figures import style as figure_style
 from outlast_bench.study.page.page import assemble
 from outlast_bench.study.page.tables import Table, all_tables
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / "docs"))
 import render_study  # noqa: E402
 from render_study import pack, thinned, unpacked  # noqa: E402

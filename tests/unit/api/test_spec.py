@@ -461,7 +461,7 @@ def test_import_needs_no_torch() -> None:
         "assert outlast.__version__ == '0.1.0';"
         "assert not {'torch', 'redis', 'numpy'} & set(sys.modules), 'heavy imports'"
     )
-    path = str(Path(__file__).parents[2] / "trainer")
+    path = str(Path(__file__).parents[3] / "trainer")
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -22,7 +22,7 @@ from outlast.api.rules import RULES, Rule
 from outlast.api.spec import JobSpec
 from outlast.api.spec_fields import ReducedRate
 
-FILE = Path(__file__).parents[2] / "crds" / "trainingjobs.outlast.dev.yaml"
+FILE = Path(__file__).parents[3] / "crds" / "trainingjobs.outlast.dev.yaml"
 
 
 def nodes(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -25,7 +25,7 @@ from outlast_bench.study.run.conduct import Asked, Conductor, Made
 from outlast_bench.study.run.execute import Outcome
 from outlast_bench.study.run.machine import busy
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
 from render_study import pack, unpacked
 
 

@@ -139,7 +139,7 @@ def test_a_port_that_is_taken_stops_nobody(caplog: pytest.LogCaptureFixture) -> 
 def test_nobody_pays_who_does_not_ask() -> None:
     heavy = "{'prometheus_client', 'torch', 'http.server'}"
     code = f"import sys, outlast.process.metrics; assert not {heavy} & set(sys.modules)"
-    path = str(Path(__file__).parents[2] / "trainer")
+    path = str(Path(__file__).parents[3] / "trainer")
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from outlast.checkpoint import part as checkpoint_file
 from outlast.checkpoint.store import Checkpoint, CheckpointError, CheckpointStore
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def state(value: float, numel: int = 500) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from outlast.api.errors import SpecError
 from outlast.api.job import read_spec
 from outlast.api.strategy import BUFFERED, CHAINED, STRATEGIES, TABLE, Consistency, strategies
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONSISTENCIES = get_args(Consistency)
 NAMES = {*STRATEGIES, *CONSISTENCIES}
 MODULES = [
