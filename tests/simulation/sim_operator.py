@@ -169,13 +169,13 @@ class SimOperator(Process):
                 world.signal(name, instance, "KILL", why)
             case TermProcess(name, instance, why):
                 world.signal(name, instance, "TERM", why)
-            case InstallView(view, to):
+            case InstallView(to, view):
                 self._send(to, f"install {view.epoch}", "install", view.to_json())
-            case SetSlots(_, to, slots):
+            case SetSlots(to, slots):
                 self._send(to, f"slots {slots}", "slots", slots)
-            case FinishJob(_, to):
+            case FinishJob(to):
                 self._send(to, "finish", "finish", None)
-            case RequestCheckpoint(_, to, label):
+            case RequestCheckpoint(to, label):
                 self._send(to, f"checkpoint {label}", "checkpoint", label)
             case AssignSlot() | ExpandClaims():
                 world.trace("operator", action)

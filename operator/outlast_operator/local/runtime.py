@@ -31,18 +31,15 @@ from outlast_operator.planner.actions import (
     AssignSlot,
     Emit,
     ExpandClaims,
-    FinishJob,
-    InstallView,
     KillProcess,
-    RequestCheckpoint,
-    SetSlots,
+    ServerCall,
     StartProcess,
     StartRedis,
     TermProcess,
 )
 from outlast_operator.planner.observed import ObservedJob, Process, RedisState, Role
 from outlast_operator.planner.status import JobStatus
-from outlast_operator.runtime.orders import Order, Orders, order_of
+from outlast_operator.runtime.orders import Leave, Orders
 from outlast_operator.runtime.reconcile import is_over, run_turn
 from outlast_operator.runtime.watches import RedisWatch, ServerWatch
 
@@ -197,7 +194,7 @@ class LocalRuntime:
                 self._dismiss(action.name)
                 self._signal(action.name, action.instance, signal.SIGTERM, action.why)
                 self._told_to_leave.add(action.instance)
-            case InstallView() | SetSlots() | FinishJob() | RequestCheckpoint():
+            case ServerCall():
                 self._send(action)
             case AssignSlot():
                 self._assign(action)
@@ -310,9 +307,7 @@ class LocalRuntime:
         slots[str(action.slot)] = action.incarnation
         write_json(path, slots)
 
-    def _send(self, action: Action) -> None:
-        order = order_of(action)
-        assert order is not None
+    def _send(self, order: ServerCall) -> None:
         watch = self._watches.get(order.to.name)
         if watch is not None and watch.address == order.to.address:
             self._orders.send(order, watch, self._pool)
@@ -341,8 +336,7 @@ class LocalRuntime:
         """A server that leaves need not wait for a replacement."""
         watch = self._watches.get(name)
         if watch is not None and watch.probe is not None and not watch.probe.refused:
-            to = Member(name, watch.probe.boot, watch.address)
-            self._orders.send(Order(to, "leave", lambda control: control.leave()), watch, self._pool)
+            self._send(Leave(Member(name, watch.probe.boot, watch.address)))
 
     def close(self) -> None:
         for watch in self._watches.values():

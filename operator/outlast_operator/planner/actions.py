@@ -1,11 +1,14 @@
 """What the planner asks a runtime to do: frozen data, no behaviour.
 
-Every action is safe to repeat, and says enough for a runtime to refuse it when it comes late.
+Every action is safe to repeat, and says enough for a runtime to refuse it when it comes late. What is one call to a
+server says which, and is the same in every runtime.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, get_args
 
 from outlast.api.view import Member, View
 from outlast_operator.planner.checkpoints import Storage
@@ -48,32 +51,73 @@ class TermProcess:
     why: str = ""
 
 
+class Control(Protocol):
+    """What a server can be told: the methods of `outlast.wire.control.ServerControl`."""
+
+    def install(self, view: View) -> object: ...
+    def set_slots(self, slots: int) -> object: ...
+    def checkpoint_now(self, label: int | None) -> object: ...
+    def finish(self) -> object: ...
+    def leave(self) -> object: ...
+
+
 @dataclass(frozen=True)
-class InstallView:
+class ServerCall:
+    """One call to one start of a server."""
+
+    to: Member
+
+    @property
+    def what(self) -> str:
+        """While a call is under way to a server, no other of the same name is sent to it."""
+        return type(self).__name__
+
+    def call(self, control: Control) -> object:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class InstallView(ServerCall):
     """Hand a *recorded* view to one server. Repeated until its probe confirms the epoch."""
 
     view: View
-    to: Member
+
+    @property
+    def what(self) -> str:
+        return f"InstallView {self.view.epoch}"
+
+    def call(self, control: Control) -> object:
+        return control.install(self.view)
 
 
 @dataclass(frozen=True)
-class SetSlots:
-    shard: int
-    to: Member  # the head
+class SetSlots(ServerCall):
+    """To a head."""
+
     slots: int
 
+    @property
+    def what(self) -> str:
+        return f"SetSlots {self.slots}"
+
+    def call(self, control: Control) -> object:
+        return control.set_slots(self.slots)
+
 
 @dataclass(frozen=True)
-class FinishJob:
-    shard: int
-    to: Member  # the head
+class FinishJob(ServerCall):
+    """To a head."""
+
+    def call(self, control: Control) -> object:
+        return control.finish()
 
 
 @dataclass(frozen=True)
-class RequestCheckpoint:
-    shard: int
-    to: Member  # the head
+class RequestCheckpoint(ServerCall):
     label: int | None = None  # the version that names the set, the same for all shards
+
+    def call(self, control: Control) -> object:
+        return control.checkpoint_now(self.label)
 
 
 @dataclass(frozen=True)
@@ -121,10 +165,15 @@ class Emit:
     message: str
 
 
-Action = (
-    StartProcess | KillProcess | TermProcess | InstallView | SetSlots | FinishJob | RequestCheckpoint | AssignSlot
-    | StartRedis | PauseAppends | EndRedis | ExpandClaims | Emit
+Action = (  # in the order in which those of one plan are carried out
+    InstallView | FinishJob | RequestCheckpoint | SetSlots | AssignSlot | PauseAppends | EndRedis | KillProcess
+    | TermProcess | StartRedis | StartProcess | ExpandClaims | Emit
 )  # fmt: skip
+_ORDER = get_args(Action)
+
+
+def in_order(actions: Iterable[Action]) -> tuple[Action, ...]:
+    return tuple(sorted(actions, key=lambda action: _ORDER.index(type(action))))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def plan_finish(turn: Turn, shards: list[Shard]) -> None:
         elif not s.head.finished:
             ready = False
             if _may_finish(turn, s):
-                turn.do(FinishJob(s.shard, s.view.head))
+                turn.do(FinishJob(s.view.head))
     if turn.lasted("heads finished", ready, turn.spec.workers.grace_seconds):
         for p in turn.observed.processes.values():
             if p.role == "worker" and p.alive:
@@ -140,7 +140,7 @@ def request_checkpoints(turn: Turn, shards: list[Shard]) -> bool:
             saved = False
         elif head.initialised and not _holds(head, head.history, label):
             saved = False
-            turn.do(RequestCheckpoint(s.shard, s.view.head, label))
+            turn.do(RequestCheckpoint(s.view.head, label))
         elif turn.own_directories and head.initialised:
             saved = _copies_requested(turn, s, head, label) and saved
     return saved
@@ -157,7 +157,7 @@ def _copies_requested(turn: Turn, s: Shard, head: Probe, label: int) -> bool:
             continue
         saved = False
         if st.probe is not None and st.probe.version == head.version:
-            turn.do(RequestCheckpoint(s.shard, m, label))
+            turn.do(RequestCheckpoint(m, label))
     return saved
 
 

@@ -16,23 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from outlast_operator.planner import conditions, finish, suspend
-from outlast_operator.planner.actions import (
-    Action,
-    AssignSlot,
-    Emit,
-    EndRedis,
-    ExpandClaims,
-    FinishJob,
-    InstallView,
-    KillProcess,
-    PauseAppends,
-    Plan,
-    RequestCheckpoint,
-    SetSlots,
-    StartProcess,
-    StartRedis,
-    TermProcess,
-)
+from outlast_operator.planner.actions import Action, Emit, InstallView, Plan, ServerCall, SetSlots, in_order
 from outlast_operator.planner.buffer_runs import note_buffer_runs
 from outlast_operator.planner.checkpoint_sets import newest_set
 from outlast_operator.planner.claims import note_storage, plan_claims
@@ -51,11 +35,6 @@ from outlast_operator.planner.workers import plan_evaluator, plan_workers
 
 if TYPE_CHECKING:
     from outlast.api.spec import JobSpec
-
-_ORDER: tuple[type[Action], ...] = (
-    InstallView, FinishJob, RequestCheckpoint, SetSlots, AssignSlot, PauseAppends, EndRedis, KillProcess, TermProcess,
-    StartRedis, StartProcess, ExpandClaims, Emit,
-)  # fmt: skip
 
 
 def plan(spec: JobSpec, observed: ObservedJob, now: float) -> Plan:
@@ -134,7 +113,7 @@ def _install(turn: Turn, shards: list[Shard]) -> None:
         for m in (*view.members, *view.joining):
             standing = s.standings[m.boot]
             if standing.well and not standing.confirms(view.epoch):
-                turn.do(InstallView(view, m))
+                turn.do(InstallView(m, view))
                 turn.explain(f"shard {s.shard}: epoch {view.epoch} goes to {m.name}")
 
 
@@ -145,7 +124,7 @@ def _set_slots(turn: Turn, shards: list[Shard]) -> None:
         if head is None or s.head is None or turn.status.goal is not None:
             continue
         if s.head.initialised and s.head.slots != wanted:
-            turn.do(SetSlots(s.shard, head, wanted))
+            turn.do(SetSlots(head, wanted))
 
 
 def _conclude(turn: Turn, shards: list[Shard]) -> Plan:
@@ -154,9 +133,9 @@ def _conclude(turn: Turn, shards: list[Shard]) -> Plan:
         turn.record(progress=measure(turn, shards))
         if turn.own_directories:
             turn.record(newest_set=newest_set(turn))
-    if any(isinstance(a, InstallView | FinishJob | RequestCheckpoint | SetSlots) for a in turn.actions):
+    if any(isinstance(a, ServerCall) for a in turn.actions):
         turn.wake(turn.now + turn.spec.recovery.failover.heartbeat_seconds)
-    actions = tuple(sorted(turn.actions, key=lambda a: _ORDER.index(type(a))))
+    actions = in_order(turn.actions)
     _assert_recorded_first(turn.recorded, actions)
     return Plan(turn.status, actions, "; ".join(turn.reasons) or "nothing to do", turn.wake_at)
 

@@ -120,7 +120,7 @@ def _why_end(turn: Turn, s: Shard, process: Process) -> str | None:
         return "its shard has another server" if settled and not is_wanted(turn, s, process.name) else None
     if probe is not None and (probe.leaving or probe.left) and view is not None:
         if turn.recorded.views.get(s.shard) == view and probe.epoch < view.epoch and not probe.refused:
-            turn.do(InstallView(view, Member(process.name, probe.boot, process.address or probe.address)))
+            turn.do(InstallView(Member(process.name, probe.boot, process.address or probe.address), view))
         return (
             f"still running {LEAVE_PATIENCE_S:g} s after it left the view"
             if turn.lasted(f"leaves:{process.instance}", True, LEAVE_PATIENCE_S)

@@ -229,17 +229,17 @@ class World:
                     self.end(name, code=0 if server is not None else 143, instance=instance)
                 elif server.process.instance == instance:
                     server.leaving = True
-            case InstallView(view, to):
+            case InstallView(to, view):
                 if view not in self.recorded_views:
                     self.wrongs.append(f"installed without being recorded: {view}")
                 server = self.servers.get(to.name)
                 if server is not None and server.acts and server.boot == to.boot:
                     self._install(server, view)
-            case SetSlots(_, to, slots):
+            case SetSlots(to, slots):
                 self.servers[to.name].slots = slots
-            case FinishJob(_, to):
+            case FinishJob(to):
                 self.servers[to.name].finishing = True
-            case RequestCheckpoint(_, to):
+            case RequestCheckpoint(to):
                 self._save(self.servers[to.name])
             case AssignSlot() | ExpandClaims():
                 pass

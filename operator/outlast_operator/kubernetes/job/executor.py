@@ -18,7 +18,6 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from outlast.api.view import Member, View
-from outlast.wire.control import ServerControl
 from outlast_operator.kubernetes.cluster.api import CORE, Api, ApiError
 from outlast_operator.kubernetes.cluster.cache import Cache
 from outlast_operator.kubernetes.cluster.pools import Pools
@@ -35,17 +34,15 @@ from outlast_operator.planner.actions import (
     AssignSlot,
     Emit,
     EndRedis,
-    FinishJob,
-    InstallView,
     KillProcess,
     PauseAppends,
     RequestCheckpoint,
-    SetSlots,
+    ServerCall,
     StartProcess,
     StartRedis,
     TermProcess,
 )
-from outlast_operator.runtime.orders import Order, Orders, order_of
+from outlast_operator.runtime.orders import Dismiss, Leave, Orders
 from outlast_operator.runtime.watches import RedisWatch
 
 log = logging.getLogger("outlast.kubernetes")
@@ -92,10 +89,8 @@ class Executor:
                 self._end(name, instance, "kill", sight, ended)
             case TermProcess(name, instance):
                 self._end(name, instance, "term", sight, ended)
-            case InstallView() | SetSlots() | FinishJob() | RequestCheckpoint():
-                order = order_of(action)
-                assert order is not None
-                self._send(order, self._pools.saving if isinstance(action, RequestCheckpoint) else self._pools.orders)
+            case ServerCall():
+                self._send(action, self._pools.saving if isinstance(action, RequestCheckpoint) else self._pools.orders)
             case PauseAppends():
                 self._tell_redis("pause", lambda watch: watch.pause_appends(self._ref.uid))
             case EndRedis(instance):
@@ -207,13 +202,13 @@ class Executor:
 
     def _ask_to_leave(self, view: PodView) -> None:
         """The pod stays, with its log; only its process ends. Workers leave by themselves."""
-        self._tell(view, "leave", lambda control: control.leave())
+        self._tell(view, Leave)
 
     def dismiss(self, uids: Collection[str], sight: Sight) -> None:
         """Tell the servers in these pods that nothing of them is wanted any more, so that none of them waits for
         successors. Those that do not listen within `DISMISS_S` are left to their grace."""
         views = [view for view in sight.pods.values() if view.uid in uids]
-        told = [self._tell(view, "dismiss", _dismiss) for view in views]
+        told = [self._tell(view, Dismiss) for view in views]
         wait([sent for sent in told if sent is not None], DISMISS_S)
 
     def _delete(self, view: PodView, grace_s: int | None) -> None:
@@ -253,14 +248,14 @@ class Executor:
 
     # --- servers and labels ---
 
-    def _tell(self, view: PodView, what: str, call: Callable[[ServerControl], object]) -> Future[None] | None:
+    def _tell(self, view: PodView, call: type[ServerCall]) -> Future[None] | None:
         """What no plan has to say. None: it is no server, or has not spoken yet."""
         boot = self._observer.boot_of(view.uid)
         if view.role != "server" or boot is None:
             return None
-        return self._send(Order(Member(view.name, boot, view.address), what, call), self._pools.orders)
+        return self._send(call(Member(view.name, boot, view.address)), self._pools.orders)
 
-    def _send(self, order: Order, pool: Pool) -> Future[None] | None:
+    def _send(self, order: ServerCall, pool: Pool) -> Future[None] | None:
         return self._orders.send(order, self._observer.watch_of(order.to.boot), pool)
 
     def _tell_redis(self, what: str, call: Callable[[RedisWatch], None]) -> None:
@@ -322,11 +317,6 @@ class Executor:
                     self._under_way.discard(key)
 
         self._pools.api.submit(run)
-
-
-def _dismiss(control: ServerControl) -> None:
-    control.finish()
-    control.leave()
 
 
 def read_slots(text: str) -> dict[int, int]:
