@@ -62,6 +62,7 @@ def count_exit(turn: Turn, process: Process, clock: int | None = None, progresse
     extra_s = turn.spec.recovery.failover.delay_seconds if process.role == "server" else 0.0
     attempt = Attempt(failures, exits, process.instance, turn.now, turn.now + max(delay_s(exits), extra_s), mark)
     turn.record(attempts={**turn.status.attempts, process.name: attempt})
+    turn.exits_counted.add(process.instance)
     return attempt
 
 

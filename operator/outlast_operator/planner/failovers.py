@@ -51,8 +51,7 @@ def _lost_members(turn: Turn, shards: list[Shard]) -> Iterator[Failover]:
             st = s.standings[m.boot]
             dropped = st.well and m.boot not in {n.boot for n in following.members}
             failed = st.cause == "RestoreFailed" and following is not s.view
-            # What was lost while the job was suspended is no news: its timer is older than this turn.
-            if m.boot not in known and (dropped or failed or turn.is_new(f"lost:{m.boot}")):
+            if m.boot not in known and (dropped or failed or m.boot in s.newly_lost):
                 yield Failover(
                     m.name, _cause(st), turn.now, boot=m.boot, shard=s.shard, role=_role(i, len(s.view.members)),
                     signal=st.signal, version=_last_version(turn, s.shard, st), message=st.message,
@@ -108,10 +107,7 @@ def _lost_redis(turn: Turn) -> Iterator[Failover]:
 
 def _counted_now(turn: Turn, role: str) -> Iterator[Process]:
     for p in turn.observed.processes.values():
-        attempt = turn.status.attempts.get(p.name)
-        before = turn.recorded.attempts.get(p.name)
-        new = attempt is not None and attempt.instance == p.instance
-        if p.role == role and new and not p.never_ran and (before is None or before.instance != p.instance):
+        if p.role == role and p.instance in turn.exits_counted and not p.never_ran:
             yield p
 
 

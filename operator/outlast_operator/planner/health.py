@@ -104,3 +104,8 @@ def surely_dead(turn: Turn, s: Standing) -> bool:
 def lost_since(turn: Turn, s: Standing) -> float | None:
     """Since when there is no sign of life from it: last heard, if it fell silent, else when the loss was noticed."""
     return turn.since(f"lost:{s.member.boot}", not s.well, start=s.t_heard)
+
+
+def is_newly_lost(turn: Turn, s: Standing) -> bool:
+    """Whether no turn before has noticed its loss. What was lost while the job was suspended is no news."""
+    return lost_since(turn, s) is not None and f"lost:{s.member.boot}" not in turn.recorded.since

@@ -78,11 +78,11 @@ def _train(turn: Turn, shards: list[Shard]) -> None:
 def _suspend(turn: Turn, shards: list[Shard]) -> str:
     """What the suspension waits for; "" when all processes have ended. Until the state is saved, losses are handled as
     usual: a lost server is started again, because a server must apply what Redis holds."""
-    if not suspend.is_stopping(turn) and turn.status.views:
+    if not turn.status.stopping and turn.status.views:
         _keep_servers(turn, shards)
         write_ledger(turn, shards)
     waits = "" if suspend.end_computing(turn) else "waiting for workers and evaluator to end"
-    if suspend.is_stopping(turn):
+    if turn.status.stopping:
         waits = suspend.end_rest(turn)
     elif not waits:
         waits = suspend.what_is_unsaved(turn, shards) or suspend.end_rest(turn)

@@ -125,6 +125,8 @@ class JobStatus:
     evaluation_error: str = ""  # why the evaluator failed last, until it has evaluated since
     done: tuple[str, ...] = ()  # workers and evaluator that have left with 0
     since: dict[str, float] = field(default_factory=dict)  # timers: since when something has been so
+    t_waiting: float | None = None  # since when something waits and the job does not train
+    stopping: bool = False  # suspended: what the job holds is saved, and everything is ended
     failovers: tuple[Failover, ...] = ()  # the newest ones
     failover_count: int = 0  # all of them
     lost_before: int = 0  # updates that the losses lost which `failovers` no longer holds

@@ -14,12 +14,6 @@ from outlast_operator.planner.status import Attempt
 from outlast_operator.planner.turn import Turn
 from outlast_operator.planner.views import Shard
 
-_STOPPING = "stopping"  # timer: since when what the job holds is saved, and everything is being ended
-
-
-def is_stopping(turn: Turn) -> bool:
-    return _STOPPING in turn.recorded.since
-
 
 def end_computing(turn: Turn) -> bool:
     """Suspending: end workers and evaluator. Returns whether they have ended."""
@@ -59,16 +53,16 @@ def holds_nothing_yet(s: Shard) -> bool:
 def end_rest(turn: Turn) -> str:
     """Suspending, and all is saved: end everything. Returns what is waited for, or ""."""
     rest = [p for p in turn.observed.processes.values() if p.alive]
-    turn.since(_STOPPING)
+    turn.record(stopping=True)
     end(turn, rest, "the job is suspended")
     return "waiting for all processes to end" if rest else ""
 
 
 def note_resumption(turn: Turn) -> None:
     """First turn after a suspension: time starts anew, and what ended has not failed."""
-    if is_stopping(turn):
+    if turn.status.stopping:
         ended = {name: Attempt(instance=attempt.instance) for name, attempt in turn.status.attempts.items()}
-        turn.record(t_start=turn.now, waited_s=0.0, attempts=ended, done=())
+        turn.record(t_start=turn.now, waited_s=0.0, attempts=ended, done=(), stopping=False)
         turn.tell("Resumed", "the job resumes")
 
 

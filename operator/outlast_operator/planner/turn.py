@@ -32,6 +32,7 @@ class Turn:
     reasons: list[str] = field(default_factory=list)
     wake_at: float | None = None
     timers: dict[str, float] = field(default_factory=dict)
+    exits_counted: set[str] = field(default_factory=set)  # instances whose exit this turn is the first to deal with
     out_of_reach: frozenset[str] = frozenset()  # processes that are not counted: see reach.py
     first_refused: dict[tuple[str, str], str] = field(default_factory=dict)  # (role, reason) -> name that asks for all
 
@@ -69,10 +70,6 @@ class Turn:
         # A recorded time in the future is that of another operator, whose clock was ahead.
         recorded = min(self.recorded.since.get(key, self.now if start is None else start), self.now)
         return self.timers.setdefault(key, recorded)
-
-    def is_new(self, key: str) -> bool:
-        """Whether the timer `key` was started by this turn."""
-        return key in self.timers and key not in self.recorded.since
 
     def lasted(self, key: str, holds: bool, duration_s: float) -> bool:
         """Whether `key` has held for that long; if not yet, wakes the loop when it will have."""

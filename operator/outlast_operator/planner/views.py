@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from outlast.api.view import BUFFER, EMPTY, Member, View, last_state_name
 from outlast_operator.planner.checkpoint_sets import Candidates, parts_of, what_may_be_seen
-from outlast_operator.planner.health import Standing, lost_since, standing, surely_dead
+from outlast_operator.planner.health import Standing, is_newly_lost, standing, surely_dead
 from outlast_operator.planner.membership import fresh_view, next_view, worst_linked
 from outlast_operator.planner.observed import Probe
 from outlast_operator.planner.rollback import best_parts, first_restore, newest_checkpoint, state_before_snapshots
@@ -31,6 +31,7 @@ class Shard:
     standings: dict[str, Standing] = field(default_factory=dict)  # by boot: members and joining
     fresh: list[Member] = field(default_factory=list)  # started, empty, in no view, longest ready first
     lost: set[str] = field(default_factory=set)
+    newly_lost: set[str] = field(default_factory=set)  # not well, and no turn before has noticed it
     hopeless: set[str] = field(default_factory=set)  # of those, to be ended whether a view drops them yet or not
     failed_restore: bool = False
     next: View | None = None  # None: nobody would be kept
@@ -83,8 +84,7 @@ def _survey_shard(turn: Turn, shard: int) -> Shard:
     if view is not None:
         s.standings = {m.boot: standing(turn, m) for m in (*view.members, *view.joining)}
         s.lost = {boot for boot, st in s.standings.items() if not st.well}
-        for st in s.standings.values():
-            lost_since(turn, st)
+        s.newly_lost = {boot for boot, st in s.standings.items() if is_newly_lost(turn, st)}
         _drop_badly_linked(turn, s, view)
         _judge_restores(turn, s, view)
         s.hopeless = s.lost - (_hopeful(turn, s, view) if turn.spec.traits.chained else set())

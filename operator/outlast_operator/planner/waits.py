@@ -24,7 +24,6 @@ from outlast_operator.planner.status import POD_REJECTED, Wait
 from outlast_operator.planner.turn import Turn, server_names
 from outlast_operator.planner.views import Shard
 
-WAITING = "waiting"  # timer: since when something waits and the job does not train
 NAMES_SHOWN = 5
 
 
@@ -43,11 +42,16 @@ def note_waits(turn: Turn, shards: list[Shard]) -> None:
     waits |= _rejected(turn, wanted - set(waits))
     _tell(turn, waits)
     turn.record(waits=waits)
-    holds = bool(waits) and not turn.spec.suspend and not trains(turn, shards)
-    before, since = turn.recorded.since.get(WAITING), turn.since(WAITING, holds)
-    if before is not None and since is None:
-        turn.record(waited_s=turn.status.waited_s + max(0.0, turn.now - before))
-    _end_job(turn, waits, since)
+    _count_time(turn, bool(waits) and not turn.spec.suspend and not trains(turn, shards))
+    _end_job(turn, waits)
+
+
+def _count_time(turn: Turn, waiting: bool) -> None:
+    before = turn.recorded.t_waiting
+    if waiting:  # a recorded time in the future is that of another operator, whose clock was ahead
+        turn.record(t_waiting=turn.now if before is None else min(before, turn.now))
+    elif before is not None:
+        turn.record(t_waiting=None, waited_s=turn.status.waited_s + max(0.0, turn.now - before))
 
 
 def _rejected(turn: Turn, names: set[str]) -> dict[str, Wait]:
@@ -71,7 +75,7 @@ def trains(turn: Turn, shards: list[Shard]) -> bool:
 def active_until(turn: Turn) -> float | None:
     """When `runPolicy.activeDeadlineSeconds` is over; None without one, and while a wait holds it up."""
     limit_s, start = turn.spec.run_policy.active_deadline_seconds, turn.status.t_start
-    if limit_s is None or start is None or WAITING in turn.recorded.since:
+    if limit_s is None or start is None or turn.recorded.t_waiting is not None:
         return None
     return start + turn.status.waited_s + limit_s
 
@@ -126,12 +130,12 @@ def _replace_outdated(turn: Turn) -> None:
             turn.do(KillProcess(name, process.instance, "its template was changed before it could start"))
 
 
-def _end_job(turn: Turn, waits: Mapping[str, Wait], since: float | None) -> None:
+def _end_job(turn: Turn, waits: Mapping[str, Wait]) -> None:
     has_trained = turn.status.t_running is not None or turn.status.trained_s > 0
     final = {name: wait for name, wait in waits.items() if wait.final}
     if final and not has_trained:
         fail(turn, *summary(final))
-    limit_s = turn.spec.run_policy.start_deadline_seconds
+    limit_s, since = turn.spec.run_policy.start_deadline_seconds, turn.status.t_waiting
     if limit_s is not None and since is not None and turn.due(since + limit_s):
         _, words = summary(waits)
         message = f"not started for {limit_s} s (runPolicy.startDeadlineSeconds): {words}"

@@ -80,6 +80,30 @@ def test_format_0_is_read() -> None:
     assert read_record(job(plain)) == Record(status, spec)
 
 
+@pytest.mark.parametrize(
+    ("since", "stopping", "t_waiting"),
+    [({}, False, None), ({"stopping": 7.5}, True, None), ({"waiting": 8.5, "lost:b": 9.0}, False, 8.5)],
+)
+def test_what_the_release_before_kept_among_its_timers_is_read(
+    since: dict[str, float], stopping: bool, t_waiting: float | None
+) -> None:
+    status = read_record(job(packed({"status": {"since": since}, "spec": None}))).status
+    assert (status.stopping, status.t_waiting) == (stopping, t_waiting)
+    assert read_record(job(Record(status).to_text())).status == status
+
+
+def test_a_job_that_the_release_before_suspended_resumes_under_this_one() -> None:
+    world = World(make_spec(suspend=True))
+    former = {"since": {"stopping": 99.0}, "state": "Suspended", "waited_s": 5.0, "t_start": 50.0}
+    status = read_record(job(packed({"status": former, "spec": None}))).status
+    world.store = (1, json.dumps(status.to_json()))
+    world.turn()
+    assert world.status.stopping
+    world.spec = make_spec()
+    world.turn()
+    assert (world.status.stopping, world.status.waited_s, world.status.t_start) == (False, 0.0, world.now)
+
+
 def test_a_spec_of_another_release_is_passed_over() -> None:
     record = read_record(job(packed({"status": {"state": "Running"}, "spec": {"fromTheFuture": 1}})))
     assert (record.status.state, record.spec) == ("Running", None)

@@ -56,7 +56,7 @@ def read_record(job: Json) -> Record:
         return Record(JobStatus(resource_version=version))
     raw = _decode(job, str(text))
     try:
-        return Record(JobStatus.from_json(raw["status"], version), _spec(raw))
+        return Record(JobStatus.from_json(_with_former_timers(raw["status"]), version), _spec(raw))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _unreadable(job, f"has wrong content ({error!r})") from error
 
@@ -72,6 +72,12 @@ def _spec(raw: Json) -> JobSpec | None:
         return None if raw.get("spec") is None else read_spec(raw["spec"])
     except SpecError:
         return None  # written by another release: what stands in the job counts
+
+
+def _with_former_timers(status: Json) -> Json:
+    """An older operator, whose job goes on under this one, kept two states among its timers."""
+    since = status.get("since", {})
+    return {"t_waiting": since.get("waiting"), "stopping": "stopping" in since, **status}
 
 
 # --- formats ----------------------------------------------------------------------------------------------------------
