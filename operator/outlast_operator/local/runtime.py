@@ -9,6 +9,7 @@ of a server's status wakes the loop at once; otherwise it looks at each heartbea
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -39,8 +40,8 @@ from outlast_operator.planner.actions import (
 )
 from outlast_operator.planner.observed import ObservedJob, Process, RedisState, Role
 from outlast_operator.planner.status import JobStatus
-from outlast_operator.runtime.orders import Leave, Orders
-from outlast_operator.runtime.reconcile import is_over, run_turn
+from outlast_operator.runtime.orders import Leave, OneAtATime
+from outlast_operator.runtime.reconcile import Waker, is_over, run_turn
 from outlast_operator.runtime.watches import RedisWatch, ServerWatch
 
 log = logging.getLogger("outlast.local")
@@ -50,7 +51,6 @@ RUN_DIRECTORY_VARIABLE = "OUTLAST_RUN_DIRECTORY"
 ASSUMED_SNAPSHOT_BYTES = 1 << 30
 REAP_PATIENCE_S = 2.0
 TABLE_PATIENCE_S = 1.0
-QUIET_S = 0.002  # events that come together are answered by one turn
 
 
 def instance_of(record: ProcessRecord) -> str:
@@ -64,8 +64,8 @@ class LocalRuntime:
         self.directory = directory
         self.config: RunConfig = directory.config()
         self.spec = read_spec(self.config.spec)
-        self.t_operator_start = time.monotonic()
-        self._woken = threading.Event()
+        self.waker = Waker(time.monotonic)
+        self.waker.heartbeat_s = self.spec.recovery.failover.heartbeat_seconds
         self._records: dict[str, ProcessRecord] = {}  # instance -> start, in order of start
         self._records_lock = threading.Lock()
         self._exited = threading.Condition(self._records_lock)
@@ -76,29 +76,17 @@ class LocalRuntime:
         self._watches = self._watch_servers()
         self._redis = self._watch_redis()
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="to-server")
-        self._orders = Orders()
+        self._calls = OneAtATime()
         self._told_to_leave: set[str] = set()  # instances: one SIGTERM is enough
 
-    # --- waking ---
-
-    def wake(self) -> None:
-        self._woken.set()
-
-    def wait(self, until: float) -> None:
-        """Sleep until something happens, or `until`. A gap in which we could not listen counts as a fresh start."""
-        self._woken.wait(max(0.0, until - time.monotonic()))
-        if self._woken.is_set():
-            time.sleep(QUIET_S)
-        self._woken.clear()
-        if time.monotonic() > until + self.spec.recovery.failover.heartbeat_seconds:
-            self.t_operator_start = time.monotonic()  # this process was stopped: silence meanwhile proves nothing
+    # --- listening ---
 
     def _on_event(self, kind: str, record: ProcessRecord | None) -> None:
         if record is None:
             self.forkserver_gone = True
         else:
             self._remember(record)
-        self.wake()
+        self.waker.wake()
 
     def _remember(self, record: ProcessRecord) -> None:
         with self._exited:
@@ -112,7 +100,7 @@ class LocalRuntime:
         goal = self.spec.training.stop_after.updates
         c = self.config
         return {
-            s.name: ServerWatch(s.address, c.job_uid, c.token, silence_s, self.wake, goal)
+            s.name: ServerWatch(s.address, c.job_uid, c.token, silence_s, self.waker.wake, goal)
             for sh in c.servers
             for s in sh
         }
@@ -120,7 +108,7 @@ class LocalRuntime:
     def _watch_redis(self) -> RedisWatch | None:
         if self.config.redis_url is None:
             return None
-        return RedisWatch(self.config.redis_url, self.spec.recovery.failover.heartbeat_seconds, self.wake)
+        return RedisWatch(self.config.redis_url, self.spec.recovery.failover.heartbeat_seconds, self.waker.wake)
 
     # --- observe ---
 
@@ -138,7 +126,7 @@ class LocalRuntime:
             held=self.directory.holds(),
             storage="PerServer" if self.config.own_checkpoint_dirs else "Shared",
             dead=frozenset(instance for instance, record in records if not record.running and instance not in shown),
-            t_operator_start=self.t_operator_start,
+            t_operator_start=self.waker.t_listening,
             generation=1,
         )
 
@@ -310,7 +298,7 @@ class LocalRuntime:
     def _send(self, order: ServerCall) -> None:
         watch = self._watches.get(order.to.name)
         if watch is not None and watch.address == order.to.address:
-            self._orders.send(order, watch, self._pool)
+            self._calls.send(order, watch, self._pool)
 
     def _keep_table(self, name: str) -> None:
         """What a server holds at its end, kept for the report before it is told to leave."""
@@ -357,15 +345,11 @@ def _worker_program(name: str, job: str) -> list[str]:
 
 def main() -> int:
     """The operator child. Returns 0 when the job's outcome is recorded and every process has ended."""
-    import os
-
-    from outlast_operator.planner.plan import plan as decide
-
     runtime = LocalRuntime(RunDirectory(Path(os.environ[RUN_DIRECTORY_VARIABLE])))
     spec, heartbeat_s = runtime.spec, runtime.spec.recovery.failover.heartbeat_seconds
     reason = ""
     while not runtime.forkserver_gone:
-        plan, changed = run_turn(runtime, lambda observed, now: decide(spec, observed, now), time.monotonic())
+        plan, changed = run_turn(runtime, spec, time.monotonic())
         if plan.reason != reason:
             log.info("plan: %s", plan.reason)
             reason = plan.reason
@@ -375,5 +359,5 @@ def main() -> int:
             runtime.close()
             return 0
         look_again = time.monotonic() + heartbeat_s
-        runtime.wait(min(look_again, plan.wake_at) if plan.wake_at is not None else look_again)
+        runtime.waker.wait(min(look_again, plan.wake_at) if plan.wake_at is not None else look_again)
     return 1

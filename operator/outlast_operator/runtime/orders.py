@@ -1,9 +1,10 @@
-"""Calls to servers, sent without waiting for the answer."""
+"""What is done without waiting for the answer: calls to servers, and others that hold a thread for a while."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
@@ -30,30 +31,41 @@ class Dismiss(ServerCall):
         return control.leave()
 
 
-class Orders:
-    """Sends orders from a pool of threads; one that is still under way is not sent again."""
+class OneAtATime:
+    """Calls that nothing waits for, in pools of threads; one that is still under way is not made again."""
 
     def __init__(self) -> None:
         self._under_way: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
-    def send(self, order: ServerCall, watch: ServerWatch | None, pool: Executor) -> Future[None] | None:
-        """Through `watch`, which listens to `order.to`; without one the order is planned again. None: not sent now."""
-        key = (order.to.boot, order.what)
+    def submit(self, pool: Executor, key: tuple[str, str], call: Callable[[], object]) -> Future[None] | None:
+        """None: not now. `key`: to whom or what, and which call it is."""
         with self._lock:
-            if watch is None or key in self._under_way:
+            if key in self._under_way:
                 return None
             self._under_way.add(key)
-        return pool.submit(self._carry_out, order, watch, key)
 
-    def _carry_out(self, order: ServerCall, watch: ServerWatch, key: tuple[str, str]) -> None:
-        try:
+        def run() -> None:
             try:
-                order.call(watch.control)
-            except ConnectionError:  # the connection was left over from an earlier call, or an earlier process
-                order.call(watch.control)
-        except (OSError, RuntimeError) as error:
-            log.info("%s to %s failed: %s (planned again if needed)", order.what, order.to.name, error)
-        finally:
-            with self._lock:
-                self._under_way.discard(key)
+                call()
+            finally:
+                with self._lock:
+                    self._under_way.discard(key)
+
+        return pool.submit(run)
+
+    def send(self, order: ServerCall, watch: ServerWatch | None, pool: Executor) -> Future[None] | None:
+        """Through `watch`, which listens to `order.to`; without one the order is planned again."""
+        if watch is None:
+            return None
+        return self.submit(pool, (order.to.boot, order.what), lambda: _send(order, watch.control))
+
+
+def _send(order: ServerCall, control: Control) -> None:
+    try:
+        try:
+            order.call(control)
+        except ConnectionError:  # the connection was left over from an earlier call, or an earlier process
+            order.call(control)
+    except (OSError, RuntimeError) as error:
+        log.info("%s to %s failed: %s (planned again if needed)", order.what, order.to.name, error)

@@ -1,4 +1,6 @@
-"""The one seam between deciding and doing: what a runtime (local processes, Kubernetes pods, a test's fake) provides.
+"""The loop of an operator: the one seam between deciding and doing, and what a loop sleeps on.
+
+A runtime is local processes, Kubernetes pods, or a test's fake.
 
 Rules:
  1. A turn is `observe -> plan -> install recorded views -> write_status (if it changed) -> execute the other actions`.
@@ -7,20 +9,31 @@ Rules:
  2. `execute` must be safe to repeat and must not block for long: an unreachable server is no error, the action will be
     planned again. It refuses what comes late (see each action's docstring).
  3. `observe` reads the recorded status in the same breath as it reports its resource_version.
+ 4. A loop sleeps until something happens, or until the plan wants to be woken, and for a heartbeat at most. A gap in
+    which it could not listen counts as a fresh start of its operator: silence meanwhile proves nothing.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from outlast_operator.planner.actions import Action, InstallView, Plan
 from outlast_operator.planner.observed import ObservedJob
+from outlast_operator.planner.plan import plan as decide
 from outlast_operator.planner.status import JobStatus
 
+if TYPE_CHECKING:
+    from outlast.api.spec import JobSpec
+
 log = logging.getLogger("outlast.runtime")
+
+QUIET_S = 0.002  # events that come together are answered by one turn
 
 
 class Conflict(Exception):
@@ -44,10 +57,34 @@ class Runtime(Protocol):
         ...
 
 
-def run_turn(runtime: Runtime, decide: Callable[[ObservedJob, float], Plan], now: float) -> tuple[Plan, bool]:
+class Waker:
+    """What one loop sleeps on. Any thread may `wake` it; the rest belongs to the loop."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._woken = clock, threading.Event()
+        self.t_listening = clock()  # since when it has listened without a gap
+        self.heartbeat_s = math.inf
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def wait(self, until: float) -> None:
+        """Sleep until something happens, or `until`."""
+        self._woken.wait(max(0.0, until - self._clock()))
+        if self._woken.is_set():
+            time.sleep(QUIET_S)
+        self._woken.clear()
+        if self._clock() > until + self.heartbeat_s:  # this process was held up
+            self.listen_anew()
+
+    def listen_anew(self) -> None:
+        self.t_listening = self._clock()
+
+
+def run_turn(runtime: Runtime, spec: JobSpec, now: float) -> tuple[Plan, bool]:
     """One turn. The flag says that the status changed, so that another turn should follow at once."""
     observed = runtime.observe()
-    plan = decide(observed, now)
+    plan = decide(spec, observed, now)
     for action in plan.actions:
         if isinstance(action, InstallView):
             runtime.execute(action)

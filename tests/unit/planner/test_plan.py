@@ -27,7 +27,6 @@ from outlast_operator.planner.checkpoint_sets import CHECKPOINT_NEWS_S
 from outlast_operator.planner.checkpoints import CheckpointRef
 from outlast_operator.planner.finish import DRAIN_PATIENCE_S
 from outlast_operator.planner.observed import Evaluation, ObservedJob, Process
-from outlast_operator.planner.plan import plan
 from outlast_operator.planner.status import Attempt, JobStatus
 from outlast_operator.planner.turn import Turn
 from outlast_operator.runtime.reconcile import Conflict, Runtime, run_turn
@@ -107,7 +106,7 @@ def test_a_recorded_view_is_installed_though_nothing_can_be_recorded(monkeypatch
 
     monkeypatch.setattr(world, "write_status", away)
     with pytest.raises(OSError, match="no answer"):
-        run_turn(world, lambda observed, now: plan(world.spec, observed, now), world.now)
+        run_turn(world, world.spec, world.now)
     assert [a.to.name for a in of(world, InstallView)] == ["server-0", "server-1", "server-2"]
     assert len(world.executed) == 3, "all else is recorded first"
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor as Pool
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any
 
 from outlast.api.view import Member, View
@@ -42,7 +42,7 @@ from outlast_operator.planner.actions import (
     StartRedis,
     TermProcess,
 )
-from outlast_operator.runtime.orders import Dismiss, Leave, Orders
+from outlast_operator.runtime.orders import Dismiss, Leave, OneAtATime
 from outlast_operator.runtime.watches import RedisWatch
 
 log = logging.getLogger("outlast.kubernetes")
@@ -72,9 +72,7 @@ class Executor:
         self._api, self._cache, self._ref, self._images = api, cache, ref, images
         self._observer, self._events, self._clock = observer, events, clock
         self._pools = pools
-        self._orders = Orders()
-        self._under_way: set[tuple[str, str]] = set()
-        self._lock = threading.Lock()
+        self._calls = OneAtATime()
         self._asked: dict[tuple[str, str], float] = {}  # (pod uid, term | kill) -> when
         self.refusals = Refusals(clock)  # of pods
 
@@ -256,23 +254,12 @@ class Executor:
         return self._send(call(Member(view.name, boot, view.address)), self._pools.orders)
 
     def _send(self, order: ServerCall, pool: Pool) -> Future[None] | None:
-        return self._orders.send(order, self._observer.watch_of(order.to.boot), pool)
+        return self._calls.send(order, self._observer.watch_of(order.to.boot), pool)
 
     def _tell_redis(self, what: str, call: Callable[[RedisWatch], None]) -> None:
-        watch, key = self._observer.redis_watch, ("redis", what)
-        with self._lock:
-            if watch is None or key in self._under_way:
-                return
-            self._under_way.add(key)
-
-        def run() -> None:
-            try:
-                call(watch)
-            finally:
-                with self._lock:
-                    self._under_way.discard(key)
-
-        self._pools.orders.submit(run)
+        watch = self._observer.redis_watch
+        if watch is not None:
+            self._calls.submit(self._pools.orders, ("redis", what), lambda: call(watch))
 
     def _assign(self, action: AssignSlot, sight: Sight) -> None:
         view = sight.living(action.worker)
@@ -298,25 +285,14 @@ class Executor:
             label = wanted.get(self._observer.boot_of(uid) or "") if pod.alive else None
             named = "true" if pod.alive else None
             if (found.get(CHAIN_LABEL), found.get(NAMED_LABEL)) != (label, named):
-                self._label(pod, {CHAIN_LABEL: label, NAMED_LABEL: named})
+                labels = {CHAIN_LABEL: label, NAMED_LABEL: named}
+                self._calls.submit(self._pools.api, (pod.uid, f"label {labels}"), partial(self._label, pod, labels))
 
     def _label(self, pod: PodView, wanted: dict[str, str | None]) -> None:
-        key = (pod.uid, f"label {wanted}")
-        with self._lock:
-            if key in self._under_way:
-                return
-            self._under_way.add(key)
-
-        def run() -> None:
-            try:
-                self._patch(pod, {"metadata": {"labels": wanted}})
-            except ApiError as error:
-                log.info("%s was not labelled %s: %s", pod.pod, wanted, error)
-            finally:
-                with self._lock:
-                    self._under_way.discard(key)
-
-        self._pools.api.submit(run)
+        try:
+            self._patch(pod, {"metadata": {"labels": wanted}})
+        except ApiError as error:
+            log.info("%s was not labelled %s: %s", pod.pod, wanted, error)
 
 
 def read_slots(text: str) -> dict[int, int]:

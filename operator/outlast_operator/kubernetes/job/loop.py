@@ -23,8 +23,7 @@ from outlast_operator.kubernetes.job.status import INVALID, REFUSED, invalid_sta
 from outlast_operator.kubernetes.job.storage import CheckpointStorage
 from outlast_operator.kubernetes.manifests.names import JobRef, is_owned
 from outlast_operator.planner.observed import ObservedJob
-from outlast_operator.planner.plan import plan as decide
-from outlast_operator.runtime.reconcile import Conflict, is_over, run_turn
+from outlast_operator.runtime.reconcile import Conflict, Waker, is_over, run_turn
 
 log = logging.getLogger("outlast.kubernetes")
 
@@ -52,7 +51,7 @@ class JobLoop:
         self._events = Events(tools.api, self.ref, self._pools.api, tools.now)
         self._runtime: KubernetesRuntime | None = None
         self._generation: int | None = None
-        self._woken = threading.Event()  # while there is no runtime to wake
+        self._waker = Waker(tools.now)
         self._stopped = threading.Event()
         self._gone = False
         self._reason = ""
@@ -68,10 +67,7 @@ class JobLoop:
         return self._thread.is_alive()
 
     def wake(self) -> None:
-        runtime = self._runtime
-        if runtime is not None:
-            runtime.wake()
-        self._woken.set()
+        self._waker.wake()
 
     def stop(self, gone: bool = False) -> None:
         self._gone = self._gone or gone
@@ -160,13 +156,8 @@ class JobLoop:
 
     def _sleep(self, until: float | None) -> None:
         """`until` None: do not sleep."""
-        if until is None or self._stopped.is_set():
-            return
-        if self._runtime is not None:
-            self._runtime.wait(until)
-            return
-        self._woken.wait(max(0.0, until - self._tools.now()))
-        self._woken.clear()
+        if until is not None and not self._stopped.is_set():
+            self._waker.wait(until)
 
     def _turn(self) -> float | None:
         """One turn; returns until when to sleep. Raises `JobGone`, `Conflict`, `Deposed`, `ApiError` and
@@ -187,7 +178,7 @@ class JobLoop:
         spec = runtime.acceptance.spec
         assert spec is not None
         now = self._tools.now()
-        plan, changed = run_turn(runtime, lambda observed, t: decide(spec, observed, t), now)
+        plan, changed = run_turn(runtime, spec, now)
         if plan.reason != self._reason:
             log.info("%s/%s: %s", self.ref.namespace, self.ref.name, plan.reason)
             self._reason = plan.reason
@@ -241,7 +232,9 @@ class JobLoop:
             if record.status.outcome is None:
                 self._tell_warnings(record.status.t_start is None, acceptance)
             storage = CheckpointStorage(self._tools.api, self.ref, self._tools.now)
-            self._runtime = KubernetesRuntime(self._tools, self.ref, acceptance, self._events, self._pools, storage)
+            self._runtime = KubernetesRuntime(
+                self._tools, self.ref, acceptance, self._events, self._pools, storage, self._waker
+            )
         else:
             self._runtime.take(acceptance)
         if acceptance.message != shown_refusal(job) and not (fresh and record.spec is None):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,12 +36,11 @@ from outlast_operator.planner.actions import Action, ExpandClaims, StartProcess
 from outlast_operator.planner.checkpoints import Storage
 from outlast_operator.planner.observed import ObservedJob
 from outlast_operator.planner.status import JobStatus
-from outlast_operator.runtime.reconcile import Conflict
+from outlast_operator.runtime.reconcile import Conflict, Waker
 
 log = logging.getLogger("outlast.kubernetes")
 
 Json = dict[str, Any]
-QUIET_S = 0.002  # events that come together are answered by one turn
 
 
 class JobGone(Exception):
@@ -75,7 +72,7 @@ class Tools:
 
 
 class KubernetesRuntime:
-    """One job. `observe`, `write_status`, `execute` and `wait` belong to its loop; any thread may call `wake`."""
+    """One job. All of it belongs to the job's loop."""
 
     def __init__(
         self,
@@ -85,20 +82,21 @@ class KubernetesRuntime:
         events: Events,
         pools: Pools,
         storage: CheckpointStorage,
+        waker: Waker,
     ) -> None:
-        """`pools`: the job's shares."""
+        """`pools`: the job's shares. `waker`: the loop's; it has nobody to listen to before."""
         assert acceptance.spec is not None, "only a job with a spec in force has a runtime"
         self._tools, self._ref = tools, ref
         self.acceptance = acceptance
         self.events = events
-        self.t_operator_start = tools.now()
         self.conflicts = 0  # writes in a row that met a newer one
-        self._woken = threading.Event()
+        self._waker = waker
+        self._waker.listen_anew()
         self._storage = storage
         self._dependents = Dependents(tools.api, ref, tools.now)
-        self._observer = Observer(tools.cache, ref, acceptance.spec, self.wake, tools.now)
+        self._observer = Observer(tools.cache, ref, acceptance.spec, waker.wake, tools.now)
         self._executor = Executor(tools.api, tools.cache, ref, tools.images, self._observer, events, pools, tools.now)
-        self._pod_events = PodEvents(tools.api, ref.namespace, pools.api, tools.now, self.wake)
+        self._pod_events = PodEvents(tools.api, ref.namespace, pools.api, tools.now, waker.wake)
         self._policies = Policies(tools.api, ref, tools.peers, pools.api, tools.now)
         self._budgets = Budgets(tools.api, ref, pools.api, tools.now)
         self._sight: Sight | None = None
@@ -106,28 +104,15 @@ class KubernetesRuntime:
         self._job: Json = {}
         self._record: Record | None = None
         self._recorded: tuple[str, Record] | None = None  # resource version -> what it holds: read once
-
-    # --- waking ---
-
-    def wake(self) -> None:
-        self._woken.set()
-
-    def wait(self, until: float) -> None:
-        """Sleep until something happens, or `until`. A gap in which we could not listen counts as a fresh start."""
-        self._woken.wait(max(0.0, until - self._tools.now()))
-        if self._woken.is_set():
-            time.sleep(QUIET_S)
-        self._woken.clear()
-        now = self._tools.now()
-        if now > until + self._observer.spec.recovery.failover.heartbeat_seconds:
-            self.t_operator_start = now  # this process was held up: silence meanwhile proves nothing
+        self.take(acceptance)
 
     def take(self, acceptance: Acceptance) -> None:
-        """Another generation of the spec is in force."""
+        """This generation of the spec is in force."""
         assert acceptance.spec is not None
         self.acceptance = acceptance
         self._observer.spec = acceptance.spec
         self._executor.refusals.clear_all()
+        self._waker.heartbeat_s = acceptance.spec.recovery.failover.heartbeat_seconds
 
     # --- the interface ---
 
@@ -135,7 +120,8 @@ class KubernetesRuntime:
         """Raises `JobGone`, `UnreadableRecord`."""
         self._job = self._current()
         self._record = self._read(self._job)
-        self.t_operator_start = max(self.t_operator_start, self._tools.t_resumed())  # also in the middle of a request
+        waker = self._waker
+        waker.t_listening = max(waker.t_listening, self._tools.t_resumed())  # also in the middle of a request
         ended = self._record.status.outcome is not None
         self._tools.check_lead()
         storage = self._storage.choose(self._observer.spec, self._record.status)
@@ -154,7 +140,7 @@ class KubernetesRuntime:
             claim_bytes=self._storage.claim_bytes(self._observer.spec, storage),
             claim_refusal=self._storage.refusal,
             waits={**self._dependents.waits, **self._storage.waits, **sight.waits, **self._executor.refusals.waits},
-            t_operator_start=self.t_operator_start,
+            t_operator_start=waker.t_listening,
             generation=int(self._job["metadata"].get("generation") or 0),
         )
         return self._observed
@@ -206,7 +192,7 @@ class KubernetesRuntime:
             name = claim["metadata"]["name"]
             log.info("%s/%s: claim %s: %s", self._ref.namespace, self._ref.name, name, error)
             self._executor.refusals.note(start.name, error, claim)
-            self.wake()  # to say so
+            self._waker.wake()  # to say so
             return False
         return True
 
@@ -266,7 +252,7 @@ class KubernetesRuntime:
         self._dependents.ensure(spec, claims, ended, {} if sight is None else sight.waits)
         self._observer.secrets = self._dependents.secrets
         if self._observer.secrets.token is None:
-            self.t_operator_start = self._tools.now()  # servers cannot be heard: their silence proves nothing
+            self._waker.listen_anew()  # servers cannot be heard: their silence proves nothing
 
 
 def replace_status(api: Api, cache: Cache, job: Json, status: Json) -> Json:
