@@ -349,13 +349,13 @@ def main() -> int:
     spec, heartbeat_s = runtime.spec, runtime.spec.recovery.failover.heartbeat_seconds
     reason = ""
     while not runtime.forkserver_gone:
-        plan, changed = run_turn(runtime, spec, time.monotonic())
+        observed, plan, changed = run_turn(runtime, spec, time.monotonic())
         if plan.reason != reason:
             log.info("plan: %s", plan.reason)
             reason = plan.reason
         if changed:
             continue
-        if is_over(runtime.observe()):
+        if is_over(observed):
             runtime.close()
             return 0
         look_again = time.monotonic() + heartbeat_s

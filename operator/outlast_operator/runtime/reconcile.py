@@ -81,7 +81,7 @@ class Waker:
         self.t_listening = self._clock()
 
 
-def run_turn(runtime: Runtime, spec: JobSpec, now: float) -> tuple[Plan, bool]:
+def run_turn(runtime: Runtime, spec: JobSpec, now: float) -> tuple[ObservedJob, Plan, bool]:
     """One turn. The flag says that the status changed, so that another turn should follow at once."""
     observed = runtime.observe()
     plan = decide(spec, observed, now)
@@ -94,11 +94,11 @@ def run_turn(runtime: Runtime, spec: JobSpec, now: float) -> tuple[Plan, bool]:
             runtime.write_status(plan.status, observed.status.resource_version)
         except Conflict as conflict:
             log.info("%s", conflict)
-            return plan, True
+            return observed, plan, True
     for action in plan.actions:
         if not isinstance(action, InstallView):
             runtime.execute(action)
-    return plan, changed
+    return observed, plan, changed
 
 
 def is_over(observed: ObservedJob) -> bool:

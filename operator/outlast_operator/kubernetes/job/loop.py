@@ -14,13 +14,20 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+from outlast.api.spec import JobSpec
 from outlast_operator.kubernetes.cluster.api import CORE, JOBS, PLURAL, ApiError
 from outlast_operator.kubernetes.job.acceptance import Acceptance, accept
 from outlast_operator.kubernetes.job.events import Events
 from outlast_operator.kubernetes.job.record import UnreadableRecord, out_of_force, read_record
-from outlast_operator.kubernetes.job.runtime import Deposed, JobGone, KubernetesRuntime, Tools, replace_status
+from outlast_operator.kubernetes.job.runtime import (
+    Deposed,
+    JobGone,
+    KubernetesRuntime,
+    Tools,
+    current,
+    replace_status,
+)
 from outlast_operator.kubernetes.job.status import INVALID, REFUSED, invalid_status, shown_refusal
-from outlast_operator.kubernetes.job.storage import CheckpointStorage
 from outlast_operator.kubernetes.manifests.names import JobRef, is_owned
 from outlast_operator.planner.observed import ObservedJob
 from outlast_operator.runtime.reconcile import Conflict, Waker, is_over, run_turn
@@ -163,45 +170,36 @@ class JobLoop:
         """One turn; returns until when to sleep. Raises `JobGone`, `Conflict`, `Deposed`, `ApiError` and
         `UnreadableRecord`."""
         self._tools.check_lead()
-        job = self._tools.cache.job(self.ref.namespace, self.ref.name)
-        if job is None or job["metadata"]["uid"] != self.ref.uid or job["metadata"].get("deletionTimestamp"):
-            raise JobGone(self.ref.name)
-        if job["metadata"].get("generation") != self._generation or self._runtime is None:
-            if not self._take(job):
+        job, runtime = current(self._tools.cache, self.ref), self._runtime
+        if job["metadata"].get("generation") != self._generation or runtime is None:
+            runtime = self._take(job)
+            if runtime is None:
                 return self._tools.now() + LONGEST_SLEEP_S  # until its spec is mended
             self._generation = job["metadata"].get("generation")
-        return self._plan()
+        return self._plan(runtime)
 
-    def _plan(self) -> float | None:
-        runtime = self._runtime
-        assert runtime is not None
-        spec = runtime.acceptance.spec
-        assert spec is not None
-        now = self._tools.now()
-        plan, changed = run_turn(runtime, spec, now)
+    def _plan(self, runtime: KubernetesRuntime) -> float | None:
+        spec, now = runtime.spec, self._tools.now()
+        observed, plan, changed = run_turn(runtime, spec, now)
         if plan.reason != self._reason:
             log.info("%s/%s: %s", self.ref.namespace, self.ref.name, plan.reason)
             self._reason = plan.reason
         if changed:
             self._give_way(runtime.conflicts)
             return None
-        runtime.after_turn(plan.status)
-        observed = runtime.observed  # what this turn has set off wakes the next
+        runtime.after_turn(observed, plan.status)
         running = any(p.alive for p in observed.processes.values())
         look_again = now + (spec.recovery.failover.heartbeat_seconds if running else IDLE_S)
         if plan.wake_at is not None:
             look_again = min(look_again, plan.wake_at)
         if observed.status.outcome is None:
             return look_again
-        finished = self._finished(observed.status.t_completed or now)  # what still runs, or is kept by its policy
+        finished = self._finished(spec, observed.status.t_completed or now)  # what still runs, or is kept by its policy
         kept = spec.run_policy.clean_pod_policy == "None" and not _is_to_leave(observed)
         return finished if kept or is_over(observed) else min(look_again, finished)
 
-    def _finished(self, t_completed: float) -> float:
-        assert self._runtime is not None
-        assert self._runtime.acceptance.spec is not None
-        ttl_s = self._runtime.acceptance.spec.run_policy.ttl_seconds_after_finished
-        now = self._tools.now()
+    def _finished(self, spec: JobSpec, t_completed: float) -> float:
+        ttl_s, now = spec.run_policy.ttl_seconds_after_finished, self._tools.now()
         if ttl_s is None:
             return now + LONGEST_SLEEP_S
         if now < t_completed + ttl_s:
@@ -218,34 +216,29 @@ class JobLoop:
 
     # --- which spec, and what it needs ---
 
-    def _take(self, job: Json) -> bool:
-        """Put the spec in force. False: there is none."""
+    def _take(self, job: Json) -> KubernetesRuntime | None:
+        """Put the spec in force. None: there is none."""
         record = read_record(job)
         acceptance = accept(job, record.spec, self._tools.account)
         if acceptance.spec is None:
             if (job.get("status") or {}).get("record"):
                 raise out_of_force(job, acceptance.message)
             self._show_invalid(job, acceptance)
-            return False
-        fresh = self._runtime is None
-        if self._runtime is None:
-            if record.status.outcome is None:
-                self._tell_warnings(record.status.t_start is None, acceptance)
-            storage = CheckpointStorage(self._tools.api, self.ref, self._tools.now)
-            self._runtime = KubernetesRuntime(
-                self._tools, self.ref, acceptance, self._events, self._pools, storage, self._waker
-            )
+            return None
+        runtime = self._runtime
+        first = runtime is None and record.spec is None
+        if runtime is None:
+            for warning in acceptance.warnings if record.status.t_start is None else ():
+                self._events.tell("Warning", "SpecWarning", warning)
+            runtime = KubernetesRuntime(self._tools, self.ref, acceptance, self._events, self._pools, self._waker)
+            self._runtime = runtime
         else:
-            self._runtime.take(acceptance)
-        if acceptance.message != shown_refusal(job) and not (fresh and record.spec is None):
+            runtime.take(acceptance)
+        if acceptance.message != shown_refusal(job) and not first:
             if acceptance.refused:
                 self._events.tell("Warning", REFUSED, acceptance.message)
-            self._runtime.show_refusal()
-        return True
-
-    def _tell_warnings(self, first: bool, acceptance: Acceptance) -> None:
-        for warning in acceptance.warnings if first else ():
-            self._events.tell("Warning", "SpecWarning", warning)
+            runtime.show_refusal()
+        return runtime
 
     def _show_invalid(self, job: Json, acceptance: Acceptance) -> None:
         status = invalid_status(job, acceptance.message, self._tools.now())

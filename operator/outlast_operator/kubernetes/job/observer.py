@@ -40,12 +40,12 @@ WAITS_S = 1.5  # that a pod waits for a node or its volumes for a moment is no n
 class Sight:
     """One look at a job's pods."""
 
-    processes: dict[str, Process]
-    probes: dict[str, Probe]
-    redis: RedisState
-    dead: frozenset[str]
-    pods: dict[str, PodView]  # by uid, all that exist
-    newest: dict[str, PodView]  # by process name
+    processes: dict[str, Process] = field(default_factory=dict)
+    probes: dict[str, Probe] = field(default_factory=dict)
+    redis: RedisState = field(default_factory=RedisState)
+    dead: frozenset[str] = frozenset()
+    pods: dict[str, PodView] = field(default_factory=dict)  # by uid, all that exist
+    newest: dict[str, PodView] = field(default_factory=dict)  # by process name
     waits: dict[str, Wait] = field(default_factory=dict)  # by process name: pods that do not start
 
     def living(self, name: str) -> PodView | None:

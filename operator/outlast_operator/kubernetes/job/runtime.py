@@ -81,35 +81,31 @@ class KubernetesRuntime:
         acceptance: Acceptance,
         events: Events,
         pools: Pools,
-        storage: CheckpointStorage,
         waker: Waker,
     ) -> None:
         """`pools`: the job's shares. `waker`: the loop's; it has nobody to listen to before."""
         assert acceptance.spec is not None, "only a job with a spec in force has a runtime"
         self._tools, self._ref = tools, ref
-        self.acceptance = acceptance
-        self.events = events
         self.conflicts = 0  # writes in a row that met a newer one
         self._waker = waker
         self._waker.listen_anew()
-        self._storage = storage
+        self._storage = CheckpointStorage(tools.api, ref, tools.now)
         self._dependents = Dependents(tools.api, ref, tools.now)
         self._observer = Observer(tools.cache, ref, acceptance.spec, waker.wake, tools.now)
         self._executor = Executor(tools.api, tools.cache, ref, tools.images, self._observer, events, pools, tools.now)
         self._pod_events = PodEvents(tools.api, ref.namespace, pools.api, tools.now, waker.wake)
         self._policies = Policies(tools.api, ref, tools.peers, pools.api, tools.now)
         self._budgets = Budgets(tools.api, ref, pools.api, tools.now)
-        self._sight: Sight | None = None
-        self._observed: ObservedJob | None = None
+        # As `observe` saw them last; the record as it was written since.
+        self._sight = Sight()
         self._job: Json = {}
-        self._record: Record | None = None
-        self._recorded: tuple[str, Record] | None = None  # resource version -> what it holds: read once
+        self._record = Record(JobStatus())
         self.take(acceptance)
 
     def take(self, acceptance: Acceptance) -> None:
         """This generation of the spec is in force."""
         assert acceptance.spec is not None
-        self.acceptance = acceptance
+        self.acceptance, self.spec = acceptance, acceptance.spec
         self._observer.spec = acceptance.spec
         self._executor.refusals.clear_all()
         self._waker.heartbeat_s = acceptance.spec.recovery.failover.heartbeat_seconds
@@ -118,64 +114,53 @@ class KubernetesRuntime:
 
     def observe(self) -> ObservedJob:
         """Raises `JobGone`, `UnreadableRecord`."""
-        self._job = self._current()
-        self._record = self._read(self._job)
+        self._job = current(self._tools.cache, self._ref)
+        if self._record.status.resource_version != str(self._job["metadata"]["resourceVersion"]):
+            self._record = read_record(self._job)
         waker = self._waker
         waker.t_listening = max(waker.t_listening, self._tools.t_resumed())  # also in the middle of a request
         ended = self._record.status.outcome is not None
         self._tools.check_lead()
-        storage = self._storage.choose(self._observer.spec, self._record.status)
+        storage = self._storage.choose(self.spec, self._record.status)
         self._ensure_dependents(storage, ended)
         self._observer.told = self._pod_events.told
-        sight = self._observer.look(ended)
-        self._sight = sight
+        self._sight = sight = self._observer.look(ended)
         self._pod_events.follow(() if ended else sight.newest.values())
-        self._observed = ObservedJob(
+        return ObservedJob(
             status=self._record.status,
             processes=sight.processes,
             probes=sight.probes,
             redis=sight.redis,
             dead=sight.dead,
             storage=storage,
-            claim_bytes=self._storage.claim_bytes(self._observer.spec, storage),
+            claim_bytes=self._storage.claim_bytes(self.spec, storage),
             claim_refusal=self._storage.refusal,
             waits={**self._dependents.waits, **self._storage.waits, **sight.waits, **self._executor.refusals.waits},
             t_operator_start=waker.t_listening,
             generation=int(self._job["metadata"].get("generation") or 0),
         )
-        return self._observed
-
-    @property
-    def observed(self) -> ObservedJob:
-        """As `observe` last answered."""
-        assert self._observed is not None, "there was a turn"
-        return self._observed
 
     def write_status(self, status: JobStatus, expected_version: str | None) -> str:
         self._tools.check_lead()
-        assert self._record is not None
-        assert self._sight is not None
         assert expected_version == self._job["metadata"]["resourceVersion"], "a status is written after its observation"
-        record = Record(status, self.acceptance.spec)  # of what may not change it has the accepted values
+        record = Record(status, self.spec)  # of what may not change it has the accepted values
         shown = to_status(record, self._ref, self.acceptance, self._job)
         try:
-            version = self._replace(shown)
+            job = replace_status(self._tools.api, self._tools.cache, self._job, shown)
         except Conflict:
             self.conflicts += 1
             raise
         self.conflicts = 0
+        version = str(job["metadata"]["resourceVersion"])
         self._record = replace(record, status=replace(status, resource_version=version))  # what is done now follows it
-        self._recorded = (version, self._record)
         return version
 
     def execute(self, action: Action) -> None:
         self._tools.check_lead()
-        assert self._sight is not None
-        assert self._record is not None
         status = self._record.status
         try:
             if isinstance(action, ExpandClaims):
-                self._storage.expand(self._observer.spec, status, action.to_bytes)
+                self._storage.expand(self.spec, status, action.to_bytes)
             elif not isinstance(action, StartProcess) or self._has_its_claim(action):
                 self._executor.execute(action, self._sight, status.outcome is not None)
         except ApiError as error:
@@ -183,7 +168,7 @@ class KubernetesRuntime:
 
     def _has_its_claim(self, start: StartProcess) -> bool:
         """Whether the claim that a server mounts is there, and the job's own. If not, its start was refused."""
-        claim = self._storage.claim_of(self._observer.spec, start)
+        claim = self._storage.claim_of(self.spec, start)
         if claim is None:
             return True
         try:
@@ -196,15 +181,14 @@ class KubernetesRuntime:
             return False
         return True
 
-    def after_turn(self, status: JobStatus) -> None:
+    def after_turn(self, observed: ObservedJob, status: JobStatus) -> None:
         """What is neither decided nor urgent: policies, budgets, labels, and the pods of a job that has ended.
 
         `status`: of the plan that `observed` led to. It lists what of its waits is wanted still.
         """
-        assert self._sight is not None
-        self._executor.refusals.drop(self.observed.waits.keys() - status.waits.keys())
-        self._policies.keep(self._observer.spec)
-        self._budgets.keep(self._observer.spec, ended=status.outcome is not None)
+        self._executor.refusals.drop(observed.waits.keys() - status.waits.keys())
+        self._policies.keep(self.spec)
+        self._budgets.keep(self.spec, ended=status.outcome is not None)
         if status.outcome is None:
             self._executor.label_chains(status.views, self._sight)
             self._storage.retire(status)
@@ -218,41 +202,26 @@ class KubernetesRuntime:
 
     def dismiss(self, uids: Collection[str]) -> None:
         """The job is gone: the servers in these pods need not wait for successors."""
-        if self._sight is not None:
-            self._executor.dismiss(uids, self._sight)
+        self._executor.dismiss(uids, self._sight)
 
     def close(self) -> None:
         self._observer.close()
 
-    # --- the recorded status ---
-
-    def _current(self) -> Json:
-        job = self._tools.cache.job(self._ref.namespace, self._ref.name)
-        if job is None or job["metadata"]["uid"] != self._ref.uid or job["metadata"].get("deletionTimestamp"):
-            raise JobGone(self._ref.name)
-        return job
-
-    def _read(self, job: Json) -> Record:
-        version = str(job["metadata"]["resourceVersion"])
-        if self._recorded is None or self._recorded[0] != version:
-            self._recorded = (version, read_record(job))
-        return self._recorded[1]
-
-    def _replace(self, status: Json) -> str:
-        job = replace_status(self._tools.api, self._tools.cache, self._job, status)
-        return str(job["metadata"]["resourceVersion"])
-
-    # --- what pods need ---
-
     def _ensure_dependents(self, storage: Storage | None, ended: bool) -> None:
-        assert self._record is not None
-        spec, sight = self._observer.spec, self._sight
-        living = {} if sight is None else {name: p for name, p in sight.processes.items() if p.alive}
-        claims = self._storage.claims(spec, self._record.status, storage, living)
-        self._dependents.ensure(spec, claims, ended, {} if sight is None else sight.waits)
+        living = {name for name, p in self._sight.processes.items() if p.alive}
+        claims = self._storage.claims(self.spec, self._record.status, storage, living)
+        self._dependents.ensure(self.spec, claims, ended, self._sight.waits)
         self._observer.secrets = self._dependents.secrets
         if self._observer.secrets.token is None:
             self._waker.listen_anew()  # servers cannot be heard: their silence proves nothing
+
+
+def current(cache: Cache, ref: JobRef) -> Json:
+    """The TrainingJob as it stands. Raises `JobGone`."""
+    job = cache.job(ref.namespace, ref.name)
+    if job is None or job["metadata"]["uid"] != ref.uid or job["metadata"].get("deletionTimestamp"):
+        raise JobGone(ref.name)
+    return job
 
 
 def replace_status(api: Api, cache: Cache, job: Json, status: Json) -> Json:
