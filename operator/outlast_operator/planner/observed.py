@@ -47,7 +47,6 @@ class Process:
     never_ran: bool = False  # an exited one whose container was never started: nothing was lost with it
     reason: str = ""  # why it ended, as far as known: the message of errors/NAME.json, OOMKilled, Evicted
     unreachable: bool = False  # its node does not answer, by the cluster's word
-    deleting: bool = False  # its pod is to go
     unheard: bool = False  # a server whose container runs and that has told the operator nothing yet
 
     @property

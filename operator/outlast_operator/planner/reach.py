@@ -56,7 +56,7 @@ def look_out(turn: Turn, shards: list[Shard]) -> None:
         silent = process.role == "worker" and turn.lasted(f"cut off:{name}", slot_of(process) in cut_off, RECONNECT_S)
         if process.unreachable or silent:
             out_of_reach.add(name)
-        if silent and (process.unreachable or process.deleting):
+        if silent and (process.unreachable or process.leaving):
             shown[name] = replace(process, phase="exited", unreachable=True, reason=NO_ANSWER, t_exited=turn.now)
     turn.out_of_reach = frozenset(out_of_reach)
     turn.observed = replace(turn.observed, processes=shown)

@@ -61,7 +61,7 @@ def _rejected(turn: Turn, names: set[str]) -> dict[str, Wait]:
     for name in names:
         process, attempt = turn.process(name), turn.status.attempts.get(name)
         again = attempt is not None and attempt.exits > 1
-        if process is not None and process.never_ran and not process.deleting and process.reason and again:
+        if process is not None and process.never_ran and not process.leaving and process.reason and again:
             found[name] = Wait(POD_REJECTED, process.reason)
     return found
 

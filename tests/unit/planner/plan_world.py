@@ -322,7 +322,7 @@ class World:
             server.cut_off = True
 
     def seems(self, name: str, **words: bool) -> None:
-        """What the cluster says of a worker's pod: `unreachable`, `deleting`."""
+        """What the cluster says of a worker's pod: `unreachable`, `leaving`."""
         self.others[name] = replace(self.others[name], **words)  # type: ignore[arg-type]
 
     def heal(self) -> None:

@@ -10,7 +10,7 @@ from outlast_operator.planner.actions import StartProcess
 from outlast_operator.planner.backoff import LONG_LIFE_S
 from outlast_operator.planner.reach import RECONNECT_S
 
-WORDS = ("absent", "unreachable", "deleting")
+WORDS = ("absent", "unreachable", "leaving")
 
 
 def running(strategy: str = "Chain", old: bool = False, **more: object) -> World:
@@ -44,7 +44,7 @@ def test_one_word_alone_gives_no_worker_up(word: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["Checkpoint", "Chain", "Stateless", "Hybrid"])
-@pytest.mark.parametrize("other", ["unreachable", "deleting"])
+@pytest.mark.parametrize("other", ["unreachable", "leaving"])
 def test_a_heads_word_and_the_clusters_give_it_up_at_once(strategy: str, other: str) -> None:
     world = running(strategy)
     say(world, "absent", other)

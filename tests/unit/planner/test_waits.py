@@ -409,7 +409,7 @@ def test_a_back_off_is_as_long_after_weeks() -> None:
 def test_a_pod_that_was_deleted_before_it_ran_is_rejected_by_no_node() -> None:
     world = World(make_spec())
     world.run(1.0)
-    deleted = {"phase": "exited", "never_ran": True, "lived_s": 0.0, "reason": "its pod was deleted", "deleting": True}
+    deleted = {"phase": "exited", "never_ran": True, "lived_s": 0.0, "reason": "its pod was deleted", "leaving": True}
     for tries in range(3):
         server = world.servers["server-2"]
         server.process = replace(server.process, **deleted, t_exited=world.now, instance=f"deleted-{tries}")

@@ -227,7 +227,6 @@ class Observer:
             reason=view.reason,
             never_ran=view.never_ran and known.t_ran is None,
             unreachable=view.unreachable,
-            deleting=view.deleting,
             unheard=unheard,
         )
 
