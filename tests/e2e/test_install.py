@@ -31,6 +31,7 @@ LEASE = f"lease.coordination.k8s.io/{NAME}"  # the operator's own
 OPERATOR = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/name=outlast-operator"
 READY_S = 120
 QUOTA = {"requests.cpu": "1", "requests.memory": "1Gi", "limits.cpu": "8", "limits.memory": "4Gi", "pods": "10"}
+OF_JOBS = {"requests.cpu": "8", "requests.memory": "24Gi", "limits.cpu": "32", "limits.memory": "32Gi", "pods": "20"}
 SOME = ("--set", f"namespaces={{{JOBS}}},userRoles=Namespaced")
 KINDS = "all,serviceaccounts,secrets,configmaps,roles,rolebindings,poddisruptionbudgets,leases,persistentvolumeclaims"
 
@@ -80,12 +81,12 @@ def helm(cluster: Cluster, request: pytest.FixtureRequest, tmp_path_factory: pyt
 @pytest.fixture
 def namespaces(cluster: Cluster) -> Iterator[str]:
     """The release's namespace and the jobs', empty, as strict as namespaces of teams are."""
-    for name in (NAMESPACE, JOBS):
+    for name, hard in ((NAMESPACE, QUOTA), (JOBS, OF_JOBS)):
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team", "namespace": name}}
         cluster.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
-            {**quota, "spec": {"hard": QUOTA}},
+            {**quota, "spec": {"hard": hard}},
         )
     yield NAMESPACE
     for kind in ("clusterrole", "clusterrolebinding"):
