@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 import yaml
 
+from outlast.api.server_status import ServerStatus
 from outlast.process.ledger import LedgerRecord, read_ledger
 from outlast.wire.control import ServerControl
 from outlast_operator.local.directory import RunConfig, RunDirectory
@@ -174,11 +175,11 @@ class Running:
         address = next(s.address for shard in config.servers for s in shard if s.name == name)
         return ServerControl(address, config.job_uid, config.token, timeout_s=2.0)
 
-    def probe(self, name: str) -> dict[str, Any]:
-        """What the server says of itself; empty while it does not answer."""
+    def probe(self, name: str) -> ServerStatus | None:
+        """What the server says of itself; None while it does not answer."""
         with contextlib.suppress(OSError), contextlib.closing(self.control(name)) as control:
             return control.probe()
-        return {}
+        return None
 
     def operator_runs(self) -> bool:
         """False as well when the run is over."""
@@ -194,7 +195,8 @@ class Running:
 
     def version(self, shard: int = 0) -> int:
         head = self.head(shard)
-        return int(self.probe(head).get("version", 0)) if head else 0
+        status = self.probe(head) if head else None
+        return 0 if status is None else status.version
 
     def log(self, name: str) -> str:
         path = self.directory.log(name)

@@ -44,16 +44,16 @@ def test_a_successor_goes_on_from_what_the_last_server_left(job: Job) -> None:
     old.leaving.set()  # as SIGTERM does
     assert old.run_until_left() == 0
     assert time.monotonic() - began <= GRACE_S
-    assert not old.status.now()["serving"], "what it acknowledged after it saved would be lost"
+    assert not old.status.now().serving, "what it acknowledged after it saved would be lost"
     old.listener.close()
 
     new = Server(replace(old.config, listen=f"{old.config.listen}.new"))
     new.start()
     try:
         name = last_state_name(0, old.core.boot)
-        assert new.status.now()["last_states"] == [name]
+        assert new.status.now().last_states == (name,)
         new.core.install(View(0, 2, 0, (Member("server-0", new.core.boot, new.config.listen or ""),), (), name))
-        wait_until(lambda: new.status.now()["serving"], "it serves")
+        wait_until(lambda: new.status.now().serving, "it serves")
         after = new.status.table()
         assert {key: after[key] for key in ("applied", "version", "history", "digest")} == {
             key: before[key] for key in ("applied", "version", "history", "digest")
@@ -75,7 +75,7 @@ def test_a_last_state_that_was_altered_is_not_offered(job: Job) -> None:
     new = Server(replace(job.server.config, listen=f"{job.server.config.listen}.new"))
     new.start()
     try:
-        assert new.status.now()["last_states"] == []
+        assert new.status.now().last_states == ()
     finally:
         new.listener.close()
 
@@ -89,5 +89,5 @@ def test_a_server_that_is_told_that_nobody_follows_writes_a_checkpoint_of_all(jo
     job.server.leaving.set()
     job.server.run_until_left()
     assert time.monotonic() - began < grace_s / 2
-    assert job.server.durability.available()[0]["version"] == job.server.status.table()["version"] > 0
+    assert job.server.durability.available[0].version == job.server.status.table()["version"] > 0
     assert not list(Path(str(job.server.config.checkpoint_dir)).glob("uid/last-*"))

@@ -47,13 +47,13 @@ def step(job: Job, again: int) -> None:
 
 def test_a_slot_is_absent_from_its_last_connection_to_the_next(job: Job) -> None:
     absent = job.server.workers.presence.absent
-    assert job.server.status.now()["connected"] == []
+    assert job.server.status.now().connected == ()
     step(job, again=1)
-    assert (job.server.status.now()["absent"], job.server.status.now()["connected"]) == ({}, [0])
+    assert (job.server.status.now().absent, job.server.status.now().connected) == ({}, (0,))
     t_end = time.monotonic()
     job.optimizers[0].close()
     wait_until(absent)
-    assert (list(job.server.status.now()["absent"]), job.server.status.now()["connected"]) == (["0"], [])
+    assert (list(job.server.status.now().absent), job.server.status.now().connected) == ([0], ())
     assert absent()[0] >= t_end
     step(job, again=2)
     wait_until(lambda: not absent())

@@ -59,38 +59,38 @@ def install(server: Server, epoch: int, history: int, restore: str | None, other
 def test_a_later_view_that_finds_redis_empty_is_no_new_beginning(job: Job, successor: Server) -> None:
     """No worker may give it initial weights in the same history: the job held a state, and what it lost is counted."""
     install(successor, 2, 0, "buffer")
-    wait_until(lambda: successor.status.now()["restore_error"], "an error")
-    assert "holds no snapshot" in successor.status.now()["restore_error"]
-    assert successor.status.now()["restoring"] == "buffer"
+    wait_until(lambda: successor.status.now().restore_error, "an error")
+    assert "holds no snapshot" in successor.status.now().restore_error
+    assert successor.status.now().restoring == "buffer"
 
 
 def test_a_rollback_to_the_initial_weights_ends_the_restore_before(job: Job, successor: Server) -> None:
     install(successor, 2, 0, "buffer")
-    wait_until(lambda: successor.status.now()["restore_error"], "an error")
+    wait_until(lambda: successor.status.now().restore_error, "an error")
     install(successor, 3, 1, None)
-    assert successor.status.now()["restoring"] is None
+    assert successor.status.now().restoring is None
 
 
 def test_the_error_of_one_restore_is_not_told_of_the_next(job: Job, successor: Server) -> None:
     install(successor, 2, 0, "ckpt-h0000-v00000001")
-    wait_until(lambda: successor.status.now()["restore_error"], "an error")
+    wait_until(lambda: successor.status.now().restore_error, "an error")
     install(successor, 3, 1, "buffer")
-    assert "ckpt" not in str(successor.status.now()["restore_error"])
+    assert "ckpt" not in str(successor.status.now().restore_error)
 
 
 def test_a_server_tells_which_run_of_redis_holds_its_state(job: Job, redis: RedisServer) -> None:
     model = torch.nn.Linear(4, 1)
     optimizer = job.join(model, lr=0.1)
     log = log_of(job)
-    wait_until(lambda: job.server.status.now()["initialised"], "initial weights")
+    wait_until(lambda: job.server.status.now().initialised, "initial weights")
     first = log.run_id()
-    assert job.server.status.now()["buffer_run"] == first
+    assert job.server.status.now().buffer_run == first
     redis.kill()
     redis.start()
     model(torch.ones(1, 4)).sum().backward()
     optimizer.step()
-    wait_until(lambda: job.server.status.now()["buffer_run"] not in ("", first), "a snapshot in the next run")
-    assert job.server.status.now()["buffer_run"] == log.run_id()
+    wait_until(lambda: job.server.status.now().buffer_run not in ("", first), "a snapshot in the next run")
+    assert job.server.status.now().buffer_run == log.run_id()
 
 
 def train(job: Job, steps: int = 1) -> None:
@@ -99,7 +99,7 @@ def train(job: Job, steps: int = 1) -> None:
     for _ in range(steps):
         model(torch.ones(1, 4)).sum().backward()
         optimizer.step()
-    wait_until(lambda: job.server.status.now()["version"] >= steps, "updates")
+    wait_until(lambda: job.server.status.now().version >= steps, "updates")
 
 
 def test_a_rollback_to_the_initial_weights_takes_a_survivor_along(job: Job) -> None:
@@ -107,16 +107,16 @@ def test_a_rollback_to_the_initial_weights_takes_a_survivor_along(job: Job) -> N
     train(job)
     install(job.server, 2, 1, None)
     status = job.server.status.now()
-    assert (status["initialised"], status["restoring"], status["history"]) == (False, None, 1)
-    assert job.server.status.now()["restore_error"] is None
+    assert (status.initialised, status.restoring, status.history) == (False, None, 1)
+    assert job.server.status.now().restore_error is None
 
 
 def test_a_snapshot_of_another_history_is_none(job: Job, successor: Server) -> None:
     train(job)
     install(successor, 2, 1, "buffer")
-    wait_until(lambda: successor.status.now()["restore_error"], "an error")
-    assert "no snapshot of history 1" in successor.status.now()["restore_error"]
-    assert (successor.status.now()["initialised"], successor.status.now()["buffer_run"]) == (False, "")
+    wait_until(lambda: successor.status.now().restore_error, "an error")
+    assert "no snapshot of history 1" in successor.status.now().restore_error
+    assert (successor.status.now().initialised, successor.status.now().buffer_run) == (False, "")
 
 
 def test_before_the_first_snapshot_a_server_holds_the_checkpoint_that_its_history_began_from(
@@ -124,29 +124,29 @@ def test_before_the_first_snapshot_a_server_holds_the_checkpoint_that_its_histor
 ) -> None:
     train(job, steps=3)
     job.server.durability.save_and_wait("for the test")
-    (newest, *_) = job.server.status.now()["checkpoints"]
-    install(successor, 2, 1, "buffer", newest["name"])
-    wait_until(lambda: successor.status.now()["serving"], "the checkpoint")
+    (newest, *_) = job.server.status.now().checkpoints
+    install(successor, 2, 1, "buffer", newest.name)
+    wait_until(lambda: successor.status.now().serving, "the checkpoint")
     status = successor.status.now()
-    assert (status["version"], status["history"]) == (newest["version"], 1)
-    assert (status["restore_error"], status["buffer_run"]) == (None, "")
+    assert (status.version, status.history) == (newest.version, 1)
+    assert (status.restore_error, status.buffer_run) == (None, "")
 
 
 def test_before_the_first_weights_a_later_view_begins_empty(job: Job, successor: Server) -> None:
     install(successor, 2, 0, "buffer", EMPTY)
-    wait_until(lambda: successor.status.now()["restoring"] is None, "an end of the restore")
-    assert (successor.status.now()["initialised"], successor.status.now()["restore_error"]) == (False, None)
+    wait_until(lambda: successor.status.now().restoring is None, "an end of the restore")
+    assert (successor.status.now().initialised, successor.status.now().restore_error) == (False, None)
 
 
 def test_who_began_empty_and_wrote_a_checkpoint_held_state(job: Job, successor: Server) -> None:
     """Redis is said to have lost it before the planner heard of it."""
     train(job)
     log = log_of(job)
-    wait_until(lambda: successor.status.now()["checkpoints"], "the first checkpoint")
+    wait_until(lambda: successor.status.now().checkpoints, "the first checkpoint")
     log.store.control.use(lambda client, _: client.flushall())
     install(successor, 2, 0, "buffer", EMPTY)
-    wait_until(lambda: successor.status.now()["restore_error"], "an error")
-    assert "no snapshot" in successor.status.now()["restore_error"]
+    wait_until(lambda: successor.status.now().restore_error, "an error")
+    assert "no snapshot" in successor.status.now().restore_error
 
 
 def test_nothing_is_published_before_a_new_run_of_redis_has_a_snapshot(
@@ -155,7 +155,7 @@ def test_nothing_is_published_before_a_new_run_of_redis_has_a_snapshot(
     model = torch.nn.Linear(4, 1)
     optimizer = job.join(model, lr=0.1)
     log = log_of(job)
-    wait_until(lambda: job.server.status.now()["initialised"], "initial weights")
+    wait_until(lambda: job.server.status.now().initialised, "initial weights")
     save, refused = log.save_snapshot, 0
 
     def save_at_the_fourth_time(*args: Any) -> bool:
@@ -170,8 +170,8 @@ def test_nothing_is_published_before_a_new_run_of_redis_has_a_snapshot(
     redis.start()
     model(torch.ones(1, 4)).sum().backward()
     optimizer.step()
-    wait_until(lambda: job.server.status.now()["version"] == 1, "the update")
-    assert job.server.status.now()["buffer_run"] == log.run_id()
+    wait_until(lambda: job.server.status.now().version == 1, "the update")
+    assert job.server.status.now().buffer_run == log.run_id()
     assert refused >= 4
 
 
@@ -186,7 +186,7 @@ def test_a_first_state_that_a_successor_has_fenced_holds_nobody_up(job: Job, red
     later.join(10.0)
     assert not later.is_alive(), "the server's lock is held for ever"
     worker.join(20.0)
-    assert job.server.status.now()["version"] >= 1
+    assert job.server.status.now().version >= 1
     successors.disconnect()
 
 
@@ -198,8 +198,8 @@ def test_a_replay_that_fails_is_told(job: Job, successor: Server, monkeypatch: p
 
     monkeypatch.setattr(successor.durability._rebuild, "_replay", gone)
     install(successor, 2, 0, "buffer")
-    wait_until(lambda: successor.status.now()["restore_error"], "an error")
-    assert "not in the log" in successor.status.now()["restore_error"]
+    wait_until(lambda: successor.status.now().restore_error, "an error")
+    assert "not in the log" in successor.status.now().restore_error
 
 
 def test_a_history_that_began_from_a_checkpoint_is_soon_in_redis(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,15 +207,15 @@ def test_a_history_that_began_from_a_checkpoint_is_soon_in_redis(job: Job, monke
     monkeypatch.setattr(job.server.log, "_make_room", lambda idle: None)  # as if workers never paused
     train(job, steps=3)
     job.server.durability.save_and_wait("for the test")
-    (newest, *_) = job.server.status.now()["checkpoints"]
-    install(job.server, 2, 1, newest["name"], newest["name"])
-    wait_until(lambda: job.server.status.now()["serving"], "the checkpoint")
-    model, before = torch.nn.Linear(4, 1), job.server.status.now()["version"]
+    (newest, *_) = job.server.status.now().checkpoints
+    install(job.server, 2, 1, newest.name, newest.name)
+    wait_until(lambda: job.server.status.now().serving, "the checkpoint")
+    model, before = torch.nn.Linear(4, 1), job.server.status.now().version
     optimizer = job.join(model, lr=0.1, again=2)
     model(torch.ones(1, 4)).sum().backward()
     optimizer.step()
-    wait_until(lambda: job.server.status.now()["version"] > before, "an update")
-    wait_until(lambda: job.server.status.now()["buffer_run"], "a snapshot")
+    wait_until(lambda: job.server.status.now().version > before, "an update")
+    wait_until(lambda: job.server.status.now().buffer_run, "a snapshot")
 
 
 def test_a_restore_that_a_later_claim_has_fenced_ends(job: Job, redis: RedisServer, successor: Server) -> None:
@@ -223,7 +223,7 @@ def test_a_restore_that_a_later_claim_has_fenced_ends(job: Job, redis: RedisServ
     later = GradientLog(redis.url, "uid", 1, 1 << 30)
     assert later.claim(0, 9, 0, 0)
     install(successor, 2, 0, "buffer")
-    wait_until(lambda: successor.status.now()["restore_error"], "an end of the restore")
-    assert "a higher epoch than 2" in successor.status.now()["restore_error"]
+    wait_until(lambda: successor.status.now().restore_error, "an end of the restore")
+    assert "a higher epoch than 2" in successor.status.now().restore_error
     assert not successor.core.rebuilding
     later.disconnect()

@@ -114,7 +114,7 @@ def test_nothing_but_headers_goes_through_the_socket(job: Job, worker: Worker) -
         assert out.eq(-n * 2.0 * LR).all()
     assert worker.link.connection.bytes_sent - before[0] < NUMEL
     assert worker.link.connection.bytes_received - before[1] < NUMEL
-    assert job.server.status.now()["pushed_bytes"] == 6 * NUMEL * 4, "the initial weights too"
+    assert job.server.status.now().pushed_bytes == 6 * NUMEL * 4, "the initial weights too"
 
 
 def test_a_gradient_that_was_overwritten_before_it_was_read_is_never_applied(job: Job, worker: Worker) -> None:

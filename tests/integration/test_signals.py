@@ -90,7 +90,8 @@ def test_a_drilled_pause_is_continued_and_fenced(lab: Lab) -> None:
 
 
 def _epoch(run: Running) -> int:
-    return int(run.probe(run.head()).get("epoch", 0))
+    status = run.probe(run.head())
+    return 0 if status is None else status.epoch
 
 
 def _starting(run: Running) -> bool:

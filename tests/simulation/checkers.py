@@ -161,7 +161,7 @@ class Checkers:
         steps = {(identity.slot, step) for step in range(identity.first, identity.last + 1)}
         for member in recorded.members:
             other = world.server_of(member.boot)
-            if other is None or other.parameters is None or other.replica.status()["history"] != recorded.history:
+            if other is None or other.parameters is None or other.replica.history != recorded.history:
                 continue
             missing = steps - other.parameters.steps
             assert not missing, f"{server.name} acknowledged {missing}; {other.name} of epoch {recorded.epoch} lacks it"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from network import Step, Wait
 from stores import State
 
+from outlast.api.server_status import CheckpointRef
 from outlast.api.view import BUFFER, EMPTY, View, last_state_name
 from outlast.buffer.types import (
     BufferUnavailable,
@@ -75,7 +76,7 @@ class Durability:
         self._schedule = SaveSchedule(server.spec, server.boot, on_disk=True, own=self._own)
         self._lacks_parts = False
         self._jobs: deque[Job | Restore] = deque()
-        self.available: list[dict[str, Any]] = []
+        self.available: tuple[CheckpointRef, ...] = ()
         self.restore_error: str | None = None
         self._busy = False
 
@@ -115,7 +116,7 @@ class Durability:
             if fellow.shard != server.shard or fellow is server or server.network.is_cut(server.name, fellow.name):
                 continue
             for part in fellow.durability.available[: self._keep]:
-                found = store.of(fellow.name).get(part["name"])
+                found = store.of(fellow.name).get(part.name)
                 if found is not None:
                     epoch, state = found.parts[server.shard]
                     store.write_part(server.name, server.shard, found.history, epoch, found.version, state, server.now)
@@ -155,8 +156,7 @@ class Durability:
         server, replica = self._server, self._server.replica
         if not replica.initialised:
             return
-        history = int(replica.status()["history"])
-        due = self._schedule.asked(replica.version if label is None else label, history, self.available)
+        due = self._schedule.asked(replica.version if label is None else label, replica.history, self.available)
         if due is not None:
             job = self._enqueue(due)
             yield Wait(lambda: job.done, server.now + 60.0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from network import End, Process, Step, Wait
 
+from outlast.api.server_status import ServerStatus
 from outlast.api.view import Member
 from outlast_operator.planner.actions import (
     Action,
@@ -150,10 +151,10 @@ class SimOperator(Process):
                     end.close()
             yield Wait(None, self.now + RETRY_S)
 
-    def _heard(self, name: str, raw: dict[str, Any]) -> None:
-        before, probe = self.probes.get(name), Probe.from_json(raw, self.now)
+    def _heard(self, name: str, status: ServerStatus) -> None:
+        before, probe = self.probes.get(name), Probe.of(status, self.now)
         self.probes[name] = probe
-        if before is None or _shape(before) != _shape(probe):
+        if before is None or before.refused or before.notable() != probe.notable():
             self.signal()
 
     # --- doing ---
@@ -200,11 +201,3 @@ class SimOperator(Process):
         except ConnectionError as error:
             self.world.trace("operator", key, "to", to.name, "failed:", error)
         self._under_way.discard((to.boot, key))
-
-
-def _shape(probe: Probe) -> tuple[Any, ...]:
-    return (
-        probe.boot, probe.epoch, probe.history, probe.role, probe.serving, probe.initialised, probe.slots,
-        probe.caught_up, probe.broken, probe.leaving, probe.left, probe.finished, probe.checkpoints,
-        probe.restore_error, probe.refused,
-    )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from network import End, Process, Step, Wait
@@ -18,6 +18,7 @@ from sim_durability import Durability, LogReader, SimLog
 from sim_link import Links, Predecessors
 from stores import State
 
+from outlast.api.server_status import ServerStatus
 from outlast.api.view import View
 from outlast.chain.events import (
     Acknowledged,
@@ -70,7 +71,7 @@ class PendingRequest:
         assert not self.answered, f"answered twice: {reply}"
         self.answered = True
         history = 0 if view is None else view.history
-        clocks = dict(self.server.replica.status()["clocks"]) if weights is not None else None
+        clocks = self.server.replica.clocks if weights is not None else None
         if isinstance(reply, Acknowledged):
             self.server.world.checkers.acknowledging(self.server, self.identity)
         if not self.end.closed:
@@ -130,7 +131,7 @@ class SimServer(Process):
         self.links, self.predecessors = Links(self), Predecessors(self)
         self.leaving = self.left = self.not_replaced = False
         self.changes = 0
-        self._status: dict[str, Any] = {}
+        self._status = self.replica.status()
         self.log = ShardLog(self.core, self.state, SimLog(self))  # type: ignore[arg-type]
         self.durability = Durability(self)
         self.log_reader = LogReader(self)
@@ -301,30 +302,26 @@ class SimServer(Process):
 
     # --- what we say of ourselves ---
 
-    def status(self) -> dict[str, Any]:
-        """ServerStatus; the last one known while the lock is held."""
+    def status(self) -> ServerStatus:
+        """The last one known while the lock is held."""
         if not self.busy:
-            self._status = {
-                "name": self.name,
-                "boot": self.boot,
-                "shard": self.shard,
-                "address": self.address,
-                "pid": self.pid,
-                **(replica := self.replica.status()),
-                "serving": self.replica.serving and not self.core.rebuilding,
-                "broken": list(self.links.broken),
-                "checkpoints": self.durability.available,
-                "last_states": self.durability.last_states(),
-                "restore_error": self.durability.restore_error,
-                "config_error": None,
-                "views": {str(e): dict(t) for e, t in self.core.epochs.items()},
-                "backlog": self.log_reader.backlog,
-                "buffer_run": self.log.state_run(replica["history"]),
-                "redis_silent_t": None,
-                "applied_t": self.core.applied_t,
-                "log_end_t": self.log_reader.end_t,
-            }
-        return {**self._status, "t": self.now, "leaving": self.leaving, "left": self.left}
+            replica = self.replica.status()
+            self._status = replace(
+                replica,
+                address=self.address,
+                pid=self.pid,
+                serving=self.replica.serving and not self.core.rebuilding,
+                broken=tuple(self.links.broken),
+                checkpoints=self.durability.available,
+                last_states=tuple(self.durability.last_states()),
+                restore_error=self.durability.restore_error,
+                views=dict(self.core.views),
+                backlog=self.log_reader.backlog,
+                buffer_run=self.log.state_run(replica.history),
+                applied_t=self.core.applied_t,
+                log_end_t=self.log_reader.end_t,
+            )
+        return replace(self._status, t=self.now, leaving=self.leaving, left=self.left)
 
     def _watch(self, end: End) -> Step:
         heartbeat_s = self.spec.recovery.failover.heartbeat_seconds

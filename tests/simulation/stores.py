@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from model_log import ModelLog
 from network import Network, Process, Step, Wait
 
+from outlast.api.server_status import CheckpointRef
 from outlast.buffer.types import BufferUnavailable
 from outlast_operator.planner.status import JobStatus
 from outlast_operator.runtime.reconcile import Conflict
@@ -101,16 +102,13 @@ class Checkpoints:
         if any(found.name == name for found in self.complete()):
             self._t_complete.setdefault(name, now)
 
-    def held(self, server: str, shard: int) -> list[dict[str, Any]]:
+    def held(self, server: str, shard: int) -> tuple[CheckpointRef, ...]:
         """The parts that a server tells of, newest first."""
         seen = self.of(server).values()
         sets = [s for s in seen if shard in s.parts and (self.own or len(s.parts) == self.shards)]
         found = [(s, *s.parts[shard]) for s in sets]
         found.sort(key=lambda item: (item[0].history, item[1], item[0].version), reverse=True)
-        return [
-            {"name": s.name, "history": s.history, "version": s.version, "epoch": epoch, "crc": state.crc}
-            for s, epoch, state in found
-        ]
+        return tuple(CheckpointRef(s.name, s.history, s.version, epoch, state.crc) for s, epoch, state in found)
 
     def complete(self) -> list[CheckpointSet]:
         """Sets of which every shard has a part somewhere, with the best parts, newest first."""

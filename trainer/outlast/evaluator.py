@@ -12,13 +12,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
 from outlast.api.config import ProcessConfig
 from outlast.api.job import read_spec
+from outlast.api.server_status import ServerStatus
 from outlast.model.flat import FlatModel, byte_view, shard_ranges
 from outlast.process.exit_codes import EXIT_CONFIGURATION
 from outlast.tasks.base import Evaluation, Task, TaskError, load_task
@@ -110,28 +110,27 @@ class Evaluator:
         next_time, next_version = time.monotonic(), 0
         while True:
             status = self._heads()
-            if status and all(s["finished"] for s in status) and self._evaluate(None, final=True):
+            if status and all(s.finished for s in status) and self._evaluate(None, final=True):
                 return
             due = evaluate.every_seconds is not None and time.monotonic() >= next_time
             if evaluate.every_updates is not None and status:
-                due = due or min(s["version"] for s in status) >= next_version
+                due = due or min(s.version for s in status) >= next_version
             if due and self._evaluate(evaluate.samples, final=False):
                 next_time = time.monotonic() + (evaluate.every_seconds or 0.0)
                 next_version += evaluate.every_updates or 0
             time.sleep(_POLL_S)  # a reader polls: it takes no part in the protocol
 
-    def _heads(self) -> list[dict[str, Any]]:
+    def _heads(self) -> list[ServerStatus]:
         """The status of each shard's newest head; empty while some shard has none."""
-        newest: dict[int, dict[str, Any]] = {}
+        newest: dict[int, ServerStatus] = {}
         for server in self.servers:
             try:
                 status = server.probe(0.5)
             except (ConnectionError, RuntimeError):
                 continue
-            shard, known = status["shard"], newest.get(status["shard"], {"epoch": 0})
-            acts = status["role"] in ("head", "single") or shard not in newest
-            if status.get("initialised") and status["epoch"] >= known["epoch"] and acts:
-                newest[shard] = status
+            known = newest.get(status.shard)
+            if status.initialised and (known is None or (status.is_head and status.epoch >= known.epoch)):
+                newest[status.shard] = status
         return list(newest.values()) if len(newest) == len(self.config.servers) else []
 
     def _evaluate(self, samples: int | None, final: bool) -> bool:
@@ -140,7 +139,7 @@ class Evaluator:
             return False
         with torch.no_grad():
             result = evaluate_weights(self.task, self.model, lambda _: self.flat.load(self.weights), samples)
-        report = {**result, "version": version, "t": time.monotonic(), "final": final}
+        report = {**result, "version": version, "t": time.monotonic()}
         told = 0
         for server in self.servers:
             try:

@@ -92,24 +92,24 @@ def old_head_goes_on(seed: int) -> Fenced:
         a, b, c = (stack.enter_context(server(config, i, root)) for i in range(3))
         for standing in (a, b, c):
             standing.control.install(view_of(1, [a, b, c]))
-        until(lambda: all(s.control.probe()["epoch"] == 1 for s in (a, b, c)), "the first view", 20.0)
+        until(lambda: all(s.control.probe().epoch == 1 for s in (a, b, c)), "the first view", 20.0)
         payload = memoryview(bytearray(NUMEL * 4))
         ours, cut_off = Pusher(a, 0), Pusher(a, 1)
         ours.push(0, 1, payload, _initial(spec))
         for step in range(1, PUSHES + 1):
             ours.push(step, 1, payload)
             cut_off.push(step, 1, payload)
-        before = int(b.control.probe()["applied"])
+        before = b.control.probe().applied
         os.kill(a.pid, signal.SIGSTOP)
         try:
             cut_off.send(PUSHES + 1, 1, payload)
             for standing in (b, c):
                 standing.control.install(view_of(2, [b, c]))
-            until(lambda: b.control.probe()["serving"], "the successor serving", 20.0)
+            until(lambda: b.control.probe().serving, "the successor serving", 20.0)
             ours = Pusher(b, 0)
             for step in range(PUSHES + 1, 2 * PUSHES + 1):
                 ours.push(step, 2, payload)
-            applied = int(b.control.probe()["applied"]) - before
+            applied = b.control.probe().applied - before
         finally:
             os.kill(a.pid, signal.SIGCONT)
         return _press(cut_off, b, payload, applied)

@@ -145,13 +145,13 @@ def server(config: ProcessConfig, index: int, root: Path) -> Iterator[Standing]:
         control = ServerControl(address.address, config.job_uid, config.token, timeout_s=5.0)
         stack.callback(control.close)
 
-        def answers() -> str | None:
+        def answers() -> str:
             if process.poll() is not None:
                 raise BenchError(f"{address.name} ended: {log.read_text(errors='replace')[-500:]}")
-            return control.probe().get("boot")
+            return control.probe().boot
 
         boot = until(answers, f"{address.name} answering", START_S)
-        yield Standing(Member(address.name, str(boot), address.address), control, process, own)
+        yield Standing(Member(address.name, boot, address.address), control, process, own)
 
 
 def view_of(epoch: int, servers: Sequence[Standing], history: int = 0, restore: str | None = None) -> View:

@@ -156,7 +156,7 @@ def _transfer(settings: Settings, progress: Progress, transport: str, blocks: in
         config = server_config(spec, addresses[1:])
         standing = stack.enter_context(server(config, 0, root))
         standing.control.install(view_of(1, [standing]))
-        until(lambda: standing.control.probe()["epoch"] == 1, "the server taking its view", 20.0)
+        until(lambda: standing.control.probe().epoch == 1, "the server taking its view", 20.0)
         client = stack.enter_context(python("outlast_bench.promises.transfer:measure", root / "client.log", **pipes))
         worker = asdict(replace(config, role="worker", name="worker-0"))
         order = {
@@ -164,7 +164,7 @@ def _transfer(settings: Settings, progress: Progress, transport: str, blocks: in
         }  # fmt: skip
         _tell(client, json.dumps(order))
         raw = json.loads(_hear(client, root / "client.log"))
-        applied = int(standing.control.probe()["version"])
+        applied = standing.control.probe().version
     if applied != raw["version"]:
         raise BenchError(f"the server applied {applied} gradients, the client saw {raw['version']}")
     return {

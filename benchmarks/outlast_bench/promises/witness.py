@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from outlast.api.server_status import ServerStatus
 from outlast_bench.promises.common import BenchError
 from outlast_bench.promises.processes import redis, server, server_config, until, view_of, workplace
 from outlast_operator.local.directory import RunConfig
@@ -113,11 +114,11 @@ def bear_witness(run_directory: Path, config: RunConfig, epoch: int, version: in
             with server(settings, 0, root) as witness:
                 witness.control.install(view_of(epoch, [witness], restore="buffer"))
 
-                def arrived() -> dict[str, Any] | None:
+                def arrived() -> ServerStatus | None:
                     status = witness.control.probe()
-                    if status.get("restore_error"):
-                        raise BenchError(f"the witness could not restore: {status['restore_error']}")
-                    return status if status["initialised"] and status["version"] >= version else None
+                    if status.restore_error:
+                        raise BenchError(f"the witness could not restore: {status.restore_error}")
+                    return status if status.initialised and status.version >= version else None
 
                 until(arrived, f"the witness coming to version {version}", 120.0)
                 table = witness.control.table()

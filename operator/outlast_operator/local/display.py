@@ -17,9 +17,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from outlast.api.server_status import Evaluation
 from outlast.api.spec import JobSpec
-from outlast_operator.local.monitor import ACTING, Moment
-from outlast_operator.planner.observed import Evaluation, Probe
+from outlast_operator.local.monitor import Moment
+from outlast_operator.planner.observed import Probe
 from outlast_operator.planner.status import JobStatus
 
 PLAIN_INTERVAL_S = 2.0
@@ -183,7 +184,7 @@ def render(scene: Scene) -> RenderableType:
         "workers", f"{scene.workers} of {scene.spec.workers.replicas}, {moment.gradients_per_s:.1f} gradients/s"
     )
     if scene.redis is not None:
-        backlog = sum(p.backlog for p in moment.probes.values() if p.role in ACTING)
+        backlog = sum(p.backlog for p in moment.probes.values() if p.is_head)
         grid.add_row("redis", Text.assemble(_dot(scene.redis), f"{backlog:,} gradients not applied yet"))
     if not scene.operator:
         grid.add_row("operator", Text("down: training continues, failovers wait", "bold red"))

@@ -16,18 +16,18 @@ from typing import Any
 
 import psutil
 
+from outlast.api.server_status import Evaluation
 from outlast.process.ledger import Fact, LedgerRecord, read_ledger, record_bytes
 from outlast.wire.control import ServerControl
 from outlast_operator.local.directory import RunConfig, RunDirectory
 from outlast_operator.local.forkserver_client import ProcessRecord
-from outlast_operator.planner.observed import Evaluation, Probe
+from outlast_operator.planner.observed import Probe
 
 PROBE_INTERVAL_S = 0.05
 PROBE_TIMEOUT_S = 1.0
 RESOURCE_INTERVAL_S = 0.5
 RESOURCE_LOOK_S = 0.1  # between two looks for processes that are new: one that lives shortly is shown as well
 RATE_WINDOW_S = 2.0
-ACTING = ("head", "single")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +155,7 @@ class Monitor:
         next_t = time.monotonic()
         while not self._stopped.is_set():
             try:
-                raw = control.probe(PROBE_TIMEOUT_S)
-                probe = Probe.from_json(raw, time.monotonic())
+                probe = Probe.of(control.probe(PROBE_TIMEOUT_S), time.monotonic())
                 self._take(name, probe)
                 if probe.finished and name not in self.heard.tables:
                     self.heard.tables[name] = control.table()
@@ -177,7 +176,7 @@ class Monitor:
                 )
             )  # fmt: skip
             self.heard.traffic[probe.boot] = (probe.pushed_bytes, probe.pulled_bytes)
-            if probe.role in ACTING:  # a middle one applies in the same epoch, a moment later
+            if probe.is_head:  # a middle one applies in the same epoch, a moment later
                 for epoch, times in probe.views.items():
                     if times.first_update_t is not None:
                         self.heard.first_updates.setdefault((probe.shard, epoch), times.first_update_t)
@@ -215,6 +214,6 @@ def current_version(probes: Iterable[Probe]) -> int:
     """The version that all shards have reached, as their heads (or serving members) report; 0 before any does."""
     shards: dict[int, int] = {}
     for probe in probes:
-        if probe.initialised and (probe.role in ACTING or probe.serving):
+        if probe.initialised and (probe.is_head or probe.serving):
             shards[probe.shard] = max(shards.get(probe.shard, 0), probe.version)
     return min(shards.values(), default=0)

@@ -39,7 +39,7 @@ from outlast_operator.local.forkserver_client import (
     wait_ready,
 )
 from outlast_operator.local.kills import Cast
-from outlast_operator.local.monitor import ACTING, Heard, Moment, Monitor
+from outlast_operator.local.monitor import Heard, Moment, Monitor
 from outlast_operator.local.run import Run, unplanned
 from outlast_operator.local.runtime import RUN_DIRECTORY_VARIABLE
 from outlast_operator.local.setup import Options, make_config
@@ -222,7 +222,7 @@ class Runner:
     def _scene(self, moment: Moment) -> Scene:
         now = time.monotonic()
         for probe in moment.probes.values():
-            if probe.serving and probe.role in ACTING:
+            if probe.serving and probe.is_head:
                 self._head_seen[probe.shard] = now
         outages = {
             shard: now - seen
@@ -264,7 +264,7 @@ class Runner:
         answers = {}
         for server in (s for servers in self.config.servers for s in servers):
             with contextlib.suppress(OSError, RuntimeError), contextlib.closing(self._control(server)) as control:
-                if control.probe().get("initialised"):
+                if control.probe().initialised:
                     answers[server.name] = control.table()
         return answers
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from outlast.api.server_status import CheckpointRef
 from outlast.api.view import Member
-from outlast_operator.planner.checkpoints import CheckpointRef, ServerClaim
+from outlast_operator.planner.checkpoints import ServerClaim
 from outlast_operator.planner.rollback import newest_checkpoint
 from outlast_operator.planner.turn import Turn, server_names
 

@@ -3,30 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 # One directory for all servers; a claim a server; in the server's own pod, and gone with it.
 Storage = Literal["Shared", "PerServer", "NodeLocal"]
-
-
-@dataclass(frozen=True)
-class CheckpointRef:
-    """A server's verified part of a checkpoint; of a whole set, `epoch` is the sum of its parts' (and `crc` is 0)."""
-
-    name: str
-    history: int
-    version: int
-    epoch: int = 0  # of the view in which it was written
-    crc: int = 0  # of the part's file: two servers with the same one hold the same state
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        return self.history, self.epoch, self.version
-
-    @staticmethod
-    def from_json(raw: dict[str, Any]) -> CheckpointRef:
-        epoch, crc = int(raw.get("epoch", 0)), int(raw.get("crc", 0))
-        return CheckpointRef(str(raw["name"]), int(raw["history"]), int(raw["version"]), epoch, crc)
 
 
 @dataclass(frozen=True)

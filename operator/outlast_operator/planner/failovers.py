@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from outlast.api.server_status import HEADS
 from outlast.api.view import View
 from outlast_operator.planner.health import Standing, how_it_ended
 from outlast_operator.planner.observed import Probe, Process
 from outlast_operator.planner.redis_contact import answers
 from outlast_operator.planner.status import Failover
-from outlast_operator.planner.tally import HEADS, keep_newest
+from outlast_operator.planner.tally import keep_newest
 from outlast_operator.planner.turn import Turn
 from outlast_operator.planner.views import Shard
 from outlast_operator.planner.workers import slot_clocks

@@ -9,11 +9,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from outlast_operator.planner.checkpoints import CheckpointRef, Storage
+from outlast.api.server_status import ServerStatus
+from outlast_operator.planner.checkpoints import Storage
 from outlast_operator.planner.status import JobStatus, Wait
 
 Role = Literal["server", "worker", "evaluator", "redis"]
@@ -55,105 +55,16 @@ class Process:
 
 
 @dataclass(frozen=True)
-class ViewTimes:
-    """When a server installed a view and first applied an update in it; the server's clock."""
-
-    installed_t: float | None = None
-    first_update_t: float | None = None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the evaluator found. None: the task knows no accuracy, or training has diverged; JSON knows no NaN."""
-
-    version: int
-    accuracy: float | None
-    loss: float | None
-    samples: int = 0
-    t: float = 0.0
-
-
-@dataclass(frozen=True)
-class Probe:
+class Probe(ServerStatus):
     """The last status a server sent. A runtime keeps a dead server's last one until its name is probed again."""
 
-    name: str
-    boot: str
-    t_heard: float  # the runtime's clock
-    address: str = ""
-    shard: int = 0
-    epoch: int = 0  # of the view it has installed; 0: none, it is fresh
-    history: int = 0
-    role: str = "empty"  # empty | joining | head | middle | tail | single | stopped
-    serving: bool = False
-    initialised: bool = False
-    version: int = 0
-    former_version: int = 0  # that the shard held at least when it was rolled back, as workers' gradients tell a head
-    last_seq: int = -1
-    stable_seq: int = -1
-    slots: int = 0
-    caught_up: tuple[str, ...] = ()
-    leaving: bool = False
-    left: bool = False
-    finished: bool = False
-    broken: tuple[str, ...] = ()
-    checkpoints: tuple[CheckpointRef, ...] = ()
-    last_states: tuple[str, ...] = ()  # what leaving last members of its shard left (outlast.api.view.last_state_name)
-    restore_error: str | None = None
-    config_error: str | None = None
-    applied: int = 0
-    applied_total: int = 0
-    duplicates: int = 0
-    clocks: dict[int, int] = field(default_factory=dict)
-    absent: dict[int, float] = field(default_factory=dict)  # slot -> when its last connection ended; server's clock
-    connected: tuple[int, ...] | None = None  # slots that have a connection now; None: an older server does not tell
-    views: dict[int, ViewTimes] = field(default_factory=dict)
-    evaluation: Evaluation | None = None
-    pushed_bytes: int = 0
-    pulled_bytes: int = 0
-    restoring: str | None = None  # what it loads its state from at this moment
-    applied_t: float | None = None  # when it last applied an entry; the server's clock, as the next
-    log_end_t: float | None = None  # all that the buffer's log held then has been applied
-    redis_answered_t: float | None = None  # when Redis last did what this server asked (only heads ask); its clock
-    redis_silent_t: float | None = None  # since when it cannot reach Redis; None: it does, or does not ask
-    tells_silence: bool = True  # False: an older server, whose document lacks `redis_silent_t`
-    backlog: int = 0
-    buffer_bytes: int = 0
-    # Stateless: the run of Redis that holds the state of this history; None: an older server does not tell.
-    buffer_run: str | None = ""
-    parameters: int = 0  # of its shard, once it holds them
-    replayed: int = 0  # gradients applied from the buffer since this process started
-    t: float = 0.0
-    pid: int = 0
+    t_heard: float = 0.0  # the runtime's clock
     clock_offset_s: float = 0.0  # add to the server's times to get the runtime's (0 on one host)
     refused: bool = False  # its connection was closed and a new one refused: gone, though nobody has proved it
 
     @staticmethod
-    def from_json(raw: dict[str, Any], t_heard: float, clock_offset_s: float = 0.0) -> Probe:
-        """From a server's status document. Unknown keys are ignored: server and operator may differ in age."""
-        known = {f.name for f in fields(Probe)}
-        values = {k: v for k, v in raw.items() if k in known and k not in ("t_heard", "clock_offset_s", "refused")}
-        values["caught_up"] = tuple(raw.get("caught_up", ()))
-        values["broken"] = tuple(raw.get("broken", ()))
-        values["connected"] = None if raw.get("connected") is None else tuple(raw["connected"])
-        values["tells_silence"], values["buffer_run"] = "redis_silent_t" in raw, raw.get("buffer_run")
-        values["last_states"] = tuple(raw.get("last_states", ()))
-        values["checkpoints"] = tuple(CheckpointRef.from_json(c) for c in raw.get("checkpoints", ()))
-        values["clocks"] = {int(k): int(v) for k, v in raw.get("clocks", {}).items()}
-        values["absent"] = {int(k): float(v) for k, v in raw.get("absent", {}).items()}
-        values["views"] = {
-            int(k): ViewTimes(v.get("installed_t"), v.get("first_update_t")) for k, v in raw.get("views", {}).items()
-        }
-        evaluation = raw.get("evaluation")
-        values["evaluation"] = None if not evaluation else Evaluation(**{
-            f.name: finite(evaluation[f.name]) for f in fields(Evaluation) if f.name in evaluation
-        })  # fmt: skip
-        return Probe(t_heard=t_heard, clock_offset_s=clock_offset_s, **values)
-
-
-def finite(value: Any) -> Any:
-    """`value`, or None for a float that JSON has no word for."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    def of(status: ServerStatus, t_heard: float, clock_offset_s: float = 0.0) -> Probe:
+        return Probe(**vars(status), t_heard=t_heard, clock_offset_s=clock_offset_s)
 
 
 @dataclass(frozen=True)

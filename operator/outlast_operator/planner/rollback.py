@@ -19,8 +19,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from outlast.api.server_status import CheckpointRef
 from outlast.api.view import BUFFER, EMPTY
-from outlast_operator.planner.checkpoints import CheckpointRef
 
 if TYPE_CHECKING:
     from outlast.api.spec import JobSpec

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from outlast.api.server_status import CheckpointRef
 from outlast.api.view import View
-from outlast_operator.planner.checkpoints import CheckpointRef, ServerClaim, Storage
+from outlast_operator.planner.checkpoints import ServerClaim, Storage
 
 UNKNOWN_RUN = ""  # in `JobStatus.buffer_runs`: a server of an older trainer image does not tell which it is
 

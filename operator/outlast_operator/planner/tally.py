@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from outlast.api.server_status import HEADS
 from outlast_operator.planner.status import Failover, JobStatus
-
-HEADS = ("head", "single")  # whose loss is an outage, and whose version a rollback is measured from
 
 
 def total_lost(status: JobStatus) -> int:

@@ -11,8 +11,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from outlast.api.server_status import HEADS
 from outlast.process.ledger import Fact
-from outlast_operator.local.monitor import ACTING, ServerSample
+from outlast_operator.local.monitor import ServerSample
 from outlast_operator.local.run import Loss, Run
 from outlast_operator.planner.status import Failover
 
@@ -24,7 +25,7 @@ def versions(samples: Iterable[ServerSample], shards: int) -> list[tuple[float, 
     newest: dict[int, int] = {}
     points: list[tuple[float, int]] = []
     for sample in sorted(samples, key=lambda s: s.t):
-        if sample.role in ACTING and sample.serving:
+        if sample.role in HEADS and sample.serving:
             newest[sample.shard] = sample.version
             if len(newest) == shards:
                 points.append((sample.t, min(newest.values())))
@@ -111,7 +112,7 @@ def _rate(times: Sequence[float], begin: float, end: float) -> float | None:
 
 
 def _epoch_at(samples: Sequence[ServerSample], t: float) -> int | None:
-    return max((s.epoch for s in samples if s.t <= t and s.role in ACTING), default=None)
+    return max((s.epoch for s in samples if s.t <= t and s.role in HEADS), default=None)
 
 
 def _backlog(run: Run, t_killed: float, until: float) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def _backlog(run: Run, t_killed: float, until: float) -> dict[str, Any]:
     most = 0
     applied = None
     for sample in sorted(run.heard.samples, key=lambda s: s.t):
-        if not t_killed < sample.t <= until or sample.role not in ACTING:
+        if not t_killed < sample.t <= until or sample.role not in HEADS:
             continue
         held[sample.shard] = sample.backlog
         most = max(most, sum(held.values()))

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from outlast.api.server_status import ServerStatus
 from outlast.wire.control import ServerControl
 from outlast_operator.planner.observed import Probe, RedisState
 from outlast_operator.runtime.redis import pause_appends, redis_run_id, shut_down
@@ -69,8 +70,8 @@ class ServerWatch:
         while not self._stopped.is_set():
             self._speaks = False
             try:
-                for raw in self.control.watch(self._silence_s):
-                    self._heard(self._read(raw))
+                for status in self.control.watch(self._silence_s):
+                    self._heard(self._probe(status))
             except CLOSED:
                 self._refused()
             except OSError as error:  # it may be slow or stopped: `t_heard` tells the planner for how long
@@ -79,17 +80,17 @@ class ServerWatch:
                 log.exception("watch of %s: unreadable status", self.address)
             self._stopped.wait(RETRY_S)
 
-    def _read(self, raw: dict[str, Any]) -> Probe:
+    def _probe(self, status: ServerStatus) -> Probe:
         if self._clock is None:
-            return Probe.from_json(raw, time.monotonic())
-        now, boot = self._clock(), str(raw.get("boot"))
-        offset_s = min(self._offsets.get(boot, math.inf), now - float(raw["t"]))
-        self._offsets = {boot: offset_s}
-        return Probe.from_json(raw, now, offset_s)
+            return Probe.of(status, time.monotonic())
+        now = self._clock()
+        offset_s = min(self._offsets.get(status.boot, math.inf), now - status.t)
+        self._offsets = {status.boot: offset_s}
+        return Probe.of(status, now, offset_s)
 
     def _heard(self, probe: Probe) -> None:
         before, self.probe, self._speaks = self.probe, probe, True
-        if before is None or self._shape(before) != self._shape(probe):
+        if before is None or self._notable(before) != self._notable(probe):
             self._wake()
 
     def _refused(self) -> None:
@@ -99,16 +100,9 @@ class ServerWatch:
             self.probe = replace(self.probe, refused=True)
             self._wake()
 
-    def _shape(self, probe: Probe) -> tuple[Any, ...]:
-        """What of a status a plan may answer at once."""
-        return (
-            probe.boot, probe.epoch, probe.history, probe.role, probe.serving, probe.initialised, probe.slots,
-            probe.caught_up, probe.absent, probe.connected,
-            probe.broken, probe.leaving, probe.left, probe.finished, probe.checkpoints,
-            probe.restore_error, probe.config_error, probe.evaluation, probe.refused,
-            [epoch for epoch, times in probe.views.items() if times.first_update_t is not None],
-            self._goal_version is not None and probe.version >= self._goal_version,
-        )  # fmt: skip
+    def _notable(self, probe: Probe) -> tuple[Any, ...]:
+        reached = self._goal_version is not None and probe.version >= self._goal_version
+        return probe.notable(), probe.refused, reached
 
 
 class RedisWatch:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from replica_world import World, chain, gradient, member, view
 
+from outlast.api.server_status import ServerStatus
 from outlast.chain.events import (
     Acknowledged,
     Acks,
@@ -35,7 +36,7 @@ def applied(world: World, boot: str) -> list[tuple[int, int]]:
     return [(i.slot, i.first) for i in world.replicas[boot].applied.identities()]
 
 
-def status(world: World, boot: str) -> dict[str, Any]:
+def status(world: World, boot: str) -> ServerStatus:
     return world.replicas[boot].status()
 
 
@@ -57,8 +58,8 @@ def test_a_push_is_acknowledged_when_the_tail_has_it(boots: str) -> None:
     assert world.acknowledged(token) == (len(boots) == 1)
     world.run()
     assert world.acknowledged(token)
-    assert [status(world, b)["version"] for b in boots] == [1] * len(boots)
-    assert [status(world, b)["pending"] for b in boots] == [0] * len(boots)
+    assert [status(world, b).version for b in boots] == [1] * len(boots)
+    assert [world.replicas[b].pending for b in boots] == [0] * len(boots)
 
 
 @pytest.mark.parametrize(
@@ -113,14 +114,14 @@ def test_a_pseudo_gradient_counts_for_the_share_it_came_with_and_passes_the_opti
     world = chain("a", slots=1)
     (entry,) = world.step("a", Push("t", 1, 1, gradient(0, 3, last=7, kind=Kind.DELTA, lr_scale=0.25))).apply
     assert (entry.kind, entry.parts[0].weight, entry.rate, entry.version) == (Kind.DELTA, 0.25, 1.0, 1)
-    assert status(world, "a")["applied"] == 5
+    assert status(world, "a").applied == 5
 
 
 def test_a_pseudo_gradient_that_overlaps_applied_steps_is_refused_whole() -> None:
     world = chain("a")
     world.push("a", gradient(0, 3))
     assert world.refused(world.push("a", gradient(0, 3, last=7, kind=Kind.DELTA))) == "step"
-    assert status(world, "a")["applied"] == 1
+    assert status(world, "a").applied == 1
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_a_pseudo_gradient_that_overlaps_applied_steps_is_refused_whole() -> Non
 def test_what_is_no_contribution_is_refused(bad: Any) -> None:
     world = chain("a")
     assert world.refused(world.push("a", bad)) == "step"
-    assert status(world, "a")["version"] == 0
+    assert status(world, "a").version == 0
 
 
 # --- membership (1–4) -----------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def test_fence_a_push_of_another_epoch_is_refused_with_the_view(epoch: int, reas
     token = world.push("a", gradient(0, 1), epoch=epoch)
     assert world.refused(token) == reason
     assert world.answer(token).view == view(2, "ab")  # type: ignore[union-attr]
-    assert status(world, "a")["serving"] == (epoch < 2)
+    assert status(world, "a").serving == (epoch < 2)
 
 
 def test_fence_entries_and_acknowledgements_of_another_epoch_are_not_heeded() -> None:
@@ -234,7 +235,7 @@ def test_duplicate_is_a_promise_a_duplicate_waits_for_its_original() -> None:
     answer = world.answer(again)
     assert isinstance(answer, Acknowledged)
     assert answer.duplicate
-    assert status(world, "a")["duplicates"] == 1
+    assert status(world, "a").duplicates == 1
 
 
 def test_duplicate_is_a_promise_a_new_head_forwards_what_its_successor_lacks_first() -> None:
@@ -317,8 +318,8 @@ def test_sealed_joiner_a_joiner_gets_the_state_and_then_the_log() -> None:
     world.push("a", gradient(1, 1))
     world.run()
     assert applied(world, "c") == [(0, 1), (1, 1)]
-    assert status(world, "b")["caught_up"] == ["c"]
-    assert status(world, "a")["caught_up"] == []
+    assert status(world, "b").caught_up == ("c",)
+    assert status(world, "a").caught_up == ()
 
 
 def test_sealed_joiner_a_sealed_tail_vouches_for_nothing_that_the_joiner_lacks() -> None:
@@ -326,7 +327,7 @@ def test_sealed_joiner_a_sealed_tail_vouches_for_nothing_that_the_joiner_lacks()
     world.start("c")
     world.install(view(2, "a", "c"))
     world.join_up()
-    assert status(world, "a")["caught_up"] == ["c"]
+    assert status(world, "a").caught_up == ("c",)
     world.cut("a", "c")
     token = world.push("a", gradient(0, 1))
     assert world.answer(token) is None, "the operator may be recording c as the tail"
@@ -355,7 +356,7 @@ def test_sealed_joiner_a_joiner_far_behind_holds_up_nobody() -> None:
     world.install(view(2, "a", "c"))
     world.connect("a", "c")
     assert world.acknowledged(world.push("a", gradient(0, 1)))
-    assert status(world, "a")["caught_up"] == []
+    assert status(world, "a").caught_up == ()
 
 
 def test_sealed_joiner_a_joiner_that_keeps_pace_is_sealed_under_load() -> None:
@@ -370,7 +371,7 @@ def test_sealed_joiner_a_joiner_that_keeps_pace_is_sealed_under_load() -> None:
         for _ in range(2):
             world.deliver("a", "c")
             world.deliver("c", "a")
-    assert status(world, "a")["caught_up"] == ["c"]
+    assert status(world, "a").caught_up == ("c",)
 
 
 def test_sealed_joiner_a_reconnected_joiner_gets_the_state_when_the_log_no_longer_reaches_back() -> None:
@@ -423,19 +424,19 @@ def test_what_was_not_replicated_is_lost_with_the_head_and_can_be_sent_again() -
     world.run()
     crash(world, "a")
     world.install(view(2, "b"))
-    assert status(world, "b")["version"] == 3
+    assert status(world, "b").version == 3
     assert world.acknowledged(world.push("b", gradient(0, 6, version=5)))
-    assert status(world, "b")["applied"] == 4
+    assert status(world, "b").applied == 4
 
 
 def test_the_end_of_the_job_is_replicated() -> None:
     world = chain("ab", replicate_every=100, ack="Head")
     world.push("a", gradient(0, 1))
     world.step("a", Finish())
-    assert not status(world, "a")["finished"]
+    assert not status(world, "a").finished
     world.run()
-    assert status(world, "a")["finished"]
-    assert status(world, "b")["version"] == 1
+    assert status(world, "a").finished
+    assert status(world, "b").version == 1
 
 
 @pytest.mark.parametrize(
@@ -488,7 +489,7 @@ def test_slots_not_pods_a_newer_process_of_a_slot_replaces_the_older_ones_contri
     world.push("a", gradient(1, 1))
     world.run()
     assert world.acknowledged(new)
-    assert status(world, "a")["applied_total"] == 2
+    assert status(world, "a").applied_total == 2
 
 
 def test_slots_not_pods_the_same_process_may_ask_twice() -> None:
@@ -535,11 +536,11 @@ def test_ordered_n_changes_by_an_entry_and_the_open_round_starts_anew() -> None:
     world.step("a", SetSlots(3))
     assert world.refused(open_round) == "step"
     world.run()
-    assert [status(world, b)["slots"] for b in "ab"] == [3, 3]
+    assert [status(world, b).slots for b in "ab"] == [3, 3]
     for slot in range(3):
         world.push("a", gradient(slot, 1))
     world.run()
-    assert [status(world, b)["version"] for b in "ab"] == [1, 1]
+    assert [status(world, b).version for b in "ab"] == [1, 1]
 
 
 def test_one_version_pulls_name_an_exact_version() -> None:
@@ -570,7 +571,7 @@ def test_one_version_a_rollback_refuses_all_who_wait_and_takes_every_member_back
     tokens = [world.push("a", gradient(slot, 1, history=2)) for slot in (0, 1)]
     world.run()
     assert all(map(world.acknowledged, tokens))
-    assert status(world, "b")["history"] == 2
+    assert status(world, "b").history == 2
 
 
 def test_shown_is_safe_a_pull_waits_for_the_tail() -> None:
@@ -635,7 +636,7 @@ def test_history_async_takes_a_gradient_of_an_older_history_at_staleness_0() -> 
     world.load("a", *checkpoint)
     (entry,) = world.step("a", Push("t", 2, 1, gradient(0, 9, 500, history=1))).apply
     assert entry.parts[0].weight == 1.0
-    assert status(world, "a")["former_version"] == 500
+    assert status(world, "a").former_version == 500
 
 
 def test_a_head_tells_what_its_shard_held_before_its_own_rollback_and_no_earlier_one() -> None:
@@ -645,9 +646,9 @@ def test_a_head_tells_what_its_shard_held_before_its_own_rollback_and_no_earlier
         if world.replicas["a"].view.history < history:  # type: ignore[union-attr]
             world.install(view(history, "a", history=history, restore="ckpt"))
             world.load("a", *checkpoint)
-            assert status(world, "a")["former_version"] == 0
+            assert status(world, "a").former_version == 0
         world.push("a", gradient(0, step, version, history=history - 1))
-        assert status(world, "a")["former_version"] == told
+        assert status(world, "a").former_version == told
 
 
 @pytest.mark.parametrize("kind", ["fenced", "pseudo-gradient", "synchronous"])
@@ -664,7 +665,7 @@ def test_what_a_gradient_tells_of_the_history_before_counts_whether_it_is_applie
         assert world.acknowledged(world.push("a", delta))
     else:
         assert world.refused(world.push("a", gradient(0, 9, 500, history=1))) == "history"
-    assert status(world, "a")["former_version"] == 500
+    assert status(world, "a").former_version == 500
 
 
 def test_ordered_n_the_data_plan_is_replicated_and_goes_on_where_no_slot_has_been() -> None:
@@ -686,7 +687,7 @@ def test_ordered_n_init_fixes_the_number_of_slots() -> None:
     world.step("a", SetSlots(5))
     world.init("a")
     world.run()
-    assert status(world, "b")["slots"] == 5
+    assert status(world, "b").slots == 5
 
 
 # --- the buffer (16–21) ---------------------------------------------------------------------------------------------
@@ -781,14 +782,14 @@ def test_table_not_offset_the_log_is_skipped_by_the_table_and_never_by_offset() 
     world.step("a", from_log(log(gradient(0, 1), start=100)))
     ready = world.step("a", from_log(log(gradient(0, 1), gradient(0, 2))))  # another run of Redis: offsets start again
     assert [e.identities for e in ready.apply] == [(Identity(0, 2, 2),)]
-    assert status(world, "a")["duplicates"] == 1
+    assert status(world, "a").duplicates == 1
 
 
 def test_at_the_end_what_is_left_in_the_log_stays_there() -> None:
     world = chain("a", strategy="Hybrid", stop_updates=3)
     ready = world.step("a", from_log(log(*(gradient(0, s) for s in range(1, 9)))))
     assert [e.version for e in ready.apply] == [3]
-    assert (ready.trim, status(world, "a")["offset"]) == (3, 3)
+    assert (ready.trim, world.replicas["a"].offset) == (3, 3)
     assert world.step("a", from_log(log(gradient(0, 9)))).apply == []
     assert world.refused(world.push("a", gradient(1, 1))) == "finished"
     assert world.acknowledged(world.push("a", gradient(0, 3))), "what was applied is still acknowledged"
@@ -852,7 +853,7 @@ def test_a_reassigned_slot_keeps_its_clock_and_a_new_one_starts_at_the_change() 
         world.push("a", gradient(1, step), incarnation=1)
         world.push("a", gradient(0, step))
     world.step("a", SetSlots(3))
-    assert status(world, "a")["clocks"] == {0: 5, 1: 5, 2: 5}
+    assert status(world, "a").clocks == {0: 5, 1: 5, 2: 5}
     assert world.acknowledged(world.push("a", gradient(1, 6), incarnation=2))
 
 
@@ -874,10 +875,10 @@ def test_an_empty_member_loads_what_the_view_names_and_serves_then() -> None:
     world = World("b")
     ready = world.step("b", Install(view(7, "b", history=3, restore="ckpt-1")))
     assert ready.restore == "ckpt-1"
-    assert not status(world, "b")["serving"]
+    assert not status(world, "b").serving
     world.load("b", *source.snapshot("a"))
-    assert status(world, "b")["serving"]
-    assert (status(world, "b")["version"], status(world, "b")["history"]) == (1, 3)
+    assert status(world, "b").serving
+    assert (status(world, "b").version, status(world, "b").history) == (1, 3)
 
 
 def test_a_member_that_holds_the_history_keeps_it() -> None:
@@ -972,11 +973,11 @@ def test_a_suspect_keeps_its_state_until_its_predecessors_is_there() -> None:
     crash(world, "a")
     world.record(view(3, "cd"))
     world.step("d", Install(view(3, "cd")))
-    assert (world.replicas["d"].last_seq, status(world, "d")["last_seq"]) == (0, 2)
+    assert (world.replicas["d"].last_seq, world.replicas["d"].export_state()["seq"]) == (0, 2)
     crash(world, "c")
     world.install(view(4, "d"))
     world.check()
-    assert status(world, "d")["serving"]
+    assert status(world, "d").serving
     assert applied(world, "d") == [(0, 1)]
 
 
@@ -1000,10 +1001,10 @@ def test_updates_stop_at_the_goal_and_finished_waits_for_the_tail() -> None:
     world = chain("ab", stop_updates=2)
     tokens = [world.push("a", gradient(0, step)) for step in (1, 2, 3)]
     assert world.refused(tokens[2]) == "finished"
-    assert not status(world, "a")["finished"]
+    assert not status(world, "a").finished
     world.run()
-    assert status(world, "a")["finished"]
-    assert status(world, "b")["finished"]
+    assert status(world, "a").finished
+    assert status(world, "b").finished
     assert all(map(world.acknowledged, tokens[:2]))
 
 
@@ -1012,11 +1013,6 @@ def test_a_sync_round_that_is_open_at_the_end_is_refused() -> None:
     token = world.push("a", gradient(0, 1))
     world.step("a", Finish())
     assert world.refused(token) == "finished"
-
-
-def test_status_is_json() -> None:
-    text = json.dumps(chain("ab").replicas["a"].status())
-    assert json.loads(text)["role"] == "head"
 
 
 def test_member_objects_to_dial() -> None:

@@ -134,8 +134,8 @@ class ChainMachine(RuleBasedStateMachine):
         """What the tail, in the recorded view, says is caught up; several at once too."""
         now = self.world.recorded[-1]
         status = self.world.replicas[now.members[-1].boot].status()
-        if status["epoch"] == now.epoch:
-            ready = tuple(m for m in now.joining if m.boot in status["caught_up"])
+        if status.epoch == now.epoch:
+            ready = tuple(m for m in now.joining if m.boot in status.caught_up)
             if ready:
                 self._next(members=now.members + ready, joining=tuple(m for m in now.joining if m not in ready))
 

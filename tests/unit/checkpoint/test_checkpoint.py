@@ -407,9 +407,9 @@ def test_a_dtype_that_has_no_name(store: CheckpointStore) -> None:
         store.write_part(0, 1, 0, 1, 1, {"x": torch.zeros(2, dtype=torch.complex128)}, {})
 
 
-def test_to_json_is_what_the_status_shows(store: CheckpointStore) -> None:
+def test_what_a_set_is_called(store: CheckpointStore) -> None:
     write(store, 100, epoch=4)
     (found,) = store.list_complete(0)
     assert isinstance(found, Checkpoint)
-    assert found.to_json() == {"name": "ckpt-h0000-v00000100", "history": 0, "epoch": 4, "version": 100}
+    assert (found.name, found.order) == ("ckpt-h0000-v00000100", (0, 4, 100))
     assert re.fullmatch(r"part-00000-of-00001-e00000004-[0-9a-f]{8}\.safetensors", str(found.parts[0][0]))

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from outlast.api.config import ProcessConfig, ServerAddress
+from outlast.api.server_status import CheckpointRef, ServerStatus
 from outlast.checkpoint.own import OwnParts
 from outlast.checkpoint.part import PartCorrupt
 from outlast.checkpoint.restore import find
-from outlast.checkpoint.set import HeldPart
 from outlast.checkpoint.store import CheckpointError, CheckpointStore
 from outlast.server.checkpoint_peers import CHUNK_BYTES, CheckpointPeers, send_part
 from outlast.wire.connection import Connection
@@ -33,7 +33,7 @@ def versions(store: OwnParts) -> list[int]:
     return [part.version for part in store.held(0)]
 
 
-def file_of(store: OwnParts, part: HeldPart) -> Path:
+def file_of(store: OwnParts, part: CheckpointRef) -> Path:
     return store.path_of(part, 0, SHARDS)
 
 
@@ -112,7 +112,8 @@ class Fellow:
         while True:
             header, meta = connection.receive()
             if header.op == Op.PROBE:
-                connection.send(Header(Op.STATUS), {"checkpoints": [part.to_json() for part in self.store.held(0)]})
+                status = ServerStatus("server-1", "b", checkpoints=tuple(self.store.held(0)))
+                connection.send(Header(Op.STATUS), status.to_json())
             else:
                 send_part(connection, self.store, meta, 0, SHARDS)
 

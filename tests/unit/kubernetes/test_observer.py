@@ -32,7 +32,7 @@ class Line:
         OPEN.append(self)
 
     def says(self, boot: str, t: float, **more: Any) -> None:
-        self.probe = Probe("server-0", boot, t, **more)
+        self.probe = Probe("server-0", boot, t_heard=t, **more)
 
     def close(self) -> None:
         self.closed = True

@@ -13,17 +13,18 @@ import pytest
 from rich.console import Console
 
 from outlast.api.job import read_spec
+from outlast.api.server_status import Evaluation, ServerStatus
 from outlast.api.view import Member, View
 from outlast_operator.local.display import Link, Scene, chain, outage_text, render, summary
 from outlast_operator.local.monitor import Moment, current_version
-from outlast_operator.planner.observed import Evaluation, Probe
+from outlast_operator.planner.observed import Probe
 from outlast_operator.planner.status import Failover, JobStatus, Progress
 
 MEMBERS = tuple(Member(f"server-{i}", f"boot{i}", f"unix:/{i}") for i in range(3))
 STATUS = JobStatus(state="Running", views={0: View(0, 4, 1, MEMBERS[1:], joining=MEMBERS[:1])})
 PROBES = {
-    "server-1": Probe("server-1", "boot1", 0.0, role="head", serving=True, initialised=True, version=120),
-    "server-2": Probe("server-2", "another", 0.0, role="empty", initialised=True, version=119),
+    "server-1": Probe("server-1", "boot1", role="head", serving=True, initialised=True, version=120),
+    "server-2": Probe("server-2", "another", role="empty", initialised=True, version=119),
 }
 
 
@@ -78,8 +79,8 @@ def test_the_summary_is_one_line() -> None:
 )
 def test_a_task_may_know_no_accuracy_and_a_loss_may_diverge(accuracy: float, loss: float, words: str) -> None:
     found = {"version": 100, "accuracy": accuracy, "loss": loss}
-    probe = Probe.from_json({"name": "server-1", "boot": "boot1", "evaluation": found}, t_heard=0.0)
-    moment = replace(scene().moment, evaluation=probe.evaluation)
+    status = ServerStatus.from_json({"name": "server-1", "boot": "boot1", "evaluation": found})
+    moment = replace(scene().moment, evaluation=status.evaluation)
     assert words in summary(scene(moment=moment))
     assert 0.0 <= (scene(moment=moment).percent or 0.0) <= 100.0
     console = Console(width=120, file=io.StringIO(), record=True)
@@ -107,7 +108,7 @@ def test_the_live_view_shows_chain_outage_operator_and_failovers() -> None:
 
 
 def test_the_version_is_the_one_that_all_shards_have_reached() -> None:
-    other = Probe("server-3", "b", 0.0, shard=1, role="single", initialised=True, version=118)
+    other = Probe("server-3", "b", shard=1, role="single", initialised=True, version=118)
     assert current_version(PROBES.values()) == 120
     assert current_version([*PROBES.values(), other]) == 118
     assert current_version([]) == 0

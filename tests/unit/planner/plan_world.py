@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from outlast.api.job import read_spec
+from outlast.api.server_status import CheckpointRef, Evaluation, ViewTimes
 from outlast.api.spec import JobSpec
 from outlast.api.view import BUFFER, EMPTY, View, last_state_name
 from outlast.server.leave import GRACE_S, SAVING_SHARE
@@ -31,15 +32,8 @@ from outlast_operator.planner.actions import (
     StartRedis,
     TermProcess,
 )
-from outlast_operator.planner.checkpoints import CheckpointRef, Storage
-from outlast_operator.planner.observed import (
-    Evaluation,
-    ObservedJob,
-    Probe,
-    Process,
-    RedisState,
-    ViewTimes,
-)
+from outlast_operator.planner.checkpoints import Storage
+from outlast_operator.planner.observed import ObservedJob, Probe, Process, RedisState
 from outlast_operator.planner.plan import plan
 from outlast_operator.planner.status import JobStatus, Wait
 from outlast_operator.runtime.reconcile import Conflict

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outlast.api.server_status import CheckpointRef
 from outlast.api.view import Member, View
-from outlast_operator.planner.checkpoints import CheckpointRef
 from outlast_operator.planner.membership import fresh_view, next_view, worst_linked
 from outlast_operator.planner.rollback import newest_checkpoint
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from plan_world import LEAVE_WAIT_S, TICK_S, World, make_spec
 
+from outlast.api.server_status import CheckpointRef, Evaluation
 from outlast.api.view import last_state_name
 from outlast_operator.planner.actions import (
     AssignSlot,
@@ -24,9 +25,8 @@ from outlast_operator.planner.actions import (
 )
 from outlast_operator.planner.backoff import LONGEST_DELAY_S, count_exit
 from outlast_operator.planner.checkpoint_sets import CHECKPOINT_NEWS_S
-from outlast_operator.planner.checkpoints import CheckpointRef
 from outlast_operator.planner.finish import DRAIN_PATIENCE_S
-from outlast_operator.planner.observed import Evaluation, ObservedJob, Process
+from outlast_operator.planner.observed import ObservedJob, Process
 from outlast_operator.planner.status import Attempt, JobStatus
 from outlast_operator.planner.turn import Turn
 from outlast_operator.runtime.reconcile import Conflict, Runtime, run_turn

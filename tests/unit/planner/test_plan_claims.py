@@ -9,10 +9,11 @@ import pytest
 from plan_world import LEAVE_WAIT_S, World, make_spec, own
 from plan_world import running_apart as running
 
+from outlast.api.server_status import CheckpointRef
 from outlast.api.view import View, last_state_name
 from outlast_operator.planner.actions import KillProcess, StartProcess
 from outlast_operator.planner.checkpoint_sets import CHECKPOINT_NEWS_S
-from outlast_operator.planner.checkpoints import CheckpointRef, ServerClaim
+from outlast_operator.planner.checkpoints import ServerClaim
 from outlast_operator.planner.conditions import PRIMARY
 
 OUT_OF_REACH = "no node with access to its volume takes it: 1 node(s) had volume node affinity conflict"

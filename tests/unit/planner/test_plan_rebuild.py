@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from plan_world import World, make_spec
 
 from outlast.api.view import BUFFER, EMPTY
 from outlast_operator.planner.actions import Emit
-from outlast_operator.planner.observed import Probe
 
 
 def started(**changes: object) -> World:
@@ -130,18 +128,3 @@ def test_a_head_that_redis_refused_and_that_cannot_rebuild_takes_all_shards_back
     world.run(1.0)
     assert {view.history for view in world.status.views.values()} == {history + 1}
     assert world.status.state == "Running"
-
-
-@pytest.mark.parametrize(
-    ("document", "run", "tells_silence"),
-    [
-        pytest.param({}, None, False, id="an older image tells neither"),
-        pytest.param({"buffer_run": "", "redis_silent_t": None}, "", True, id="nothing is held, Redis answers"),
-        pytest.param({"buffer_run": "r", "redis_silent_t": 3.0}, "r", True, id="both"),
-    ],
-)
-def test_what_a_server_does_not_tell_is_told_from_nothing(
-    document: dict[str, object], run: str | None, tells_silence: bool
-) -> None:
-    probe = Probe.from_json({"name": "server-0", "boot": "b", **document}, 0.0)
-    assert (probe.buffer_run, probe.tells_silence) == (run, tells_silence)

@@ -8,9 +8,9 @@ import pytest
 from plan_world import World, make_spec, own
 from plan_world import running_apart as running
 
+from outlast.api.server_status import CheckpointRef
 from outlast_operator.planner.actions import Emit, ExpandClaims, RequestCheckpoint, StartProcess, StartRedis
 from outlast_operator.planner.checkpoint_sets import CHECKPOINT_NEWS_S
-from outlast_operator.planner.checkpoints import CheckpointRef
 from outlast_operator.planner.rollback import newest_checkpoint
 from outlast_operator.planner.status import Wait
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,19 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from outlast.api.config import ProcessConfig
+from outlast.api.server_status import CheckpointRef, ServerStatus
 from outlast.chain.events import Contribution, DataPlan, Identity
 from outlast.chain.ordering import Ordering
-from outlast.chain.replica import Replica
 from outlast.chain.settings import ReplicaSettings
 from outlast.chain.state import ReplicatedState
 from outlast.process import metrics
 from outlast.process.ledger import Fact
 
-STATUS: dict[str, Any] = {
-    **Replica("server-0", "b", 0, ReplicaSettings()).status(),
-    "role": "head", "serving": True, "version": 7, "epoch": 2, "applied_total": 7, "duplicates": 1,
-    "staleness": (5, 7), "replayed": 3, "pushed_bytes": 100, "pulled_bytes": 200, "parameters": 10, "backlog": 4,
-    "buffer_bytes": 50, "checkpoints": [{"name": "c", "history": 0, "version": 5}],
-}  # fmt: skip
+STATUS = ServerStatus(
+    "server-0", "b", role="head", serving=True, version=7, epoch=2, applied_total=7, duplicates=1, staleness=(5, 7),
+    replayed=3, pushed_bytes=100, pulled_bytes=200, parameters=10, backlog=4, buffer_bytes=50,
+    checkpoints=(CheckpointRef("c", 0, 5),),
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_a_servers_samples() -> None:
 
 
 def test_a_replica_serves_nobody_and_a_fresh_one_has_no_checkpoint() -> None:
-    values = {n: v for n, _, v in metrics.server_samples({**STATUS, "role": "tail", "checkpoints": []}, 1)}
+    values = {n: v for n, _, v in metrics.server_samples(replace(STATUS, role="tail", checkpoints=()), 1)}
     assert values["outlast_server_serving"] == 0
     assert "outlast_server_checkpoint_version" not in values
 
@@ -96,18 +96,18 @@ def test_every_family_has_a_sample_and_every_sample_a_family() -> None:
 
 
 def test_endpoint_tells_what_is_so_now() -> None:
-    state = dict(STATUS)
-    port = metrics.publish(config(0), lambda: metrics.server_samples(state, 1))
+    state = [STATUS]
+    port = metrics.publish(config(0), lambda: metrics.server_samples(state[0], 1))
     assert port
     assert scrape(port)["outlast_server_version", ()] == 7
-    state["version"] = 8
+    state[0] = replace(STATUS, version=8)
     assert scrape(port)["outlast_server_version", ()] == 8
     assert scrape(port)["outlast_server_role", (("role", "head"),)] == 1
 
 
 def test_a_process_has_one_endpoint() -> None:
     first = metrics.publish(config(0), lambda: metrics.server_samples(STATUS, 1))
-    second = metrics.publish(config(0), lambda: metrics.server_samples({**STATUS, "version": 9}, 1))
+    second = metrics.publish(config(0), lambda: metrics.server_samples(replace(STATUS, version=9), 1))
     assert first == second
     assert first
     assert scrape(first)["outlast_server_version", ()] == 9

@@ -50,7 +50,7 @@ JOINING = Install(View(0, 1, 0, (B,), (A,)))
 )
 def test_why_a_server_is_not_ready(made: Replica, missing: str) -> None:
     assert made.why_not_ready == missing
-    assert made.status()["why_not_ready"] == missing
+    assert made.status().why_not_ready == missing
 
 
 def test_a_kubelet_is_told() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from outlast.api.job import read_spec
+from outlast.api.server_status import Evaluation
 from outlast.api.spec import JobSpec
 from outlast.process.ledger import Fact, LedgerRecord
 from outlast_operator.local.forkserver_client import ProcessRecord
 from outlast_operator.local.monitor import Heard, ResourceSample, ServerSample
 from outlast_operator.local.run import Loss, Run, unplanned
-from outlast_operator.planner.observed import Evaluation
 from outlast_operator.planner.status import Failover, JobStatus
 from outlast_operator.reporting.data import build_report, count_gradients, in_words
 

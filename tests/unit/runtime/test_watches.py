@@ -7,10 +7,12 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from outlast.api.server_status import ServerStatus
 from outlast.wire import connection as transport
 from outlast.wire.connection import Connection, PeerTimeout, PeerUnreachable
 from outlast.wire.control import ServerControl
@@ -22,7 +24,7 @@ from outlast_operator.runtime import watches
 from outlast_operator.runtime.watches import REDIS_RETRY_S, RedisWatch, ServerWatch
 
 PATIENCE_S = 10.0
-STATUS = {"name": "server-0", "boot": "b", "t": 1.0}
+STATUS = ServerStatus("server-0", "b", t=1.0)
 
 
 class Control:
@@ -34,7 +36,7 @@ class Control:
     def __init__(self, *_: Any, **__: Any) -> None:
         self.closed = threading.Event()
 
-    def watch(self, silence_s: float) -> Iterator[dict[str, Any]]:
+    def watch(self, silence_s: float) -> Iterator[ServerStatus]:
         if not self.script:
             self.played.set()
             self.closed.wait(PATIENCE_S)
@@ -128,7 +130,7 @@ class Server:
     """The transport as it ships; what it says on its one connection, and when that ends, the test tells."""
 
     def __init__(self) -> None:
-        self.says: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.says: queue.Queue[ServerStatus | None] = queue.Queue()
         self.handshakes = 0
         self.listener = Listener("tcp:127.0.0.1:0", "job", "t", dict, self._serve, lambda: 0)
         self.listener.start()
@@ -137,7 +139,7 @@ class Server:
         self.handshakes += 1
         connection.receive()
         while (status := self.says.get(timeout=PATIENCE_S)) is not None:
-            connection.send(Header(Op.STATUS), status)
+            connection.send(Header(Op.STATUS), status.to_json())
 
 
 @pytest.fixture
@@ -165,7 +167,7 @@ def test_an_address_that_is_no_more_the_servers_is_not_dialled_again(server: Ser
     server.says.put(STATUS)
     assert news.acquire(timeout=PATIENCE_S)
     owned.holds = False
-    server.says.put({**STATUS, "epoch": 7})
+    server.says.put(replace(STATUS, epoch=7))
     assert news.acquire(timeout=PATIENCE_S)
     assert line.probe is not None
     assert (line.probe.epoch, line.t_closed) == (7, None)

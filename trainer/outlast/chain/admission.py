@@ -212,7 +212,7 @@ class Admission:
     # --- the buffer ---------------------------------------------------------------------------------------------------
 
     def from_log(self, event: FromLog, ready: Ready) -> None:
-        """Drain a stretch of the log. Read again what this leaves: its end is in `status()["offset"]`."""
+        """Drain a stretch of the log. Read again what this leaves: its end is `Replica.offset`."""
         if not self._replica.current(event.epoch) or not self._replica.serving or self._sync:
             return
         items, start, state = event.items, 0, self._state
@@ -287,11 +287,6 @@ class Admission:
     def safe_seq(self) -> int:
         """Everything to here may be acknowledged, and shown."""
         return self._downstream.safe_seq() if self._replica.is_head else self._downstream.stable_seq
-
-    @property
-    def waiting(self) -> int:
-        """How many tokens wait for an answer, those of an open Sync round included."""
-        return len(self._waiting) + sum(len(place.tokens) for place in self._ordering.round.values())
 
     def refuse_all(self, reason: Refusal, ready: Ready, detail: str) -> None:
         """Nobody waits here any more."""

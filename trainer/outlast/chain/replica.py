@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from outlast.api.server_status import ServerStatus
 from outlast.api.view import BUFFER, Member, View
 from outlast.chain.admission import Admission
 from outlast.chain.applied import Applied
@@ -165,6 +166,17 @@ class Replica:
         return self._state.version
 
     @property
+    def history(self) -> int:
+        """Of the state; without one, of the view."""
+        state = self._state
+        return state.history if state.initialised or self.view is None else self.view.history
+
+    @property
+    def clocks(self) -> dict[int, int]:
+        """Slot -> its highest applied step (SSP)."""
+        return {slot: self._state.clock(slot) for slot in range(self.data.slots)}
+
+    @property
     def data(self) -> DataPlan:
         """Which batch a slot takes at a step."""
         return self._state.data
@@ -201,34 +213,19 @@ class Replica:
         state = self._state
         return self._admission.finishing and state.initialised and self._downstream.stable_seq == state.last_seq
 
-    def status(self) -> dict[str, Any]:
-        """What the operator's probe tells (JSON-able but for int keys)."""
+    def status(self) -> ServerStatus:
+        """As far as the replica knows it."""
         state = self._state
-        return {
-            "role": self.role,
-            "serving": self.serving,
-            "initialised": state.initialised,
-            "restoring": None if self.restoring is None else self.restoring[0],
-            "epoch": self.epoch,
-            "history": state.history if state.initialised or self.view is None else self.view.history,
-            "version": state.version,
-            "last_seq": state.last_seq,
-            "stable_seq": self._downstream.stable_seq,
-            "slots": state.data.slots,
-            "suspect": self.suspect,
-            "caught_up": self._downstream.caught_up if self._acting and self.restoring is None else [],
-            "finished": self.finished,
-            "why_not_ready": self.why_not_ready,
-            "clocks": {slot: state.clock(slot) for slot in range(state.data.slots)},
-            "applied": state.applied.count,
-            "applied_total": state.applied_total,
-            "duplicates": state.duplicates,
-            "pending": self.pending,
-            "waiting": self._admission.waiting,
-            "staleness": self._admission.staleness,
-            "former_version": self._admission.former_version,
-            "offset": state.offset,
-        }
+        restoring = None if self.restoring is None else self.restoring[0]
+        caught_up = tuple(self._downstream.caught_up) if self._acting and restoring is None else ()
+        return ServerStatus(
+            self.name, self.boot, self.shard, role=self.role, epoch=self.epoch, history=self.history,
+            serving=self.serving, initialised=state.initialised, why_not_ready=self.why_not_ready, restoring=restoring,
+            finished=self.finished, caught_up=caught_up, version=state.version,
+            former_version=self._admission.former_version, slots=state.data.slots, clocks=self.clocks,
+            applied=state.applied.count, applied_total=state.applied_total, duplicates=state.duplicates,
+            staleness=self._admission.staleness,
+        )  # fmt: skip
 
     def export_state(self) -> dict[str, Any]:
         """All of the state that is not tensors, JSON-able; `restored(exported, epoch)` makes the event of it."""

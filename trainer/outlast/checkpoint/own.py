@@ -17,21 +17,22 @@ from typing import Any
 
 import torch
 
+from outlast.api.server_status import CheckpointRef
 from outlast.checkpoint.part import PartName, copy_part_file, read_part_file
-from outlast.checkpoint.set import HeldPart, complete, parts_in
+from outlast.checkpoint.set import complete, parts_in
 from outlast.checkpoint.store import CheckpointError, CheckpointStore, restorable
 
 
 class OwnParts(CheckpointStore):
     """A `CheckpointStore` for a directory of one server."""
 
-    def held(self, shard: int) -> list[HeldPart]:
+    def held(self, shard: int) -> list[CheckpointRef]:
         """The best verified part of each set that has one, newest first."""
         found = []
         for directory, history, version in self._sets():
             part = self._best(directory, shard)
             if part is not None:
-                found.append(HeldPart(directory.name, history, version, part.epoch, part.crc))
+                found.append(CheckpointRef(directory.name, history, version, part.epoch, part.crc))
         return sorted(found, key=lambda held: held.order, reverse=True)
 
     def _best(self, directory: Path, shard: int) -> PartName | None:
@@ -41,7 +42,7 @@ class OwnParts(CheckpointStore):
                 return part
         return None
 
-    def path_of(self, held: HeldPart, shard: int, shards: int) -> Path:
+    def path_of(self, held: CheckpointRef, shard: int, shards: int) -> Path:
         return self.directory / held.name / str(PartName(shard, shards, held.epoch, held.crc))
 
     def read_part(
@@ -77,7 +78,7 @@ class OwnParts(CheckpointStore):
                 deleted.append(directory.name)
         return deleted
 
-    def adopt(self, held: HeldPart, shard: int, shards: int, chunks: Iterable[memoryview]) -> None:
+    def adopt(self, held: CheckpointRef, shard: int, shards: int, chunks: Iterable[memoryview]) -> None:
         """Keep another server's part as well. Raises `OSError`, or `ValueError` if it arrives altered."""
         directory = self.directory / held.name
         self._make(directory)

@@ -19,9 +19,10 @@ checkpoint lies in one place only.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from outlast.api.server_status import CheckpointRef
 from outlast.api.spec import JobSpec
 from outlast.api.view import View
 
@@ -117,9 +118,9 @@ class SaveSchedule:
         to_redis = self.stateless and version - self._last_snapshot >= self._snapshot_every
         return Due(version if label is None else label, to_redis, to_disk) if to_disk or to_redis else None
 
-    def asked(self, label: int, history: int, available: list[dict[str, Any]]) -> Due | None:
+    def asked(self, label: int, history: int, available: Iterable[CheckpointRef]) -> Due | None:
         """A save under this label is asked for; None: it is among the checkpoints that are available."""
-        known = any(c["version"] == label and c["history"] == history for c in available)
+        known = any(c.version == label and c.history == history for c in available)
         return None if known and not self.stateless else Due(label, self.stateless, self._on_disk)
 
     def begins(self, due: Due, version: int, now: float) -> None:

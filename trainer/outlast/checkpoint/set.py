@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,32 +43,6 @@ class Checkpoint:
     @property
     def order(self) -> tuple[int, int, int]:
         return self.history, self.epoch, self.version
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "history": self.history, "epoch": self.epoch, "version": self.version}
-
-
-@dataclass(frozen=True)
-class HeldPart:
-    """A verified part of one shard: of which set, and which of the parts that may go by that set's name."""
-
-    name: str
-    history: int
-    version: int
-    epoch: int
-    crc: int
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        return self.history, self.epoch, self.version
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(raw: dict[str, Any]) -> HeldPart:
-        epoch, crc = int(raw.get("epoch", 0)), int(raw.get("crc", 0))
-        return HeldPart(str(raw["name"]), int(raw["history"]), int(raw["version"]), epoch, crc)
 
 
 def set_name(history: int, version: int) -> str:

@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from outlast.api.server_status import CheckpointRef
 from outlast.checkpoint.part import (
     Part,
     PartCorrupt,
@@ -43,7 +44,6 @@ from outlast.checkpoint.set import (
     MANIFEST,
     NAME,
     Checkpoint,
-    HeldPart,
     complete,
     file_names,
     parts_in,
@@ -184,11 +184,11 @@ class CheckpointStore:
         found.sort(key=lambda m: m.order, reverse=True)
         return [m for m in found if self._verifies(m, shard)]
 
-    def held(self, shard: int) -> list[HeldPart]:
+    def held(self, shard: int) -> list[CheckpointRef]:
         """`shard`'s part of each complete set, newest first; see `list_complete`."""
         complete_sets = [c for c in self.list_complete(shard) if shard < c.shards]
         parts = [(c, c.parts[shard][0]) for c in complete_sets]
-        return [HeldPart(c.name, c.history, c.version, part.epoch, part.crc) for c, part in parts]
+        return [CheckpointRef(c.name, c.history, c.version, part.epoch, part.crc) for c, part in parts]
 
     def read_part(
         self, name: str, shard: int, into: dict[str, torch.Tensor] | None = None

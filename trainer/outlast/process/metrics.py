@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outlast.api.config import ProcessConfig
+from outlast.api.server_status import ServerStatus
 from outlast.process.ledger import Fact
 
 log = logging.getLogger("outlast.metrics")
 
 PORT_VARIABLE = "OUTLAST_METRICS_PORT"
-ACTING = ("head", "single")
 
 Labels = dict[str, str]
 Sample = tuple[str, Labels, float]  # family, labels beside the process's own, value
@@ -65,29 +65,29 @@ class WorkerCounts:
     t_started: float = field(default_factory=time.monotonic)
 
 
-def server_samples(status: Mapping[str, Any], max_bytes: int) -> Iterator[Sample]:
-    """From a ServerStatus. `max_bytes`: recovery.buffer.maxBytes."""
+def server_samples(status: ServerStatus, max_bytes: int) -> Iterator[Sample]:
+    """`max_bytes`: recovery.buffer.maxBytes."""
     prefix = "outlast_server_"
     plain = {
-        "version": status["version"],
-        "epoch": status["epoch"],
-        "history": status["history"],
-        "serving": float(bool(status["serving"]) and status["role"] in ACTING),
-        "parameters": status["parameters"],
-        "applied_gradients_total": status["applied_total"],
-        "replayed_gradients_total": status["replayed"],
-        "duplicate_gradients_total": status["duplicates"],
-        "staleness_sum": status["staleness"][0],
-        "staleness_count": status["staleness"][1],
-        "received_bytes_total": status["pushed_bytes"],
-        "sent_bytes_total": status["pulled_bytes"],
-        "backlog_gradients": status["backlog"],
-        "buffer_bytes": status["buffer_bytes"],
+        "version": status.version,
+        "epoch": status.epoch,
+        "history": status.history,
+        "serving": status.serving and status.is_head,
+        "parameters": status.parameters,
+        "applied_gradients_total": status.applied_total,
+        "replayed_gradients_total": status.replayed,
+        "duplicate_gradients_total": status.duplicates,
+        "staleness_sum": status.staleness[0],
+        "staleness_count": status.staleness[1],
+        "received_bytes_total": status.pushed_bytes,
+        "sent_bytes_total": status.pulled_bytes,
+        "backlog_gradients": status.backlog,
+        "buffer_bytes": status.buffer_bytes,
         "buffer_max_bytes": max_bytes,
     }
     yield from ((prefix + name, {}, float(value)) for name, value in plain.items())
-    yield prefix + "role", {"role": str(status["role"])}, 1.0
-    newest = max(((c["history"], c["version"]) for c in status["checkpoints"]), default=None)
+    yield prefix + "role", {"role": status.role}, 1.0
+    newest = max(((c.history, c.version) for c in status.checkpoints), default=None)
     if newest is not None:
         yield prefix + "checkpoint_version", {}, float(newest[1])
 

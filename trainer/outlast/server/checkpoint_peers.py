@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from outlast.api.config import ProcessConfig
+from outlast.api.server_status import CheckpointRef
 from outlast.checkpoint.own import OwnParts
-from outlast.checkpoint.set import NAME, HeldPart
+from outlast.checkpoint.set import NAME
 from outlast.wire.connection import Connection
 from outlast.wire.control import ServerControl
 from outlast.wire.dial import connect
@@ -49,7 +50,7 @@ class CheckpointPeers:
         config = self._config
         fellows = [s.address for s in config.servers[config.shard] if s.name != config.name]
         offered = {part: address for address in fellows for part in self._held_by(address)}
-        best: dict[str, HeldPart] = {}
+        best: dict[str, CheckpointRef] = {}
         for part in offered:
             best[part.name] = max(best.get(part.name, part), part, key=lambda p: (p.epoch, p.crc))
         mine = {part.name: part.epoch for part in store.held(config.shard)}
@@ -59,7 +60,7 @@ class CheckpointPeers:
                 complete = self._copy(store, part, offered[part]) and complete
         return complete
 
-    def _copy(self, store: OwnParts, part: HeldPart, address: str) -> bool:
+    def _copy(self, store: OwnParts, part: CheckpointRef, address: str) -> bool:
         config = self._config
         try:
             store.adopt(part, config.shard, len(config.servers), self._receive(part, address))
@@ -69,15 +70,15 @@ class CheckpointPeers:
         log.info("copied part %s from %s", part.name, address)
         return True
 
-    def _held_by(self, address: str) -> list[HeldPart]:
+    def _held_by(self, address: str) -> tuple[CheckpointRef, ...]:
         with contextlib.closing(ServerControl(address, self._config.job_uid, self._config.token, self._timeout_s)) as c:
             try:
-                return [HeldPart.from_json(raw) for raw in c.probe().get("checkpoints", ())]
+                return c.probe().checkpoints
             except ConnectionError as error:
                 log.debug("checkpoints of %s: %s", address, error)
-                return []
+                return ()
 
-    def _receive(self, part: HeldPart, address: str) -> Iterator[memoryview]:
+    def _receive(self, part: CheckpointRef, address: str) -> Iterator[memoryview]:
         """Raises `ConnectionError`."""
         config = self._config
         connection, _ = connect(address, config.job_uid, config.token, {"role": "control"}, self._timeout_s)
@@ -103,7 +104,7 @@ def send_part(connection: Connection, store: OwnParts | None, meta: dict[str, An
     name = str(meta.get("name"))
     if NAME.fullmatch(name) is None:
         raise ProtocolError(f"{name!r} names no checkpoint")
-    part = HeldPart(name, 0, 0, int(meta["epoch"]), int(meta["crc"]))
+    part = CheckpointRef(name, 0, 0, int(meta["epoch"]), int(meta["crc"]))
     answer: dict[str, Any] = {}
     try:
         if store is None:

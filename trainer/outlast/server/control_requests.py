@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from outlast.api.codec import from_json
+from outlast.api.server_status import Evaluation
 from outlast.api.view import View
 from outlast.chain.events import Finish, SetSlots
 from outlast.server.checkpoint_peers import send_part
@@ -64,7 +66,7 @@ class ControlRequests:
     def answer(self, connection: Connection, header: Header, meta: dict[str, Any]) -> None:
         core = self._core
         if header.op == Op.PROBE:
-            connection.send(Header(Op.STATUS), self._status.now())
+            connection.send(Header(Op.STATUS), self._status.now().to_json())
         elif header.op == Op.PART:
             send_part(connection, self._durability.own_parts, meta, core.shard, core.spec.servers.shards)
         else:
@@ -90,7 +92,7 @@ class ControlRequests:
         elif header.op == Op.LEAVE:
             self._leave()
         elif header.op == Op.EVALUATION:
-            self._status.evaluation = meta
+            self._status.evaluation = from_json(Evaluation, meta)
             core.notify()
         else:
             raise ProtocolError(f"op {header.op} is no request")
@@ -100,17 +102,9 @@ class ControlRequests:
         while not connection.closed:
             noted = self._notices.count
             status = self._status.now()
-            connection.send(Header(Op.STATUS), status)
-            shown = _notable(status)
+            connection.send(Header(Op.STATUS), status.to_json())
+            shown = status.notable()
             deadline = time.monotonic() + self._heartbeat_s
             time.sleep(_WATCH_INTERVAL_S)  # the promised upper bound on the rate of notices
-            while (left := deadline - time.monotonic()) > 0 and _notable(self._status.now()) == shown:
+            while (left := deadline - time.monotonic()) > 0 and self._status.now().notable() == shown:
                 noted = self._notices.wait(noted, left)
-
-
-def _notable(status: dict[str, Any]) -> tuple[Any, ...]:
-    keys = (
-        "epoch", "role", "serving", "initialised", "caught_up", "leaving", "left", "finished", "broken", "checkpoints",
-        "last_states", "restore_error", "config_error", "views", "evaluation", "slots", "absent",
-    )  # fmt: skip
-    return tuple(repr(status.get(key)) for key in keys)

@@ -13,9 +13,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from outlast.api.server_status import ViewTimes
 from outlast.api.spec import JobSpec
 from outlast.api.view import BUFFER, View
 from outlast.buffer.types import BufferUnavailable
@@ -66,7 +68,7 @@ class Core:
         self.notify = notify  # something has happened that watchers should hear of
         self.boot, self.shard = replica.boot, replica.shard
         self.lock = threading.RLock()
-        self.epochs: dict[int, dict[str, float | None]] = {}
+        self.views: dict[int, ViewTimes] = {}  # epoch -> times
         self.applied_t: float | None = None  # when the newest entry was applied
         self.replayed = 0  # gradients applied from the buffer
         self.error: str | None = None  # a fault that no restart can fix
@@ -144,7 +146,7 @@ class Core:
             log.info("view %d: %s%s", view.epoch, [m.name for m in view.members], _joining(view))
             ports.links.forget()
             ports.predecessors.tell_later()
-            self.epochs[view.epoch] = {"installed_t": self._now(), "first_update_t": None}
+            self.views[view.epoch] = ViewTimes(self._now())
         yield from self._obey(replica.step(Install(view)))
         for member in (replica.successor, *replica.joiners):
             if member is not None:
@@ -211,9 +213,9 @@ class Core:
             self.replayed += sum(i.last - i.first + 1 for i in entry.identities)
         if entry.kind in (Kind.INIT, Kind.CONFIG) or self.rebuilding:
             return  # a replay only brings back what was
-        times = self.epochs.get(self.replica.epoch)
-        if times is not None and times["first_update_t"] is None:
-            times["first_update_t"] = self._now()
+        times = self.views.get(self.replica.epoch)
+        if times is not None and times.first_update_t is None:
+            self.views[self.replica.epoch] = replace(times, first_update_t=self._now())
             self.notify()
 
     def _send(self, send: Send) -> None:

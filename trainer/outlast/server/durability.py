@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from outlast.api.config import ProcessConfig
+from outlast.api.server_status import CheckpointRef
 from outlast.api.view import BUFFER
 from outlast.buffer.types import BufferMisconfigured, BufferUnavailable, Fenced, redis_maxmemory
 from outlast.chain.events import Entry, Kind
@@ -78,11 +79,11 @@ class Durability:
         self._last_states: LastStates | None = None
         if self._store is not None:
             self._last_states = LastStates(self._store.directory, config.shard, shards)
-        self.last_states: list[str] = []  # of our shard, verified
+        self.last_states: tuple[str, ...] = ()  # of our shard, verified
+        self.available: tuple[CheckpointRef, ...] = ()  # complete, verified; newest first
         self.restore_error: str | None = None
         self._jobs: queue.SimpleQueue[_Job | _Restore] = queue.SimpleQueue()
         self._first: _Job | None = None  # the initial state, until it is saved
-        self._available: list[dict[str, Any]] = []
         self._busy = False
         self._refreshed = 0.0
         self._thread = threading.Thread(target=self._run, name="durability", daemon=True)
@@ -90,10 +91,6 @@ class Durability:
     def start(self) -> None:
         self._refresh()
         self._thread.start()
-
-    def available(self) -> list[dict[str, Any]]:
-        """Complete, verified checkpoints, newest first."""
-        return self._available
 
     # --- writing ---
 
@@ -164,10 +161,10 @@ class Durability:
         with self._core.lock:
             if not replica.initialised:
                 return {"error": "there is nothing to save yet"}
-            version, history = replica.version, int(replica.status()["history"])
+            version, history = replica.version, replica.history
             if self._store is None and not self._schedule.stateless:
                 return {"error": "this job keeps no checkpoints (recovery.checkpoint has no place to write to)"}
-            due = self._schedule.asked(version if label is None else label, history, self._available)
+            due = self._schedule.asked(version if label is None else label, history, self.available)
             if due is None:
                 return {"version": version}  # requests repeat
             log.info("saving version %d: %s", version, why)
@@ -256,10 +253,10 @@ class Durability:
         if self._store is None or (not force and time.monotonic() - self._refreshed < _REFRESH_S):
             return
         self._refreshed = time.monotonic()
-        available = [part.to_json() for part in self._store.held(self._core.shard)]
-        last_states = self._last_states.available() if self._last_states is not None else []
-        if (available, last_states) != (self._available, self.last_states):
-            self._available, self.last_states = available, last_states
+        available = tuple(self._store.held(self._core.shard))
+        last_states = tuple(self._last_states.available()) if self._last_states is not None else ()
+        if (available, last_states) != (self.available, self.last_states):
+            self.available, self.last_states = available, last_states
             self._core.notify()
 
     @property

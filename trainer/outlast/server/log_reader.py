@@ -11,9 +11,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 from outlast.api.config import ProcessConfig
+from outlast.api.server_status import ServerStatus
+from outlast.buffer.connection import Contact
 from outlast.buffer.log import GradientLog
 from outlast.buffer.types import BufferMisconfigured, BufferStats, BufferUnavailable, ClaimNeeded, EntryMissing
 from outlast.chain.events import FromLog, Record
@@ -66,6 +68,8 @@ def log_of(core: Core, config: ProcessConfig) -> GradientLog | None:
 class NoLog:
     """In place of a log and its reader, where the job needs no Redis."""
 
+    contact = Contact()
+
     def record(self, record: Record) -> bool:
         raise RuntimeError("a record is due, and there is no log")
 
@@ -76,11 +80,8 @@ class NoLog:
 
     def start(self) -> None: ...
 
-    def status(self, history: int) -> dict[str, Any]:
-        return {"log_end_t": time.monotonic(), "backlog": 0, "buffer_bytes": 0, "buffer_run": ""}
-
-    def contact(self) -> dict[str, float | None]:
-        return {"redis_answered_t": None, "redis_silent_t": None}
+    def tell(self, status: ServerStatus) -> ServerStatus:
+        return replace(status, log_end_t=time.monotonic(), buffer_run="")
 
     def unread(self) -> list[list[int]]:
         return []
@@ -91,6 +92,7 @@ class LogReader:
 
     def __init__(self, core: Core, state: ShardState, shard_log: ShardLog) -> None:
         self._core, self._state, self.shard_log, self._log = core, state, shard_log, shard_log.log
+        self.contact = self._log.contact
         self._shard = core.shard
         self._stateless = core.spec.traits.through_buffer
         self._counts = core.spec.recovery.staleness.reduced_rate is not None  # nothing else asks how many are pending
@@ -107,20 +109,10 @@ class LogReader:
     def start(self) -> None:
         threading.Thread(target=self._run, name="log-reader", daemon=True).start()
 
-    def status(self, history: int) -> dict[str, Any]:
-        """`backlog`: gradients in the log that are not applied yet; Stateless keeps applied ones until a snapshot
-        covers them. All that the log held at `log_end_t` (our clock) has been taken from it."""
-        return {
-            "log_end_t": self._end_t,
-            "backlog": self._backlog,
-            "buffer_bytes": 0 if self._stats is None else self._stats.bytes,
-            "buffer_run": self.shard_log.state_run(history),
-        }
-
-    def contact(self) -> dict[str, float | None]:
-        """When Redis last answered this server, and since when it cannot be reached from here (our clock)."""
-        contact = self._log.contact
-        return {"redis_answered_t": contact.answered_t, "redis_silent_t": contact.silent_t}
+    def tell(self, status: ServerStatus) -> ServerStatus:
+        """Add what it knows to the status."""
+        run, stored = self.shard_log.state_run(status.history), 0 if self._stats is None else self._stats.bytes
+        return replace(status, log_end_t=self._end_t, backlog=self._backlog, buffer_bytes=stored, buffer_run=run)
 
     def unread(self) -> list[list[int]]:
         """Identities that the log holds and the table does not: acknowledged, never applied."""

@@ -85,8 +85,8 @@ class Server:
     def _welcome(self) -> dict[str, Any]:
         return {"name": self.config.name, "boot": self.core.boot, "shared_memory": AVAILABLE}
 
-    def _departure(self) -> dict[str, bool]:
-        return {"leaving": self.leaving.is_set(), "left": self.left}
+    def _departure(self) -> tuple[bool, bool]:
+        return self.leaving.is_set(), self.left
 
     def _serve(self, connection: Connection, hello: dict[str, Any]) -> None:
         self.connections.serve(connection, hello)
@@ -149,5 +149,5 @@ def main() -> None:
     server.start()
     publish(config, server.status.samples)
     if PORT_EXTRA in config.extras:
-        serve_readiness(int(config.extras[PORT_EXTRA]), server.status.why_not_ready)
+        serve_readiness(int(config.extras[PORT_EXTRA]), lambda: server.status.now().why_not_ready)
     raise SystemExit(server.run_until_left())

@@ -42,9 +42,9 @@ class Presence:
                         self._absent[slot], news = now, True
         return news
 
-    def connected(self) -> list[int]:
+    def connected(self) -> tuple[int, ...]:
         with self._lock:
-            return sorted(slot for slot, connections in self._speaks.items() if connections)
+            return tuple(sorted(slot for slot, connections in self._speaks.items() if connections))
 
     def absent(self) -> dict[int, float]:
         """Slot -> when its last connection ended; those alone that ever had one here."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from outlast.api.server_status import CheckpointRef
 from outlast.api.view import BUFFER, EMPTY, View
 from outlast.buffer.types import BufferUnavailable, Fenced, LogItem
 from outlast.chain.events import Record, Replay, Restored
@@ -32,13 +33,13 @@ class NoSnapshot(RuntimeError):
     """Redis holds no snapshot of this history, which held state before."""
 
 
-def without_snapshot(view: View, parts: Sequence[dict[str, Any]]) -> str:
+def without_snapshot(view: View, parts: Sequence[CheckpointRef]) -> str:
     """`EMPTY`, or the checkpoint to read, where Redis has no snapshot of the view's history.
 
     `parts`: the checkpoints of this shard that are readable here. Raises `NoSnapshot`.
     """
     began_empty = view.otherwise == EMPTY
-    written_since = began_empty and any(int(part["history"]) == view.history for part in parts)
+    written_since = began_empty and any(part.history == view.history for part in parts)
     if view.otherwise is None or written_since:
         raise NoSnapshot(
             f"Redis holds no snapshot of history {view.history} of this shard, which held state before; roll back"
@@ -51,7 +52,8 @@ class Stored(Protocol):
 
     def look(self) -> None: ...
 
-    def available(self) -> list[dict[str, Any]]: ...
+    @property
+    def available(self) -> Sequence[CheckpointRef]: ...
 
     def read(self, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]: ...
 
@@ -76,7 +78,7 @@ class Rebuild:
             return
         # What the history was begun from; `NoSnapshot`: more than that was held, and is lost.
         self._stored.look()
-        source = without_snapshot(view, self._stored.available())
+        source = without_snapshot(view, self._stored.available)
         if source == EMPTY:
             empty = Restored(0, version=0, history=0, applied={}, data=self._core.replica.data, source=BUFFER)
             self._core.step(empty)

@@ -1,13 +1,14 @@
-"""What a server says of itself: ServerStatus, and the table of what its state holds."""
+"""A server's status as it is now, and the table of what its state holds."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
+from outlast.api.server_status import Evaluation, ServerStatus
 from outlast.process.metrics import Sample, server_samples
 from outlast.server.core import Core
 from outlast.server.durability import Durability
@@ -19,7 +20,7 @@ from outlast.server.worker_requests import WorkerRequests
 
 @dataclass
 class Status:
-    """`address` and `leaving` (how far this server's departure is) do not need the lock."""
+    """`address` and `departure` (whether this server is leaving, and whether it has left) do not need the lock."""
 
     core: Core
     state: ShardState
@@ -28,50 +29,38 @@ class Status:
     durability: Durability
     log: LogReader | NoLog
     address: str
-    leaving: Callable[[], dict[str, bool]]
-    evaluation: dict[str, Any] | None = None
-    _last: dict[str, Any] = field(default_factory=dict)
+    departure: Callable[[], tuple[bool, bool]]
+    evaluation: Evaluation | None = None
 
-    def now(self) -> dict[str, Any]:
-        """ServerStatus; the last one known while the lock is held by something slow (Redis away, say)."""
+    def __post_init__(self) -> None:
+        self._last = self._make()
+
+    def now(self) -> ServerStatus:
+        """The last one known while the lock is held by something slow (Redis away, say)."""
         lock = self.core.lock
         if lock.acquire(timeout=0.05):
             try:
                 self._last = self._make()
             finally:
                 lock.release()
-        return {**self._last, "t": time.monotonic(), **self.leaving(), **self.log.contact()}
+        leaving, left = self.departure()
+        contact = self.log.contact
+        return replace(
+            self._last, t=time.monotonic(), leaving=leaving, left=left,
+            redis_answered_t=contact.answered_t, redis_silent_t=contact.silent_t,
+        )  # fmt: skip
 
-    def _make(self) -> dict[str, Any]:
+    def _make(self) -> ServerStatus:
         core, durability, workers, parameters = self.core, self.durability, self.workers, self.state.parameters
-        replica = core.replica.status()
-        return {
-            "name": core.replica.name,
-            "boot": core.boot,
-            "shard": core.shard,
-            "address": self.address,
-            "pid": os.getpid(),
-            **replica,
-            "serving": core.replica.serving and not core.rebuilding,
-            "absent": {str(slot): t for slot, t in workers.presence.absent().items()},
-            "connected": workers.presence.connected(),
-            "applied_t": core.applied_t,
-            "broken": list(self.links.broken),
-            "checkpoints": durability.available(),
-            "last_states": list(durability.last_states),
-            "restore_error": durability.restore_error,
-            "config_error": core.error,
-            "views": {str(e): dict(t) for e, t in core.epochs.items()},
-            "evaluation": self.evaluation,
-            "pushed_bytes": workers.pushed_bytes,
-            "pulled_bytes": workers.pulled_bytes,
-            **self.log.status(replica["history"]),
-            "parameters": 0 if parameters is None else parameters.numel,
-            "replayed": core.replayed,
-        }
-
-    def why_not_ready(self) -> str:
-        return str(self.now().get("why_not_ready", "it starts"))
+        return replace(
+            self.log.tell(core.replica.status()), address=self.address, pid=os.getpid(),
+            serving=core.replica.serving and not core.rebuilding, restore_error=durability.restore_error,
+            config_error=core.error, broken=tuple(self.links.broken), views=dict(core.views),
+            absent=workers.presence.absent(), connected=workers.presence.connected(), applied_t=core.applied_t,
+            replayed=core.replayed, parameters=0 if parameters is None else parameters.numel,
+            pushed_bytes=workers.pushed_bytes, pulled_bytes=workers.pulled_bytes, checkpoints=durability.available,
+            last_states=durability.last_states, evaluation=self.evaluation,
+        )  # fmt: skip
 
     def samples(self) -> Iterator[Sample]:
         """For Prometheus."""
@@ -84,7 +73,7 @@ class Status:
             parameters = self.state.parameters
             answer = {
                 "applied": replica.applied.to_json(),
-                "applied_total": replica.status()["applied_total"],
+                "applied_total": replica.status().applied_total,
                 "version": 0 if parameters is None else parameters.version,
                 "history": 0 if parameters is None else replica.export_state()["history"],
                 "digest": "" if parameters is None else parameters.digest(),

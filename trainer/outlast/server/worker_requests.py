@@ -165,7 +165,7 @@ class WorkerRequests:
         data = reply.data
         meta: dict[str, Any] = {"data": [data.base, data.step0, data.slots]}
         if isinstance(reply, Weights):
-            meta["clocks"] = {str(k): v for k, v in self._core.replica.status()["clocks"].items()}
+            meta["clocks"] = {str(k): v for k, v in self._core.replica.clocks.items()}
         op = Op.ACKNOWLEDGED if isinstance(reply, Acknowledged) else Op.WEIGHTS
         flags = Flag.DUPLICATE if isinstance(reply, Acknowledged) and reply.duplicate else 0
         if snapshot is None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from outlast.api.server_status import ServerStatus
 from outlast.api.view import View
 from outlast.wire.connection import Connection, PeerUnreachable
 from outlast.wire.dial import connect
@@ -36,9 +37,9 @@ class ServerControl:
         self._watching: Connection | None = None
         self._lock = threading.Lock()
 
-    def probe(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """Return the server's status. Raises `ConnectionError` when it is gone, `PeerTimeout` when it is silent."""
-        return self._call(Op.PROBE, timeout_s=timeout_s)
+    def probe(self, timeout_s: float | None = None) -> ServerStatus:
+        """Raises `ConnectionError` when it is gone, `PeerTimeout` when it is silent."""
+        return ServerStatus.from_json(self._call(Op.PROBE, timeout_s=timeout_s))
 
     def view(self, timeout_s: float | None = None) -> View | None:
         """Return the newest view that this server knows, or None before its first."""
@@ -75,7 +76,7 @@ class ServerControl:
         """End it as SIGTERM does, but without a replacement: what it holds alone is saved at once."""
         self._call(Op.LEAVE)
 
-    def watch(self, silence_s: float) -> Iterator[dict[str, Any]]:
+    def watch(self, silence_s: float) -> Iterator[ServerStatus]:
         """Yield the status at once, at every notable change and each heartbeat.
 
         Raises `ConnectionError` when the server dies, `PeerTimeout` after `silence_s` seconds without a word.
@@ -87,7 +88,7 @@ class ServerControl:
             connection.send(Header(Op.WATCH))
             while True:
                 _, meta = connection.receive()
-                yield meta
+                yield ServerStatus.from_json(meta)
         finally:
             self._watching = None
             connection.close()

@@ -30,12 +30,12 @@ from typing import Any
 
 import torch
 
+from outlast.api.server_status import finite
 from outlast.chain.settings import ReplicaSettings
 from outlast_bench.study.backlog.policies import BY_NAME, LR, POLICIES, Policy
 from outlast_bench.study.backlog.records import Applied, BacklogRecord, Evaluations, Start
 from outlast_bench.study.backlog.server import Gradient, SimulatedServer
 from outlast_bench.study.backlog.workers import Diverged, Fleet, LocalFleet, Model, clip
-from outlast_operator.planner.observed import finite
 
 GROUP = 32  # what the log's reader takes at a time, and the replica makes one update of
 EVALUATIONS = 8  # of everything
