@@ -6,21 +6,15 @@ once the server has been probed; `JobStatus.boots` remembers which instance it w
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
+from outlast.api import codec
 from outlast.api.server_status import CheckpointRef
 from outlast.api.view import View
 from outlast_operator.planner.checkpoints import ServerClaim, Storage
 
 UNKNOWN_RUN = ""  # in `JobStatus.buffer_runs`: a server of an older trainer image does not tell which it is
-
-_T = TypeVar("_T")
-
-
-def _known(kind: type[_T], raw: dict[str, Any]) -> _T:
-    """Made from the fields that this release knows."""
-    return kind(**{f.name: raw[f.name] for f in fields(kind) if f.name in raw})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -151,48 +145,8 @@ class JobStatus:
     resource_version: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        raw = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "resource_version"}
-        raw["conditions"] = [asdict(c) for c in self.conditions]
-        raw["views"] = {str(k): v.to_json() for k, v in self.views.items()}
-        raw["incarnations"] = {str(k): v for k, v in self.incarnations.items()}
-        raw["seen"] = {str(k): v for k, v in self.seen.items()}
-        raw["adopted"] = {str(k): v for k, v in self.adopted.items()}
-        raw["attempts"] = {k: asdict(v) for k, v in self.attempts.items()}
-        raw["waits"] = {k: asdict(v) for k, v in self.waits.items()}
-        raw["failovers"] = [asdict(f) for f in self.failovers]
-        raw["newest_set"] = None if self.newest_set is None else asdict(self.newest_set)
-        raw["buffer_runs"] = {str(k): v for k, v in self.buffer_runs.items()}
-        raw["claims"] = {k: asdict(v) for k, v in self.claims.items()}
-        raw["progress"] = asdict(self.progress)
-        for name in ("dead", "done", "rejected_checkpoints"):
-            raw[name] = list(raw[name])
-        return raw
+        return codec.to_json(self, without="resource_version")
 
     @staticmethod
     def from_json(raw: dict[str, Any], resource_version: str | None = None) -> JobStatus:
-        """Inverse of `to_json`. Unknown keys, nested ones too, are ignored (a newer release wrote them); missing ones
-        take their defaults."""
-        known = {f.name for f in fields(JobStatus)} - {"resource_version"}
-        values = {k: v for k, v in raw.items() if k in known}
-        status = JobStatus(**values)
-        return replace(
-            status,
-            conditions=tuple(_known(Condition, c) for c in raw.get("conditions", ())),
-            views={int(k): View.from_json(v) for k, v in raw.get("views", {}).items()},
-            boots=dict(raw.get("boots", {})),
-            dead=tuple(raw.get("dead", ())),
-            incarnations={int(k): int(v) for k, v in raw.get("incarnations", {}).items()},
-            seen={int(k): str(v) for k, v in raw.get("seen", {}).items()},
-            adopted={int(k): int(v) for k, v in raw.get("adopted", {}).items()},
-            attempts={k: _known(Attempt, v) for k, v in raw.get("attempts", {}).items()},
-            waits={k: _known(Wait, v) for k, v in raw.get("waits", {}).items()},
-            done=tuple(raw.get("done", ())),
-            since=dict(raw.get("since", {})),
-            failovers=tuple(_known(Failover, f) for f in raw.get("failovers", ())),
-            claims={k: _known(ServerClaim, c) for k, c in raw.get("claims", {}).items()},
-            buffer_runs={int(k): str(v) for k, v in raw.get("buffer_runs", {}).items()},
-            newest_set=_known(CheckpointRef, raw["newest_set"]) if raw.get("newest_set") else None,
-            rejected_checkpoints=tuple(raw.get("rejected_checkpoints", ())),
-            progress=_known(Progress, raw.get("progress", {})),
-            resource_version=resource_version,
-        )
+        return codec.from_json(JobStatus, {**raw, "resource_version": resource_version})

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from plan_world import World, make_spec
 
+from outlast.api.server_status import CheckpointRef
+from outlast.api.view import Member, View
 from outlast_operator.kubernetes.job.record import LONGEST_BYTES, Record, UnreadableRecord, read_record
-from outlast_operator.planner.status import Attempt, Failover, JobStatus
+from outlast_operator.planner.checkpoints import ServerClaim
+from outlast_operator.planner.status import Attempt, Failover, JobStatus, Progress, Wait
 
 Json = dict[str, Any]
 
@@ -60,6 +63,44 @@ def test_what_was_left_out_keeps_its_meaning() -> None:
     assert status.attempts["server-0"] == Attempt(failures=0, exits=0, instance="", t_exited=0.0, until=0.0, clock=-1)
     assert (status.state, status.failover_count, status.trained_s) == ("Pending", 0, 0.0)
     assert {getattr(status, f.name) for f in fields(status) if f.name.startswith("t_")} == {None}
+
+
+RECORDED: Json = {
+    "state": "Running",
+    "conditions": [{"type": "Ready", "status": "True", "reason": "Training", "message": "", "t_transition": 3.5}],
+    "views": {"1": {"shard": 1, "epoch": 4, "history": 1, "members": [{"name": "s", "boot": "b", "address": "unix:/s"}],
+                    "restore": "c"}},
+    "boots": {"b": "pid3"},
+    "dead": ["pid1"],
+    "incarnations": {"0": 2},
+    "seen": {"0": "pid8"},
+    "adopted": {"1": 0},
+    "attempts": {"s": {"exits": 1, "instance": "pid2", "clock": 0}},
+    "waits": {"s": {"reason": "QuotaExceeded", "message": "exceeded quota", "retry_at": 9.0}},
+    "done": ["worker-0"],
+    "since": {"stopping": 1.5},
+    "failovers": [{"target": "s", "cause": "Killed", "t_detected": 1.0, "signal": 9, "gradients": {"lost": 2}}],
+    "storage": "PerServer",
+    "claims": {"s": {"generation": 2, "used": True}},
+    "buffer_runs": {"1": "run"},
+    "newest_set": {"name": "c", "history": 1, "version": 30},
+    "rejected_checkpoints": ["d"],
+    "progress": {"version": 40, "cost": {"total": 1.5}},
+    "t_start": 0.5,
+}  # fmt: skip
+
+
+def test_a_record_that_stands_in_clusters_is_read_and_written_as_it_is() -> None:
+    status = read_record(job(packed({"status": RECORDED, "spec": None}))).status
+    assert status.views == {1: View(1, 4, 1, (Member("s", "b", "unix:/s"),), restore="c")}
+    assert (status.incarnations, status.seen, status.adopted) == ({0: 2}, {0: "pid8"}, {1: 0})
+    assert (status.dead, status.done, status.rejected_checkpoints) == (("pid1",), ("worker-0",), ("d",))
+    assert status.waits == {"s": Wait("QuotaExceeded", "exceeded quota", retry_at=9.0)}
+    assert status.failovers == (Failover("s", "Killed", 1.0, signal=9, gradients={"lost": 2}),)
+    assert (status.newest_set, status.claims) == (CheckpointRef("c", 1, 30), {"s": ServerClaim(2, used=True)})
+    assert (status.buffer_runs, status.progress) == ({1: "run"}, Progress(version=40, cost={"total": 1.5}))
+    written = zlib.decompress(base64.b64decode(Record(status).to_text().removeprefix("1:")))
+    assert json.loads(written) == {"status": RECORDED, "spec": None}
 
 
 def test_it_is_compact_and_one_word() -> None:

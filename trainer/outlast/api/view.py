@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from outlast.api import codec
+
 BUFFER = "buffer"  # View.restore: Redis, snapshot and log
 EMPTY = "empty"  # View.otherwise: no state, and a worker's initial weights will come
 
@@ -25,13 +27,6 @@ class Member:
     name: str
     boot: str
     address: str  # "unix:/path" or "tcp:host:port"
-
-    def to_json(self) -> dict[str, str]:
-        return {"name": self.name, "boot": self.boot, "address": self.address}
-
-    @staticmethod
-    def from_json(raw: dict[str, Any]) -> Member:
-        return Member(str(raw["name"]), str(raw["boot"]), str(raw["address"]))
 
 
 def last_state_name(shard: int, boot: str) -> str:
@@ -86,24 +81,8 @@ class View:
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "shard": self.shard,
-            "epoch": self.epoch,
-            "history": self.history,
-            "members": [m.to_json() for m in self.members],
-            "joining": [m.to_json() for m in self.joining],
-            "restore": self.restore,
-            "otherwise": self.otherwise,
-        }
+        return codec.to_json(self)
 
     @staticmethod
     def from_json(raw: dict[str, Any]) -> View:
-        return View(
-            shard=int(raw["shard"]),
-            epoch=int(raw["epoch"]),
-            history=int(raw["history"]),
-            members=tuple(Member.from_json(m) for m in raw["members"]),
-            joining=tuple(Member.from_json(m) for m in raw.get("joining", ())),
-            restore=raw.get("restore"),
-            otherwise=raw.get("otherwise"),
-        )
+        return codec.from_json(View, raw)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from outlast.api import codec
 from outlast.api.errors import SpecError
 from outlast.api.job import read_spec
 from outlast.api.spec import JobSpec
@@ -38,7 +39,10 @@ class Record:
 
     def to_text(self) -> str:
         spec = None if self.spec is None else self.spec.to_json()
-        plain = json.dumps({"status": _lean(self.status), "spec": spec}, separators=(",", ":"))
+        plain = json.dumps(
+            {"status": codec.to_json(self.status, without="resource_version", lean=True), "spec": spec},
+            separators=(",", ":"),
+        )
         return f"{FORMAT}:{base64.b64encode(zlib.compress(plain.encode(), 9)).decode()}"
 
 
@@ -113,23 +117,3 @@ def _unreadable(job: Json, what: str) -> UnreadableRecord:
         f"{FORMAT}. Run the release that wrote it or a newer one, or restore the status from a backup; else delete the "
         "job and create it again. Until then the operator leaves the job as it is"
     )
-
-
-# --- without defaults -------------------------------------------------------------------------------------------------
-
-
-def _lean(value: Any) -> Any:
-    """`value` for JSON, the fields of dataclasses left out that equal their defaults."""
-    if is_dataclass(value):
-        named = {f.name: (f, getattr(value, f.name)) for f in fields(value) if f.name != "resource_version"}
-        return {name: _lean(v) for name, (f, v) in named.items() if v != _default(f)}
-    if isinstance(value, dict):
-        return {str(key): _lean(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_lean(v) for v in value]
-    return value
-
-
-def _default(field: Field[Any]) -> Any:
-    """A field's default; MISSING, which equals nothing, where it has none."""
-    return field.default if field.default_factory is MISSING else field.default_factory()
