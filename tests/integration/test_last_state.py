@@ -34,6 +34,7 @@ def train(job: Job, steps: int) -> None:
         optimizer.zero_grad()
         model(torch.ones(1, 4)).sum().backward()
         optimizer.step()
+    wait_until(lambda: job.server.status.now().version >= steps, "updates")
     optimizer.close()
 
 
