@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from redis.exceptions import BusyLoadingError, OutOfMemoryError, ResponseError
 
-from outlast.buffer.connection import Contact, Link, Target, as_buffer_error
-from outlast.buffer.types import BufferFull, BufferUnavailable
+from outlast.buffer.connection import Link, Target, as_buffer_error
+from outlast.buffer.types import BufferFull, BufferUnavailable, Contact
 
 TARGET = Target.parse("redis://127.0.0.1:6379/0")
 WORDS = "command not allowed when used memory > 'maxmemory'."

@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
+from outlast.api.server_status import ServerStatus
 from outlast.api.view import Member, View
 from outlast.chain.events import (
     Acknowledged,
@@ -302,3 +303,19 @@ def chain(boots: str = "abc", **settings: Any) -> World:
     world.run()
     assert world.acknowledged(token)
     return world
+
+
+def applied(world: World, boot: str) -> list[tuple[int, int]]:
+    return [(i.slot, i.first) for i in world.replicas[boot].applied.identities()]
+
+
+def status(world: World, boot: str) -> ServerStatus:
+    return world.replicas[boot].status()
+
+
+def crash(world: World, *boots: str) -> None:
+    for boot in boots:
+        for a, b in list(world.up):
+            if boot in (a, b):
+                world.cut(a, b)
+        del world.replicas[boot], world.history[boot]

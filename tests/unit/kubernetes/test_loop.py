@@ -1,108 +1,17 @@
-"""One job's loop over an API server in memory: its spec, its children, its record, its end."""
+"""One job's loop over an API server in memory: its spec, its children, its end."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from fake_api import AtOnce, FakeApi
+from loop_world import Json, World
 
-from outlast.api.job import read_spec
-from outlast.api.view import Member, View
-from outlast_operator.kubernetes.cluster.api import ApiError
-from outlast_operator.kubernetes.cluster.cache import Cache
 from outlast_operator.kubernetes.cluster.clock import Pulse
-from outlast_operator.kubernetes.cluster.pools import Pools
 from outlast_operator.kubernetes.job import loop as loop_module
-from outlast_operator.kubernetes.job.dependents import Dependents
-from outlast_operator.kubernetes.job.loop import (
-    FIRST_RETRY_S,
-    HURRY_S,
-    RUNNING_RETRY_S,
-    UNREADABLE_S,
-    JobLoop,
-    managed_by_us,
-)
-from outlast_operator.kubernetes.job.record import UnreadableRecord, read_record
-from outlast_operator.kubernetes.job.runtime import Deposed, JobGone, Tools
-from outlast_operator.kubernetes.job.storage import CheckpointStorage
-from outlast_operator.kubernetes.manifests.names import JobRef, server_claim
-from outlast_operator.kubernetes.manifests.pods import Images
-from outlast_operator.planner.actions import StartProcess
-from outlast_operator.planner.checkpoints import ServerClaim
-from outlast_operator.planner.status import JobStatus
-
-Json = dict[str, Any]
-
-
-class World:
-    """One TrainingJob and one operator."""
-
-    def __init__(self, **parts: Any) -> None:
-        self.api = FakeApi()
-        self.now = 1_700_000_000.0
-        self.cache = Cache(lambda namespace, name: None)
-        self.spec: Json = {
-            "training": {"task": "a.b", "optimizer": {"lr": 0.1}, "stopAfter": {"updates": 10}},
-            "recovery": {"strategy": "Chain"},
-            **parts,
-        }
-        made = self.api.create("", "n", "trainingjobs", self._job())
-        self.cache.put_job(made)
-        self.leads = True
-        self.tools = Tools(
-            self.api, self.cache, Images("t", "r"), Pools(AtOnce(), AtOnce(), AtOnce()),  # type: ignore[arg-type]
-            lambda: self.now, lambda: self.leads,
-        )  # fmt: skip
-        self.loop = JobLoop(self.tools, made)
-
-    def _job(self) -> Json:
-        meta = {"name": "mnist", "generation": 1}
-        return {"apiVersion": "outlast.dev/v1alpha1", "kind": "TrainingJob", "metadata": meta, "spec": self.spec}
-
-    @property
-    def job(self) -> Json:
-        return self.api.objects["n", "trainingjobs", "mnist"]
-
-    @property
-    def status(self) -> Json:
-        return self.job.get("status") or {}
-
-    def edit(self, **parts: Any) -> None:
-        """A user changes the spec."""
-        job = self.api.get("", "n", "trainingjobs", "mnist")
-        job["spec"] = {**job["spec"], **parts}
-        job["metadata"]["generation"] += 1
-        self.cache.put_job(self.api.replace("", "n", "trainingjobs", "mnist", job))
-
-    def settle(self) -> None:
-        """Turns until the loop would sleep."""
-        for _ in range(20):
-            if self.loop._turn() is not None:
-                return
-        pytest.fail("the loop does not come to rest")
-
-    def refuse(self, plural: str, error: ApiError | None) -> None:
-        """From now on, of this kind alone until the next call for another."""
-        before = self.api.refuse
-        self.api.refuse = lambda kind, body: error if kind == plural else before(kind, body)
-
-    def serve(self) -> None:
-        """As far as the record tells, servers have been in a view."""
-        job = self.api.get("", "n", "trainingjobs", "mnist")
-        known = read_record(job)
-        view = View(0, 1, 0, (Member("server-0", "b0", "tcp:10.0.0.1:7070"),))
-        status = replace(known.status, views={0: view})
-        job["status"]["record"] = replace(known, status=status).to_text()
-        self.cache.put_job(self.api.replace("", "n", "trainingjobs", "mnist", job, "status"))
-
-    def condition(self, type_: str) -> Json:
-        return next(c for c in self.status["conditions"] if c["type"] == type_)
-
-    def events(self) -> list[str]:
-        return [o["reason"] for (_, plural, _), o in self.api.objects.items() if plural == "events"]
+from outlast_operator.kubernetes.job.loop import HURRY_S, RUNNING_RETRY_S, JobLoop, managed_by_us
+from outlast_operator.kubernetes.job.runtime import Deposed, JobGone
 
 
 def test_a_loop_that_was_stopped_acts_no_more_even_in_the_middle_of_a_turn() -> None:
@@ -142,15 +51,6 @@ def test_a_job_at_rest_is_not_written() -> None:
         world.now += 1.0
         world.settle()
     assert world.job["metadata"]["resourceVersion"] == version
-
-
-def test_another_operator_goes_on_from_the_record() -> None:
-    world = World()
-    world.settle()
-    pods = world.api.names("pods")
-    world.loop = JobLoop(world.tools, world.job)
-    world.settle()
-    assert world.api.names("pods") == pods
 
 
 def test_an_invalid_job_says_why_and_starts_when_it_is_mended() -> None:
@@ -233,17 +133,6 @@ def test_a_refusal_is_told_once() -> None:
     assert world.events().count("ChangeRefused") == 1
 
 
-def test_a_status_that_somebody_else_wrote_is_not_overwritten() -> None:
-    world = World()
-    job = world.api.get("", "n", "trainingjobs", "mnist")
-    world.api.replace("", "n", "trainingjobs", "mnist", {**job, "status": {"state": "Mine"}}, "status")
-    assert world.loop._turn() is None, "after a conflict it looks again"
-    assert world.status == {"state": "Mine"}
-    assert world.api.names("pods") == [], "nothing is done before it is recorded"
-    world.settle()
-    assert world.status["state"] == "Pending"
-
-
 def test_somebody_elses_secret_is_not_used() -> None:
     world = World()
     world.api.create("", "n", "secrets", {"kind": "Secret", "metadata": {"name": "mnist-token"}, "data": {}})
@@ -259,24 +148,6 @@ def test_a_deleted_job_ends_its_loop() -> None:
     world.cache.remove_job(world.job)
     with pytest.raises(JobGone):
         world.loop._turn()
-
-
-def test_who_may_be_deposed_writes_and_does_nothing() -> None:
-    world = World()
-    world.settle()
-    before = dict(world.api.objects)
-    world.api.objects.pop(("n", "pods", world.api.names("pods")[0]))  # something to answer
-    runtime = world.loop._runtime
-    assert runtime is not None
-    observed = runtime.observe()
-    world.leads = False
-    with pytest.raises(Deposed):
-        runtime.write_status(observed.status, observed.status.resource_version)
-    with pytest.raises(Deposed):
-        runtime.execute(StartProcess("server-9", "server"))
-    with pytest.raises(Deposed):
-        world.loop._turn()
-    assert world.api.objects.items() <= before.items()
 
 
 @pytest.mark.parametrize(
@@ -341,228 +212,6 @@ def test_a_job_whose_deletion_nobody_told_is_known_to_be_gone() -> None:
     assert world.cache.jobs() == []
 
 
-def test_a_template_that_the_api_server_refuses_ends_in_failed() -> None:
-    world = World()
-    world.refuse("pods", INVALID_TEMPLATE)
-    world.settle()
-    failed = world.condition("Failed")
-    assert (world.status["state"], failed["reason"]) == ("Failed", "TemplateInvalid")
-    assert "spec.containers[0].image: Required value" in failed["message"]
-
-
-QUOTA = ApiError(403, "Forbidden", 'pods "x" is forbidden: exceeded quota: team, used: pods=2, limited: pods=2')
-RIGHT = ApiError(403, "Forbidden", 'User "o" cannot get resource "services" in API group ""')
-WEBHOOK = ApiError(500, "InternalError", 'failed calling webhook "w.x": context deadline exceeded')
-INVALID_TEMPLATE = ApiError(422, "Invalid", "spec.containers[0].image: Required value", ("spec.containers[0].image",))
-
-
-@pytest.mark.parametrize("error", [QUOTA, WEBHOOK, ApiError(0, "Unreachable", "timed out")], ids=str)
-def test_a_refused_start_is_said_at_once_and_cleared_when_its_cause_is_gone(error: ApiError) -> None:
-    world = World(runPolicy={"activeDeadlineSeconds": 60, "backoffLimit": 0})
-    world.refuse("pods", error)
-    for _ in range(200):
-        world.settle()
-        pods_ready = world.condition("PodsReady")
-        assert pods_ready["status"] == "False"
-        assert pods_ready["message"].endswith(error.message.partition(": ")[2] or error.message)
-        assert world.status["waiting"] == pods_ready["reason"]
-        world.now += 1.0
-    assert world.status["state"] == "Pending"
-    assert world.status["failoverCount"] == 0
-    assert len(world.events()) == 1, "one event a cause"
-    world.refuse("pods", None)
-    for _ in range(4):
-        world.now += 1.0
-        world.settle()
-    assert len(world.api.names("pods")) == 6
-    assert "waiting" not in world.status
-    assert world.condition("PodsReady")["reason"] == "Starting"
-
-
-def test_many_pods_that_are_refused_for_one_reason_cost_one_request_a_role() -> None:
-    world = World(workers={"replicas": 20})
-    world.refuse("pods", QUOTA)
-    world.settle()
-    asked: list[str] = []
-    world.api.refuse = lambda plural, body: (
-        asked.append(body["metadata"]["name"]) or QUOTA if plural == "pods" else None
-    )
-    for _ in range(10):
-        world.now += 4.0
-        world.settle()
-    assert len(set(asked)) == 3, "a server, a worker and the evaluator"
-    assert len(asked) <= 30
-
-
-@pytest.mark.parametrize("plural", ["secrets", "services", "persistentvolumeclaims"])
-def test_what_pods_need_and_is_refused_is_said_and_made_later(plural: str) -> None:
-    world = World()
-    world.refuse(plural, QUOTA)
-    for _ in range(5):
-        world.settle()
-        assert world.status["waiting"] == "QuotaExceeded"
-        assert "exceeded quota: team" in world.condition("PodsReady")["message"]
-        assert world.api.names("pods") == [], "they would find nothing to start with"
-        world.now += 1.0
-    assert world.events() == ["QuotaExceeded"]
-    world.refuse(plural, None)
-    for _ in range(2):
-        world.now += 4.0
-        world.settle()
-    assert len(world.api.names(plural)) == (3 if plural == "persistentvolumeclaims" else 1)
-    assert len(world.api.names("pods")) == 6
-
-
-def test_whether_there_is_a_class_is_found_out_without_holding_the_loop_up() -> None:
-    world = World()
-    world.api.default_class = None
-    for _ in range(3):
-        world.settle()
-        assert world.api.names("pods") == []
-        world.now += 2.0
-    world.settle()
-    assert world.api.names("persistentvolumeclaims") == []
-    assert world.condition("CheckpointStorage")["reason"] == "NodeLocal"
-    assert len(world.api.names("pods")) == 6
-
-
-def test_a_claim_of_another_owner_is_said_and_the_job_starts_when_it_is_gone() -> None:
-    world = World()
-    name = "mnist-checkpoints-server-0"
-    world.api.default_class = None
-    world.api.create("", "n", "persistentvolumeclaims", {"metadata": {"name": name}, "spec": {}})
-    for _ in range(10):
-        world.settle()
-        world.now += 4.0
-    assert world.status["waiting"] == "NameTaken"
-    assert world.events() == ["NameTaken"]
-    assert world.api.names("persistentvolumeclaims") == [name]
-    del world.api.objects["n", "persistentvolumeclaims", name]
-    world.api.default_class = "standard"
-    world.settle()
-    assert len(world.api.names("pods")) == 6
-
-
-def second_server(world: World) -> None:
-    """The planner starts the server of a shard's other name."""
-    runtime = world.loop._runtime
-    assert runtime is not None
-    runtime.execute(StartProcess("server-1", "server", index=1, storage="PerServer"))
-
-
-def test_the_claim_of_a_second_name_is_made_when_its_server_starts() -> None:
-    world = World(recovery={"strategy": "Checkpoint"})
-    world.settle()
-    assert world.api.names("persistentvolumeclaims") == ["mnist-checkpoints-server-0"]
-    second_server(world)
-    assert world.api.names("persistentvolumeclaims") == [f"mnist-checkpoints-server-{n}" for n in range(2)]
-    assert any("server-1" in name for name in world.api.names("pods"))
-
-
-def test_a_server_whose_claim_is_refused_or_anothers_is_not_started() -> None:
-    """Its pod would wait for a claim without saying why, or write into somebody else's volume."""
-    world = World(recovery={"strategy": "Checkpoint"})
-    world.settle()
-    runtime = world.loop._runtime
-    assert runtime is not None
-    world.refuse("persistentvolumeclaims", QUOTA)
-    second_server(world)
-    world.refuse("persistentvolumeclaims", None)
-    assert runtime._executor.refusals.waits["server-1"].reason == "QuotaExceeded"
-    taken = {"metadata": {"name": "mnist-checkpoints-server-1"}, "spec": {}}
-    world.api.create("", "n", "persistentvolumeclaims", taken)
-    second_server(world)
-    assert runtime._executor.refusals.waits["server-1"].reason == "NameTaken"
-    assert not any("server-1" in name for name in world.api.names("pods"))
-    del world.api.objects["n", "persistentvolumeclaims", "mnist-checkpoints-server-1"]
-    second_server(world)
-    assert any("server-1" in name for name in world.api.names("pods"))
-    assert runtime._executor.refusals.waits == {}
-
-
-def test_a_claim_that_is_not_wanted_any_more_is_no_wait() -> None:
-    world = World(recovery={"strategy": "Checkpoint"})
-    world.settle()
-    second_server(world)
-    world.refuse("persistentvolumeclaims", QUOTA)
-    world.loop = JobLoop(world.tools, world.job)
-    del world.api.objects["n", "persistentvolumeclaims", "mnist-checkpoints-server-1"]
-    for _ in range(2):
-        world.now += 4.0
-        world.settle()
-    assert "mnist-checkpoints-server-1" in world.condition("PodsReady")["message"]
-    (name,) = (name for name in world.api.names("pods") if "server-1" in name)
-    world.cache.remove_pod(world.api.objects.pop(("n", "pods", name)))
-    for _ in range(2):
-        world.now += 4.0
-        world.settle()
-    assert "mnist-checkpoints-server-1" not in world.condition("PodsReady")["message"]
-
-
-def test_starts_that_were_refused_are_forgotten_with_what_wanted_them() -> None:
-    world = World(runPolicy={"startDeadlineSeconds": 30})
-    world.refuse("pods", QUOTA)
-    world.settle()
-    assert world.loop._runtime is not None
-    assert world.loop._runtime._executor.refusals.waits
-    world.now += 40.0
-    world.settle()
-    assert world.status["state"] == "Failed"
-    assert world.loop._runtime._executor.refusals.waits == {}
-
-
-def test_a_claim_that_another_one_replaced_is_waited_for_no_more() -> None:
-    api = FakeApi()
-    api.refuse = lambda plural, body: QUOTA if plural == "persistentvolumeclaims" else None
-    ref = JobRef("mnist", "n", "job-uid")
-    dependents = Dependents(api, ref, lambda: 100.0)  # type: ignore[arg-type]
-    spec = read_spec({"training": {"task": "a.b", "stopAfter": {"updates": 1}}})
-    storage = CheckpointStorage(api, ref, lambda: 100.0)  # type: ignore[arg-type]
-    for generation in (0, 1):
-        status = JobStatus(claims={"server-0": ServerClaim(generation)})
-        dependents.ensure(spec, storage.claims(spec, status, "PerServer", {"server-0"})[:1], False, {})
-        (name,) = dependents.waits
-        assert name == f"PersistentVolumeClaim {server_claim(ref, 'server-0', generation)}"
-
-
-def test_a_full_quota_does_not_take_a_running_job_from_the_next_operator() -> None:
-    """A quota is asked before the API server notices that an object exists: so it is looked for first."""
-    world = World()
-    world.settle()
-    world.refuse("secrets", QUOTA)
-    world.refuse("services", QUOTA)
-    world.loop = JobLoop(world.tools, world.job)
-    world.settle()
-    assert "waiting" not in world.status
-    assert world.loop._runtime is not None
-    assert world.loop._runtime._observer.secrets.token is not None
-
-
-def test_a_job_that_has_servers_is_planned_for_though_a_right_is_missing() -> None:
-    world = World()
-    world.settle()
-    world.serve()
-    world.api.hidden = lambda plural, name: RIGHT if plural == "services" else None
-    world.loop = JobLoop(world.tools, world.job)
-    lost = world.api.names("pods")[1]
-    world.cache.remove_pod(world.api.objects.pop(("n", "pods", lost)))
-    world.settle()
-    assert "cannot get resource" in world.condition("PodsReady")["message"]
-    assert len(world.api.names("pods")) == 6, "the lost server was started again"
-
-
-def test_while_the_token_is_not_known_the_silence_of_servers_proves_nothing() -> None:
-    world = World()
-    world.settle()
-    world.api.hidden = lambda plural, name: RIGHT if plural == "secrets" else None
-    world.loop = JobLoop(world.tools, world.job)
-    for _ in range(3):
-        world.now += 100.0
-        world.settle()
-        assert world.loop._runtime is not None
-        assert world.loop._runtime.observe().t_operator_start == world.now
-
-
 def test_a_secret_that_was_deleted_comes_back_as_it_was() -> None:
     world = World()
     world.settle()
@@ -575,23 +224,6 @@ def test_a_secret_that_was_deleted_comes_back_as_it_was() -> None:
         world.now += 2.0
         world.settle()
     assert world.api.objects["n", "secrets", "mnist-token"]["data"] == before
-
-
-def test_a_volume_that_cannot_be_mounted_is_said_in_the_kubelets_words() -> None:
-    """They stand in Events alone, which are asked for by what the cache keeps of a pod."""
-    world = World()
-    world.settle()
-    (name,) = (name for name in world.api.names("pods") if "worker-0" in name)
-    pod = world.api.get("", "n", "pods", name)
-    about = {"kind": "Pod", "namespace": "n", "name": name, "uid": pod["metadata"]["uid"]}
-    words = 'MountVolume.SetUp failed for volume "data" : configmap "code" not found'
-    told = {"metadata": {"name": "told"}, "involvedObject": about, "reason": "FailedMount", "message": words}
-    world.api.create("", "n", "events", told)
-    for _ in range(5):
-        world.now += 1.0
-        world.settle()
-    assert world.status["waiting"] == "FailedMount"
-    assert world.condition("PodsReady")["message"] == f"worker-0: {words}"
 
 
 def test_a_pod_that_never_started_follows_its_template() -> None:
@@ -648,37 +280,6 @@ def test_a_job_that_has_ended_is_removed_though_a_pod_does_not_end() -> None:
     assert world.api.names("trainingjobs") == []
 
 
-def test_a_start_that_was_refused_keeps_its_name_and_its_words_for_the_next_operator() -> None:
-    """Else two operators replace a dead pod by two."""
-    world = World()
-    world.settle()
-    (first,) = (name for name in world.api.names("pods") if "server-0" in name)
-    status = {"containerStatuses": [{"name": "outlast", "state": {"terminated": {"exitCode": 1}}}]}
-    world.cache.put_pod(world.api.report("n", first, status))
-    asked: list[str] = []
-    world.api.refuse = lambda plural, body: (
-        asked.append(body["metadata"]["name"]) or QUOTA if plural == "pods" else None
-    )
-    world.settle()
-    attempt, version = record(world).attempts["server-0"], world.job["metadata"]["resourceVersion"]
-    for _ in range(3):
-        world.loop = JobLoop(world.tools, world.job)
-        world.now += 0.01
-        world.settle()
-        assert record(world).attempts["server-0"] == attempt, "it is counted once"
-        assert world.job["metadata"]["resourceVersion"] == version, "and the words stay as they are"
-    assert len(asked) == 4
-    assert len(set(asked)) == 1
-    world.api.refuse = lambda plural, body: None
-    world.now += 60.0
-    world.settle()
-    assert asked[0] in world.api.names("pods")
-
-
-def record(world: World) -> Any:
-    return read_record(world.job).status
-
-
 def test_a_turn_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     world.settle()
@@ -686,78 +287,3 @@ def test_a_turn_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.cache, "pods", lambda uid: looks.append(uid) or pods(uid))
     assert world.loop._turn() is not None
     assert len(looks) == 2, "the observer, and who labels"
-
-
-def test_a_rival_that_writes_each_time_before_us_is_given_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    world, pauses = World(), list[float]()
-    monkeypatch.setattr(world.loop._stopped, "wait", pauses.append)
-    replace_it, rival = world.api.replace, itertools.count()
-
-    def replace_after_the_rival(group: str, namespace: str, plural: str, name: str, body: Json, part: str = "") -> Json:
-        if next(rival) < 8:
-            mark = {"metadata": {"annotations": {"rival": str(next(rival))}}}
-            world.api.patch(group, namespace, plural, name, mark)
-        return replace_it(group, namespace, plural, name, body, part)
-
-    monkeypatch.setattr(world.api, "replace", replace_after_the_rival)
-    world.loop._turn()
-    world.loop._turn()
-    world.loop._turn()
-    assert pauses == [], "a conflict or two are answered at once"
-    world.settle()
-    assert len(pauses) == 1
-    assert FIRST_RETRY_S <= pauses[0] <= 2 * FIRST_RETRY_S
-    assert world.status["state"] == "Pending"
-
-
-@pytest.mark.parametrize("text", ["9:whatever", "1:", "1:bm9uZQ==", "{", "", "scribble"])
-@pytest.mark.parametrize("fresh", [True, False], ids=["a new operator", "while it leads"])
-def test_a_job_whose_record_cannot_be_read_is_left_as_it_is(
-    text: str, fresh: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = World()
-    world.settle()
-    good, pods = world.status, world.api.names("pods")
-    shown = {**good, "record": text, "views": [{"shard": 0, "epoch": 3}]}
-    write_status(world, shown)
-    world.cache.remove_pod(world.api.get("", "n", "pods", pods[0]))  # else it would be replaced
-    if fresh:
-        world.loop = JobLoop(world.tools, world.job)
-    sleeps: list[float | None] = []
-    monkeypatch.setattr(world.loop._stopped, "wait", lambda s: None)
-    monkeypatch.setattr(world.loop, "_sleep", lambda until: (sleeps.append(until), world.loop._stopped.set()))
-    for _ in range(3):
-        world.loop._stopped.clear()
-        world.loop._turns("n/mnist")
-    assert sleeps == [world.now + UNREADABLE_S] * 3
-    assert world.loop.failing == 3
-    assert (world.status, world.api.names("pods"), world.api.deletions) == (shown, pods, [])
-    (event,) = (
-        o for (_, plural, _), o in world.api.objects.items() if plural == "events" and "Unreadable" in o["reason"]
-    )
-    assert event["count"] == 1, "it is not said again each time that something wakes the loop"
-    assert "n/mnist: status.record" in event["message"]
-    assert "reads formats 0 to 1" in event["message"]
-    assert "Run the release that wrote it" in event["message"]
-    write_status(world, good)
-    world.loop._stopped.clear()
-    world.settle()
-    assert world.status["state"] == "Pending", "it goes on where it was"
-
-
-def test_a_job_that_trains_by_a_spec_which_is_refused_now_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    world.settle()
-    shown = world.status
-    monkeypatch.setattr("outlast_operator.kubernetes.job.record._spec", lambda raw: None)  # a later release's rule
-    world.edit(servers={"replicas": 1})
-    world.loop = JobLoop(world.tools, world.job)
-    with pytest.raises(UnreadableRecord, match="refuses, and so is the present one: spec"):
-        world.loop._turn()
-    assert world.status == shown
-
-
-def write_status(world: World, status: Json) -> None:
-    """Somebody else writes it: another operator, a backup."""
-    job = world.api.get("", "n", "trainingjobs", "mnist")
-    world.cache.put_job(world.api.replace("", "n", "trainingjobs", "mnist", {**job, "status": status}, "status"))

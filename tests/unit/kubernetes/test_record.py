@@ -78,7 +78,7 @@ RECORDED: Json = {
     "attempts": {"s": {"exits": 1, "instance": "pid2", "clock": 0}},
     "waits": {"s": {"reason": "QuotaExceeded", "message": "exceeded quota", "retry_at": 9.0}},
     "done": ["worker-0"],
-    "since": {"stopping": 1.5},
+    "since": {"slot:0": 1.5},
     "failovers": [{"target": "s", "cause": "Killed", "t_detected": 1.0, "signal": 9, "gradients": {"lost": 2}}],
     "storage": "PerServer",
     "claims": {"s": {"generation": 2, "used": True}},

@@ -567,18 +567,3 @@ class World:
                 self.own[m.name] = [*(c for c in held if c.name != part.name), part][-4:]
         if ref not in self.checkpoints:
             self.checkpoints = sorted([*self.checkpoints, ref], key=lambda c: (c.history, c.version))[-4:]
-
-
-def running_apart(strategy: str = "Chain", node_local: bool = False, **changes: Any) -> World:
-    """A world in which the job trains, each server with a directory of its own."""
-    world = World(make_spec(strategy, **changes))
-    world.own, world.node_local = {}, node_local
-    world.run(1.5)
-    assert world.status.state == "Running", world.plans[-1].reason
-    world.executed.clear()
-    return world
-
-
-def own(world: World) -> dict[str, list[CheckpointRef]]:
-    assert world.own is not None
-    return world.own

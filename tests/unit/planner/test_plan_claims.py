@@ -6,8 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from plan_world import LEAVE_WAIT_S, World, make_spec, own
-from plan_world import running_apart as running
+from plan_steps import own
+from plan_steps import running_apart as running
+from plan_world import LEAVE_WAIT_S, World, make_spec
 
 from outlast.api.server_status import CheckpointRef
 from outlast.api.view import View, last_state_name

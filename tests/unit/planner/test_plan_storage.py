@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from plan_world import World, make_spec, own
-from plan_world import running_apart as running
+from plan_steps import of, own
+from plan_steps import running_apart as running
+from plan_world import World, make_spec
 
 from outlast.api.server_status import CheckpointRef
 from outlast_operator.planner.actions import Emit, ExpandClaims, RequestCheckpoint, StartProcess, StartRedis
@@ -18,10 +19,6 @@ from outlast_operator.planner.status import Wait
 def kill_all(world: World) -> None:
     for name in list(world.servers):
         world.kill(name)
-
-
-def of(world: World, kind: type) -> list[Any]:
-    return [a for a in world.executed if isinstance(a, kind)]
 
 
 def starts(world: World, name: str) -> list[StartProcess]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from plan_steps import condition
 from plan_world import World, make_spec
 
 from outlast_operator.planner.actions import KillProcess
 from outlast_operator.planner.network import SEEN_S
 from outlast_operator.planner.redis_contact import FRESH_S
 from outlast_operator.planner.servers import MUTE_PATIENCE_S
-from outlast_operator.planner.status import Condition
 
 STEP_S = 0.5
 STRATEGIES = pytest.mark.parametrize("strategy", ["Stateless", "Hybrid"])
@@ -27,10 +27,6 @@ def wait(world: World, duration_s: float) -> None:
         world.turn()
         world.turn()
         world.advance(STEP_S)
-
-
-def condition(world: World, type_: str) -> Condition:
-    return next(c for c in world.status.conditions if c.type == type_)
 
 
 def kills(world: World) -> list[KillProcess]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from plan_steps import condition
 from plan_world import World, make_spec
 
 from outlast_operator.planner.actions import Emit, KillProcess, StartProcess
@@ -18,10 +19,6 @@ from outlast_operator.planner.workers import REFUSED_AGAIN_S
 QUOTA = Wait("QuotaExceeded", "exceeded quota: team", retry_at=0.0)
 NODE = Wait("Unschedulable", "no node takes it: 0/3 nodes are available")
 NAMES = ("server-0", "server-1", "server-2", "worker-0")
-
-
-def condition(world: World, type_: str) -> Any:
-    return next(c for c in world.status.conditions if c.type == type_)
 
 
 def waiting_world(wait: Wait = QUOTA, **changes: Any) -> World:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -36,7 +35,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from outlast.buffer.scripts import Script
-from outlast.buffer.types import BufferFull, BufferMisconfigured, BufferUnavailable, GradientLogError
+from outlast.buffer.types import BufferFull, BufferMisconfigured, BufferUnavailable, Contact, GradientLogError
 
 Arg = bytes | str | int
 Reply = Any
@@ -81,25 +80,6 @@ class Target:
 
     def __str__(self) -> str:
         return self.shown
-
-
-class Contact:
-    """When Redis last did what it was asked, and since when it cannot be reached; shared by the links to one Redis,
-    monotonic. A Redis that refuses (it loads its file, say) is reached, and of no use yet."""
-
-    def __init__(self) -> None:
-        self.answered_t: float | None = None
-        self.silent_t: float | None = None  # None: it is reached, or was not asked
-
-    def answered(self) -> None:
-        self.answered_t, self.silent_t = time.monotonic(), None
-
-    def refused(self) -> None:
-        self.silent_t = None
-
-    def missed(self) -> None:
-        if self.silent_t is None:
-            self.silent_t = time.monotonic()
 
 
 class _OneConnection(redis.ConnectionPool):

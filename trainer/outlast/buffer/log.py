@@ -32,6 +32,7 @@ from outlast.buffer.types import (
     AppendResult,
     BufferMisconfigured,
     BufferStats,
+    Contact,
     EntryMissing,
     LogItem,
     decode_item,
@@ -43,8 +44,6 @@ from outlast.chain.events import Identity, Kind, Record
 
 if TYPE_CHECKING:
     import redis
-
-    from outlast.buffer.connection import Contact
 
 __all__ = ["GradientLog", "redis_maxmemory"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from outlast.buffer.codec import Codec
 from outlast.buffer.scripts import Script
-from outlast.buffer.types import ClaimNeeded, GradientLogError, SnapshotNeeded, log_prefix
+from outlast.buffer.types import ClaimNeeded, Contact, GradientLogError, SnapshotNeeded, log_prefix
 
 if TYPE_CHECKING:
     from outlast.buffer.connection import Arg, Reply
@@ -30,7 +30,7 @@ class Store:
     def __init__(self, url: str, job_uid: str, dtype: str, timeout_s: float) -> None:
         # Only here: redis takes 0.05 s of CPU to import, which a server of a job without a log need not spend.
         from outlast.buffer.bulk import Wire
-        from outlast.buffer.connection import Contact, Link, Target
+        from outlast.buffer.connection import Link, Target
 
         self.target = Target.parse(url)
         self.prefix = log_prefix(job_uid)

@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -194,3 +195,22 @@ def decode_record(text: bytes) -> Record:
     raw = json.loads(text)
     parts = tuple((int(offset), float(weight)) for offset, weight in raw.pop("parts"))
     return Record(**{**raw, "kind": Kind(raw["kind"]), "parts": parts, "skipped": tuple(raw["skipped"])})
+
+
+class Contact:
+    """When Redis last did what it was asked, and since when it cannot be reached; shared by the links to one Redis,
+    monotonic. A Redis that refuses (it loads its file, say) is reached, and of no use yet."""
+
+    def __init__(self) -> None:
+        self.answered_t: float | None = None
+        self.silent_t: float | None = None  # None: it is reached, or was not asked
+
+    def answered(self) -> None:
+        self.answered_t, self.silent_t = time.monotonic(), None
+
+    def refused(self) -> None:
+        self.silent_t = None
+
+    def missed(self) -> None:
+        if self.silent_t is None:
+            self.silent_t = time.monotonic()

@@ -15,9 +15,8 @@ from dataclasses import replace
 
 from outlast.api.config import ProcessConfig
 from outlast.api.server_status import ServerStatus
-from outlast.buffer.connection import Contact
 from outlast.buffer.log import GradientLog
-from outlast.buffer.types import BufferMisconfigured, BufferStats, BufferUnavailable, ClaimNeeded, EntryMissing
+from outlast.buffer.types import BufferMisconfigured, BufferStats, BufferUnavailable, ClaimNeeded, Contact, EntryMissing
 from outlast.chain.events import FromLog, Record
 from outlast.server.core import RETRY_S, Core
 from outlast.server.shard_log import ShardLog
