@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from jobs import Lab
-
 from redis_fixture import RedisServer
 
 
@@ -32,3 +31,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     yield make
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def redis(start: Callable[..., RedisServer]) -> RedisServer:
+    return start()

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 import torch
+from redis_fixture import RedisServer
 
 from outlast.buffer.log import GradientLog
 from outlast.buffer.types import AppendResult, LogItem
 from outlast.chain.events import Kind
-from redis_fixture import RedisServer
 
 
 def open_log(

@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import psutil
 import pytest
 import redis
 from jobs import Ended, Lab, Running, assert_sound, make_job, outlast, own_task
+from redis_fixture import RedisServer
 
 from outlast.wire.connection import Connection
 from outlast.wire.dial import connect
 from outlast.wire.frames import META_LIMIT, DType, Header, Op, job_tag
 from outlast_operator.cli.main import main
-from redis_fixture import RedisServer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -343,19 +343,6 @@ def test_a_port_in_use(lab: Lab, freed: bool) -> None:
 # --- Redis ---
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    started: list[RedisServer] = []
-
-    def start(*options: str) -> RedisServer:
-        started.append(RedisServer(tmp_path / f"redis-{len(started)}", *options).start())
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.stop()
-
-
 def test_a_redis_that_nobody_runs_is_bad_input(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     job = make_job("Stateless", recovery={"buffer": {"url": "redis://user:secret@127.0.0.1:1/0"}})
     assert main(["run", str(lab.write(job)), "--json"]) == 2
@@ -364,8 +351,8 @@ def test_a_redis_that_nobody_runs_is_bad_input(lab: Lab, capsys: pytest.CaptureF
     assert "secret" not in message
 
 
-def test_a_redis_of_ones_own_that_dies_and_comes_back(lab: Lab, redis_server: Callable[..., RedisServer]) -> None:
-    server = redis_server("--appendonly", "yes", "--appendfsync", "always")
+def test_a_redis_of_ones_own_that_dies_and_comes_back(lab: Lab, start: Callable[..., RedisServer]) -> None:
+    server = start("--appendonly", "yes", "--appendfsync", "always")
     job = make_job("Stateless", updates=400, recovery={"buffer": {"url": server.url}})
     run = lab.start(job)
     run.wait_version(80)
@@ -392,9 +379,9 @@ def test_a_full_log_makes_workers_wait_and_loses_nothing(lab: Lab) -> None:
 
 
 def test_a_redis_that_others_fill_up_makes_workers_wait_and_loses_nothing(
-    lab: Lab, redis_server: Callable[..., RedisServer]
+    lab: Lab, start: Callable[..., RedisServer]
 ) -> None:
-    server = redis_server("--maxmemory", "40mb")
+    server = start("--maxmemory", "40mb")
     buffer = {"url": server.url, "maxBytes": "8Mi"}
     run = lab.start(make_job("Stateless", updates=300, recovery={"buffer": buffer}))
     run.wait_version(60)
@@ -412,8 +399,8 @@ def test_a_redis_that_others_fill_up_makes_workers_wait_and_loses_nothing(
     assert_sound(run.end(), updates=300)
 
 
-def test_a_redis_too_small_for_a_snapshot_ends_the_job(lab: Lab, redis_server: Callable[..., RedisServer]) -> None:
-    server = redis_server("--maxmemory", "3mb")
+def test_a_redis_too_small_for_a_snapshot_ends_the_job(lab: Lab, start: Callable[..., RedisServer]) -> None:
+    server = start("--maxmemory", "3mb")
     job = make_job("Stateless", recovery={"buffer": {"url": server.url, "maxBytes": "1Mi"}})
     job["spec"]["training"]["args"] |= {"parameters": 1_000_000}
     assert_failed(lab.run(job), "3145728 bytes (its maxmemory)", "raise maxmemory")

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from gradient_log import item_of, open_log, push, snapshot_meta, wait_until
+from redis_fixture import RedisServer
 
 from outlast.buffer.log import GradientLog
 from outlast.buffer.scripts import APPEND
 from outlast.buffer.types import CHUNK_BYTES, AppendResult, BufferUnavailable, EntryMissing, LogItem, SnapshotCorrupt
 from outlast.chain.events import Identity, Kind, Record
-from redis_fixture import RedisServer
 
 
 @pytest.mark.parametrize("elements", [0, 1, CHUNK_BYTES // 4, CHUNK_BYTES // 4 + 1, 813_258])

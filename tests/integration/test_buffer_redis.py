@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from gradient_log import item_of, open_log, push, snapshot_meta, wait_until
+from redis_fixture import RedisServer
 
 from outlast.buffer.log import GradientLog, redis_maxmemory
 from outlast.buffer.types import (
@@ -28,7 +29,6 @@ from outlast.buffer.types import (
 )
 from outlast.chain.events import Kind, Record
 from outlast_operator.runtime.redis import pause_appends, shut_down
-from redis_fixture import RedisServer
 
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
 MIB = 1 << 20

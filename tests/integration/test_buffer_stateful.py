@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from model_log import ModelLog
+from redis_fixture import RedisServer
 
 from outlast.buffer.log import GradientLog
 from outlast.buffer.types import BufferStats, GradientLogError, LogItem, stored_cost
 from outlast.chain.events import Kind, Record
-from redis_fixture import RedisServer
 
 SHARDS = 2
 ELEMENTS = (5, 3)

@@ -8,21 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from one_server import Job
+from redis_fixture import RedisServer
 
 from outlast.buffer.log import GradientLog
 from outlast.worker.errors import Superseded
 from outlast.worker.optimizer import Optimizer
-from redis_fixture import RedisServer
 
 pytestmark = pytest.mark.timeout(60)
 SGD = {"name": "SGD", "lr": 0.1}
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis").start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=["Checkpoint", "Stateless"])

@@ -11,23 +11,16 @@ from typing import Any
 import pytest
 import torch
 from one_server import Job, wait_until
+from redis_fixture import RedisServer
 
 from outlast.api.view import EMPTY, Member, View
 from outlast.buffer.log import GradientLog
 from outlast.buffer.types import BufferUnavailable, EntryMissing
 from outlast.server.log_reader import LogReader
 from outlast.server.main import Server
-from redis_fixture import RedisServer
 
 pytestmark = pytest.mark.timeout(60)
 SGD = {"name": "SGD", "lr": 0.1}
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis").start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

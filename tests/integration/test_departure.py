@@ -1,9 +1,13 @@
-"""A server that leaves without a replacement: its state goes through the volume to its successor, and to no other."""
+"""A server that leaves without a replacement: its state goes through the volume to its successor, and to no other.
+
+Those of a job that was deleted are dismissed: all are to go at once, and no view without them will come.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +17,10 @@ from one_server import Job, wait_until
 
 from outlast.api.view import Member, View, last_state_name
 from outlast.server.main import Server
+from outlast.wire.control import ServerControl
 
 GRACE_S = 4.5  # its last third is for the last state: time enough on a busy machine
+REPLICAS = 3
 
 
 @pytest.fixture
@@ -25,6 +31,13 @@ def job(tmp_path: Path) -> Iterator[Job]:
     )  # fmt: skip
     yield made
     made.close()
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Job]:
+    job = Job(tmp_path, "Async", 1, {"name": "SGD", "lr": 0.1}, updates=1000, replicas=REPLICAS)
+    yield job
+    job.close()
 
 
 def train(job: Job, steps: int) -> None:
@@ -92,3 +105,25 @@ def test_a_server_that_is_told_that_nobody_follows_writes_a_checkpoint_of_all(jo
     assert time.monotonic() - began < grace_s / 2
     assert job.server.durability.available[0].version == job.server.status.table()["version"] > 0
     assert not list(Path(str(job.server.config.checkpoint_dir)).glob("uid/last-*"))
+
+
+@pytest.mark.timeout(60)
+def test_servers_that_are_dismissed_do_not_wait_for_successors(chain: Job) -> None:
+    model = torch.nn.Linear(4, 1)
+    optimizer = chain.join(model, lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+    with ThreadPoolExecutor(REPLICAS) as pool:
+        for server in chain.servers:
+            server.leaving.set()  # as SIGTERM does
+        ends = [pool.submit(server.run_until_left) for server in chain.servers]
+        with pytest.raises(TimeoutError):
+            ends[0].result(timeout=1)
+        for server in chain.servers:
+            control = ServerControl(server.config.listen or "", "uid", "secret")
+            control.finish()
+            control.close()
+            server.not_replaced.set()  # as LEAVE does, which sends SIGTERM to the process
+        assert [end.result(timeout=10) for end in ends] == [0] * REPLICAS
