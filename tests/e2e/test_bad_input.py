@@ -70,6 +70,7 @@ def test_a_job_that_only_the_operator_refuses_says_why_and_can_be_mended(
     updates_go_on(made)
 
 
+@every
 def test_a_change_of_what_may_not_change_is_refused_and_training_goes_on(cluster: Cluster, start_job: StartJob) -> None:
     made, _ = start_training(start_job, "Chain")
     epoch = made.view()["epoch"]

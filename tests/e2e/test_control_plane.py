@@ -185,6 +185,7 @@ def test_redis_is_lost(cluster: Cluster, start_job: StartJob, figures: Figures, 
     figures.number(f"{strategy}, Redis and its data lost: acknowledged gradients lost", job.lost(), "<=", bound)
 
 
+@every
 def test_a_worker_is_lost(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
     job, _ = start_training(start_job, "Chain")
     epoch, lost, other = job.view()["epoch"], job.pod_of("worker-0"), job.pod_of("worker-1")

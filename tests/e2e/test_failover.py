@@ -10,7 +10,7 @@ import pytest
 from e2e_cluster import Cluster
 from e2e_figures import KILLS, Figures
 from e2e_jobs import EVALUATED
-from e2e_selection import kept
+from e2e_selection import every, kept
 from e2e_steps import (
     StartJob,
     busy_seconds,
@@ -61,6 +61,7 @@ def test_a_drained_head_hands_over(cluster: Cluster, start_job: StartJob, figure
     figures.time("Chain, head drained: pause of all workers", pauses, at_most=1)
 
 
+@every
 def test_a_job_without_claims_starts(start_job: StartJob, figures: Figures) -> None:
     _, first_s = start_training(start_job, "Chain", recovery={"checkpoint": {"volume": {"emptyDir": {}}}})
     figures.time("Chain: apply to first update, on emptyDir", first_s, at_most=15)

@@ -208,6 +208,7 @@ def test_the_api_server_is_away(cluster: Cluster, start_job: StartJob, figures: 
     end(job, figures, f"API server away for {AWAY_S} s")
 
 
+@every
 def test_etcd_restarts(cluster: Cluster, start_job: StartJob, figures: Figures) -> None:
     job, _ = start_training(start_job, "Chain")
     before = power.restarts(cluster)

@@ -20,8 +20,8 @@ from e2e_steps import StartJob, start_training, updates_go_on
 from kubernetes.client.exceptions import ApiException
 
 SAID_S, CLEARED_S = 5.0, 5.0
-# In words of each: the API server's quota and Pod Security, a webhook, the scheduler, a claim, the kubelet.
-ALWAYS = ("quota full", "pod security", "webhook without an answer", "too little cpu", "claim missing", "image missing")
+# In words of each: the API server's quota, a webhook, the scheduler, a claim.
+ALWAYS = ("quota full", "webhook without an answer", "too little cpu", "claim missing")
 FAILED_S = 10.0 if FULL else 10.0 * PATIENCE
 # The kubelet tries again by itself, more and more slowly: up to two minutes for a volume, one sync for a Secret.
 KUBELET_S = {"config map of a volume missing": 130.0, "secret of the environment missing": 25.0}
