@@ -49,6 +49,8 @@ def plan(spec: JobSpec, observed: ObservedJob, now: float) -> Plan:
     shards = survey(turn)
     look_out(turn, shards)
     suspending: str | None = None
+    if turn.status.outcome is None and not spec.suspend:
+        suspend.note_resumption(turn)
     if turn.status.outcome is None:
         finish.check_fatal(turn, shards)
     if turn.status.outcome is None and spec.suspend:
@@ -64,7 +66,6 @@ def plan(spec: JobSpec, observed: ObservedJob, now: float) -> Plan:
 
 
 def _train(turn: Turn, shards: list[Shard]) -> None:
-    suspend.note_resumption(turn)
     _keep_servers(turn, shards)
     plan_workers(turn, shards)
     plan_evaluator(turn, shards)

@@ -25,6 +25,17 @@ def test_a_backlog_is_grouped_into_one_update() -> None:
     assert ready.trim == 5
 
 
+@pytest.mark.parametrize("strategy", ["Hybrid", "Stateless"])
+@pytest.mark.parametrize("kind", [Kind.UPDATE, Kind.DELTA])
+def test_a_gradient_in_the_log_tells_what_the_shard_held_before_its_rollback(strategy: str, kind: Kind) -> None:
+    world = chain("a", strategy=strategy)
+    checkpoint = world.snapshot("a")
+    world.install(view(2, "a", history=2, restore="ckpt"))
+    world.load("a", *checkpoint)
+    world.step("a", from_log(log(gradient(0, 9, 500, history=1, kind=kind)), epoch=2))
+    assert status(world, "a").former_version == 500
+
+
 def from_log(items: Any, epoch: int = 1, pending: int = 0) -> FromLog:
     return FromLog(epoch, items, pending)
 

@@ -261,7 +261,9 @@ def test_an_operator_that_begins_tells_a_wait_at_once(world: World) -> None:
     world.now = T0 + 60.0
     world.observer = world.another_observer()
     world.cache.put_pod(world.pod("u1", waiting={"reason": "ErrImagePull", "message": "no"}))
-    assert world.look(after_s=0.1).waits["server-0"].reason == "ImagePullBackOff"
+    assert world.look(after_s=5.0).waits["server-0"].reason == "ImagePullBackOff", "its first look may come late"
+    world.cache.put_pod(world.pod("u2", waiting={"reason": "ErrImagePull", "message": "no"}))
+    assert world.look(after_s=0.1).waits == {}, "this one was made after it"
 
 
 def test_a_pod_that_waits_is_known_to_be_outdated_when_its_template_changes(world: World) -> None:

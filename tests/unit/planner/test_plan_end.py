@@ -96,6 +96,20 @@ def test_the_deadline_fails_the_job() -> None:
     assert condition(world, "Failed").status == "True"
 
 
+def test_the_deadline_counts_anew_from_the_end_of_a_suspension() -> None:
+    world = running(runPolicy__activeDeadlineSeconds=60)
+    world.spec = make_spec(suspend=True, runPolicy__activeDeadlineSeconds=60)
+    world.run(4.0)
+    assert world.status.state == "Suspended"
+    world.advance(100.0)
+    world.spec = make_spec(runPolicy__activeDeadlineSeconds=60)
+    world.run(2.0)
+    assert (world.status.outcome, world.status.state) == (None, "Running")
+    world.advance(60.0)
+    world.turn()
+    assert world.status.reason == "DeadlineExceeded"
+
+
 @pytest.mark.parametrize("strategy", ["Chain", "Checkpoint", "Stateless", "Hybrid"])
 def test_suspend_saves_stops_everything_and_resumes_without_loss(strategy: str) -> None:
     world = running(strategy)

@@ -69,6 +69,7 @@ class Admission:
         self._ssp = self._settings.traits.bounded
         self._stateless = self._settings.traits.through_buffer
         self._trims: deque[tuple[int, int]] = deque()  # (this seq is stable: trim, to this offset)
+        self._former = (0, 0)  # a history, the highest version that workers had pulled in the one before it
         self._finish_asked: int | None = None  # in which history: a rollback makes an end undone
 
     @property
@@ -83,7 +84,10 @@ class Admission:
 
     @property
     def former_version(self) -> int:
-        return self._ordering.former_version
+        """What the shard held at least when its history was rolled back: gradients tell, which come from weights of
+        before. 0 if none has come."""
+        history, version = self._former
+        return version if history == self._history else 0
 
     @property
     def _history(self) -> int:
@@ -97,7 +101,7 @@ class Admission:
         identity = c.identity
         if not self._admits(token, event.epoch, ready):
             return
-        self._ordering.note_former(c)
+        self._note_former(c)
         if self._is_fenced(token, identity.slot, event.incarnation, ready):
             return
         if c.kind is Kind.INIT:
@@ -127,6 +131,12 @@ class Admission:
         detail = f"incarnation {incarnation} of slot {slot} was replaced by incarnation {newest}"
         self._refuse(token, Refusal.FENCED, ready, detail)
         return True
+
+    def _note_former(self, told: Contribution) -> None:
+        """Learn what it tells of the history before, whether it is admitted or not: a process whose slot was given to
+        another while both it and its server were cut off may be the only one that knows."""
+        if told.history == self._history - 1:
+            self._former = (self._history, max(self.former_version, told.version))
 
     def _admits(self, token: Token, epoch: int, ready: Ready, *, head_only: bool = True) -> bool:
         """Fence, headship, and whether there is a state to act on."""
@@ -216,6 +226,8 @@ class Admission:
         if not self._replica.current(event.epoch) or not self._replica.serving or self._sync:
             return
         items, start, state = event.items, 0, self._state
+        for _, _, contribution in items:
+            self._note_former(contribution)
         pending = max(event.pending, len(items))
         while start < len(items) and not self.finishing:
             stretch = self._ordering.next_stretch(items, start, pending)

@@ -58,25 +58,11 @@ class Ordering:
         self.settings = settings
         self.round: dict[int, Place] = {}  # Sync: slot -> its contribution to version + 1
         self.staleness = (0, 0)  # (sum, number) of the contributions ordered here so far, for metrics
-        self._former = (0, 0)  # a history, the highest version that workers had pulled in the one before it
 
     @property
     def full(self) -> bool:
         """`stopAfter.updates` is reached."""
         return self.settings.stop_updates is not None and self.state.version >= self.settings.stop_updates
-
-    @property
-    def former_version(self) -> int:
-        """What the shard held at least when its history was rolled back: gradients tell, which come from weights of
-        before. 0 if none has come."""
-        history, version = self._former
-        return version if history == self.state.history else 0
-
-    def note_former(self, c: Contribution) -> None:
-        """Learn what it tells of the history before, whether it is admitted or not: a process whose slot was given to
-        another while both it and its server were cut off may be the only one that knows."""
-        if c.history == self.state.history - 1:
-            self._former = (self.state.history, max(self.former_version, c.version))
 
     def fenced(self, slot: int, incarnation: int) -> bool:
         """Whether a newer process of the slot was seen; notes a newer one."""

@@ -92,7 +92,7 @@ class Observer:
         self.secrets = Secrets()
         self.told: Mapping[str, Wait] = {}  # pod uid -> what Events alone say of it
         self.wake, self._clock = wake, clock
-        self._t_start = clock()
+        self._looked = False
         self._known: dict[str, _Known] = {}
         self._watches: dict[str, ServerWatch] = {}  # pod uid -> watch
         self._redis: tuple[str, RedisWatch] | None = None  # url, watch
@@ -115,6 +115,7 @@ class Observer:
         shown = {p.instance for p in processes.values()}
         redis = self._redis_state(newest.get("redis"), ended)
         waits = {view.name: wait for view in newest.values() if (wait := self._wait(view, now)) is not None}
+        self._looked = True
         return Sight(processes, self._probes(newest), redis, frozenset(self._dead - shown), pods, newest, waits)
 
     def _wait(self, view: PodView, now: float) -> Wait | None:
@@ -127,15 +128,11 @@ class Observer:
             known.waits = known.told = None
             return None
         if known.waits is None or known.waits[0] != wait.reason:
-            known.waits = (wait.reason, known.t_seen if self._has_just_begun(now) else now)
+            known.waits = (wait.reason, now if self._looked else known.t_seen)
         outdated = view.template not in ("", template_digest(self.spec, view.role))
         if now - known.waits[1] >= WAITS_S or outdated:
             known.told = wait
         return None if known.told is None else replace(known.told, outdated=outdated)
-
-    def _has_just_begun(self, now: float) -> bool:
-        """Whether what is seen for the first time may have been there for long."""
-        return now - self._t_start < 1.0
 
     def _forget_all_but(self, uids: set[str]) -> None:
         """Of the others the record says what must be known."""
@@ -176,8 +173,8 @@ class Observer:
         for uid, obj in objects.items():
             if uid not in self._known:
                 created = parse_time(str(obj["metadata"].get("creationTimestamp", "1970-01-01T00:00:00Z")))
-                # One that was there before us: its age is known by the API server's clock alone.
-                self._known[uid] = _Known(min(now, created) if self._has_just_begun(now) else now)
+                # One that was there before our first look: its age is known by the API server's clock alone.
+                self._known[uid] = _Known(now if self._looked else min(now, created))
             known = self._known[uid]
             known.trouble = pull_trouble(obj) or known.trouble
             known.since.note(obj, now, gone)
