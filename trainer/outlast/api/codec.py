@@ -27,13 +27,15 @@ def from_json(kind: type[T], raw: Mapping[str, Any]) -> T:
 
 
 def _plain(value: Any, lean: bool) -> Any:
+    if value is None or isinstance(value, (str, int, float)):  # most are
+        return value
     if is_dataclass(value):
         return to_json(value, lean=lean)
     if isinstance(value, dict):
         return {str(key): _plain(v, lean) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v, lean) for v in value]
-    return value
+    raise TypeError(f"a {type(value).__name__} is no JSON value")
 
 
 def _default(field: Field[Any]) -> Any:
