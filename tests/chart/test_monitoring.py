@@ -11,6 +11,7 @@ import pytest
 import yaml
 from chart_tools import CHART, EVERYTHING, of_kind, only, render
 
+from outlast.api.server_status import ServerStatus
 from outlast.process import metrics as trainer
 from outlast_operator.kubernetes import metrics as operator
 from outlast_operator.kubernetes.manifests.names import JOB_LABEL, METRICS_PORT, ROLE_LABEL
@@ -93,9 +94,7 @@ def test_matchers_and_groups_use_labels_that_are_there() -> None:
 
 
 def test_the_labels_above_are_those_that_are_told() -> None:
-    plain = """version epoch history serving parameters applied_total replayed duplicates pushed_bytes pulled_bytes
-        backlog buffer_bytes"""
-    status: dict[str, Any] = {"role": "head", "checkpoints": [], "staleness": (0, 0)} | dict.fromkeys(plain.split(), 0)
+    status = ServerStatus("server-0", "b", role="head")
     told = [*trainer.server_samples(status, 1), *trainer.worker_samples(trainer.WorkerCounts(), 0, 0, False, False, 0)]
     for name, labels, _ in told:
         assert labels_of(name) - {"namespace", "training_job", "process"} == set(labels), name
