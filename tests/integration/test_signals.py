@@ -95,7 +95,8 @@ def _epoch(run: Running) -> int:
 
 
 def _starting(run: Running) -> bool:
-    return (run.directory.root / "config.json").exists()
+    """Its fork server is there; until it is, an interrupt ends a command that has nothing to report."""
+    return bool(psutil.Process(run.process.pid).children())
 
 
 def _forking(run: Running) -> bool:
