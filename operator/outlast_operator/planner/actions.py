@@ -6,6 +6,7 @@ server says which, and is the same in every runtime.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, get_args
@@ -62,7 +63,7 @@ class Control(Protocol):
 
 
 @dataclass(frozen=True)
-class ServerCall:
+class ServerCall(ABC):
     """One call to one start of a server."""
 
     to: Member
@@ -72,8 +73,8 @@ class ServerCall:
         """While a call is under way to a server, no other of the same name is sent to it."""
         return type(self).__name__
 
-    def call(self, control: Control) -> object:
-        raise NotImplementedError
+    @abstractmethod
+    def call(self, control: Control) -> object: ...
 
 
 @dataclass(frozen=True)
